@@ -180,8 +180,8 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 		harness.Eventually(t, "the events are in the audit log", func() bool {
 			out := f.client.Tsh("get", "events", "--format=json").Stdout
 			out = strings.ReplaceAll(out, `": "`, `":"`)
-			return strings.Contains(out, `"ended_by":"idle_timeout"`) &&
-				strings.Contains(out, `"ended_by":"max_session"`)
+			return strings.Contains(out, `"cause":"idle_timeout"`) &&
+				strings.Contains(out, `"cause":"max_session"`)
 		})
 	})
 	t.Run("with end_with_certificate a session ends with its certificate", func(t *testing.T) {

@@ -10,35 +10,35 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// requestKey names one thing that a client may ask for on a connection that is logged in (RFC 4254): the kind
-// of message, and the type that the message gives. For a subsystem request the name is "subsystem NAME".
+// requestKey names one thing that a client may ask for on a connection that is logged in (RFC 4254).
 type requestKey struct {
-	kind string // globalRequest, channelOpen or channelRequest
-	name string
+	kind string // of message: globalRequest, channelOpen or channelRequest
+	name string // the request type or channel type in the message; for a subsystem, "subsystem NAME"
 }
 
-// The kinds of messages, as refusals name them.
+// The kinds of messages, in the words of refusals that clients read.
 const (
 	globalRequest  = "request"         // RFC 4254 section 4
 	channelOpen    = "channel"         // section 5.1
 	channelRequest = "session request" // section 6
 )
 
-// requirement says what a request needs. The zero value refuses.
+// requirement says what a request needs. With the zero value a request is refused.
 type requirement struct {
-	// action is what a rule must allow to this login. If it is empty and implied is set, any allowed action
-	// will do.
+	// action is the action that the rules must allow. It is empty for a request that is implied.
 	action access.Action
-	// implied says that the request only belongs to something that is authorized by itself, as a window size
-	// belongs to a shell.
+	// implied says that the request needs no action of its own, because it only belongs to something that is
+	// authorized by itself, as a window size belongs to a shell. The rules must allow at least one action.
 	implied bool
-	// extension is one that the certificate must carry besides (OpenSSH PROTOCOL.certkeys).
+	// extension is an extension that the certificate must have besides (OpenSSH PROTOCOL.certkeys). Empty
+	// means none.
 	extension string
-	// unsupported says why the request is refused whatever the rules allow; remedy, what helps instead.
+	// unsupported, if it is not empty, says why the request is refused, whatever the rules allow. remedy then
+	// says what the user can do instead.
 	unsupported, remedy string
 }
 
-// permitPortForwarding is the extension for ports and Unix sockets alike, as in OpenSSH.
+// permitPortForwarding is the extension that allows forwards of ports and of Unix sockets, as in OpenSSH.
 const permitPortForwarding = "permit-port-forwarding"
 
 var (
@@ -52,8 +52,8 @@ var (
 	}
 )
 
-// policies holds every request that the node knows. A request that is missing here is refused.
-var policies = map[requestKey]requirement{
+// requirements has every request that the node knows. A request that is missing here is refused.
+var requirements = map[requestKey]requirement{
 	{globalRequest, "keepalive@openssh.com"}:                  implied,
 	{globalRequest, noMoreSessionsRequest}:                    implied,
 	{globalRequest, "tcpip-forward"}:                          remoteForward,
@@ -78,38 +78,43 @@ var policies = map[requestKey]requirement{
 	{channelRequest, "x11-req"}:                    x11Forward,
 }
 
-// needsGrant reports whether the request needs a grant of its own. Refusals of such requests are audited.
-func (k requestKey) needsGrant() bool { return policies[k].action != "" }
+// needsGrant reports whether the request needs an action of its own. Refusals of such requests are audited.
+func (k requestKey) needsGrant() bool { return requirements[k].action != "" }
 
-// authorize decides about a request. It is the only place that does: every channel open, global request and
-// channel request passes it. It asks the rules in force now, at the current time, about the certificate that
-// the client proved to hold. rule names the rule that decided, if one did.
-func (c *connection) authorize(k requestKey) (rule string, err error) {
-	req, known := policies[k]
-	if req.unsupported != "" {
-		return "", fault.New(fault.Denied, "node", req.unsupported, req.remedy)
+// authorize returns nil if the client may do what it asks for. It is the only place that decides this: every
+// channel open, global request and channel request passes it. It decides by the rules in force now, by the
+// certificate that the client proved to hold, and at the current time, because all three may have changed
+// since the login.
+//
+// rule names the rule that decided, and is empty if none did. The error is a fault with what the user can do:
+// Denied, Expired for the certificate, or Unavailable while there are no usable rules.
+func (c *connection) authorize(key requestKey) (rule string, err error) {
+	needs, known := requirements[key]
+	if needs.unsupported != "" {
+		return "", fault.New(fault.Denied, "node", needs.unsupported, needs.remedy)
 	}
-	if !known || (req.action == "" && !req.implied) {
-		msg := fmt.Sprintf("this node does not support the %s %q", k.kind, printable(k.name))
+	refusesAll := needs.action == "" && !needs.implied
+	if !known || refusesAll {
+		msg := fmt.Sprintf("this node does not support the %s %q", key.kind, printable(key.name))
 		return "", fault.New(fault.Denied, "node", msg, "use a shell, a command, sftp or scp")
 	}
-	decision, err := c.decide(req.action)
+	decision, err := c.decide(needs.action) // empty, for an implied request, means anyAction
 	if err != nil {
 		return "", err
 	}
 	if !decision.Allow {
 		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
 	}
-	if req.extension != "" && !c.hasExtension(req.extension) {
-		msg := fmt.Sprintf("the certificate does not carry %s, which the %s %q needs",
-			req.extension, k.kind, k.name)
+	if needs.extension != "" && !c.hasExtension(needs.extension) {
+		msg := fmt.Sprintf("the certificate does not have the extension %s, which the %s %q needs",
+			needs.extension, key.kind, key.name)
 		const remedy = "ask an administrator for a role that grants it, then run: tsh login"
 		return decision.Rule, fault.New(fault.Denied, "node", msg, remedy)
 	}
 	return decision.Rule, nil
 }
 
-// hasExtension reports whether the certificate that the client proved to hold carries an extension.
+// hasExtension reports whether the certificate that the client proved to hold has the extension.
 func (c *connection) hasExtension(name string) bool {
 	cert, ok := c.key.(*ssh.Certificate)
 	if !ok {
@@ -119,8 +124,9 @@ func (c *connection) hasExtension(name string) bool {
 	return has
 }
 
-// decide verifies the certificate again, because since the login it may have expired or its authority may
-// have been withdrawn, and asks the rules. Without an action it asks for any.
+// decide returns the decision of the rules about an action, or about anyAction. First it verifies the
+// certificate again, because since the login it may have expired or its authority may have been withdrawn.
+// The error is a fault: the certificate is not valid any more, or there are no usable rules.
 func (c *connection) decide(action access.Action) (access.Decision, error) {
 	trust, now, err := c.srv.currentRules()
 	if err != nil {

@@ -208,8 +208,8 @@ func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 		})
 	}
 	for _, e := range r.recorded(audit.SessionRefused) {
-		if e.Reason == "" || e.User != "alice@example.com" || e.Fields["what"] == "" {
-			t.Errorf("got refusal %+v, want who, what and why", e)
+		if e.Reason == "" || e.User != "alice@example.com" || e.Fields["request"] == "" {
+			t.Errorf("got refusal %+v, want the user, the request and the reason", e)
 		}
 	}
 }

@@ -16,42 +16,49 @@ import (
 )
 
 const (
-	// maxCommand bounds the command of an exec request, in bytes; the kernel takes 128 KiB for one argument.
+	// maxCommand bounds the command of an exec request, in bytes. The kernel accepts at most 128 KiB for one
+	// argument of a program.
 	maxCommand = 120 << 10
-	// refusedStatus is the exit status of a program that was refused: the one of shells for a command that
-	// was found and may not be run.
+	// refusedStatus is the exit status of a program that was refused. Shells use it for a command that exists
+	// and may not be run.
 	refusedStatus = 126
-	// refusalWait is how long the refusal of a subsystem waits for the client to read the message before it.
+	// refusalWait bounds how long the refusal of a subsystem waits until the client has read the message that
+	// was sent before it.
 	refusalWait = time.Second
 )
 
-// sessionChannel is the protocol of a session channel (RFC 4254 section 6): it takes the requests that
-// prepare a program, then one request to start a program, and then requests to that program. At most one
-// program runs on it. Its fields belong to the goroutine of serve, which must not block on the client: a
-// request that waits here holds up everything else on the connection. What may block runs on a goroutine of
-// pending.
+// sessionChannel serves the protocol of one session channel (RFC 4254 section 6). The client first sends
+// requests that prepare a program (environment, terminal, SSH agent), then one request that starts a program,
+// and then requests that change the program (window size, signals). At most one program runs on a channel.
+//
+// The fields belong to the goroutine of serve. It must not wait for the client: while it does, the channel's
+// requests are not received, and x/crypto then stops reading the whole connection. What may wait for the
+// client runs on a goroutine of pending.
 type sessionChannel struct {
 	conn     *connection
 	ch       ssh.Channel
 	messages *messageWriter
 	pending  sync.WaitGroup // goroutines that the channel waits for before it closes
 
-	env         process.Env  // the client's variables
+	env         process.Env  // the variables that the client has set
 	terminal    *pty.Request // nil: none was requested
 	agentSocket string       // path of the socket of the client's SSH agent; empty: not requested
-	// decided says that a program was started, or refused for good. No other starts on this channel.
+	// decided says that a program was started, or that the refusal of one has closed the channel. No further
+	// program starts.
 	decided bool
-	program *program // nil until one was started; it may have ended since
+	program *program // the program that was started; it may have ended since. nil: none was started
 }
 
+// newSessionChannel returns the protocol of a channel that was accepted. It starts nothing.
 func newSessionChannel(c *connection, ch ssh.Channel) *sessionChannel {
 	s := &sessionChannel{conn: c, ch: ch, env: process.Env{}}
 	s.messages = &messageWriter{ch: ch, pending: &s.pending}
 	return s
 }
 
-// serve answers every request, first those that came with the opening of the channel, until the client closes
-// the channel. Then it ends the program that runs, and waits for it.
+// serve serves every request, first the early ones, then those that arrive, until the client closes the
+// channel or the connection is closed. Then it ends the program, and waits for it and for messages that are
+// still being written. If ctx ends, the program ends.
 func (s *sessionChannel) serve(
 	ctx context.Context,
 	early []dial.ChannelRequest,
@@ -60,7 +67,7 @@ func (s *sessionChannel) serve(
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, r := range early {
-		s.handle(ctx, &ssh.Request{Type: r.Type, Payload: r.Payload})
+		s.handle(ctx, &ssh.Request{Type: r.Type, Payload: r.Payload}) // they want no reply
 	}
 	for r := range requests {
 		s.handle(ctx, r)
@@ -69,7 +76,8 @@ func (s *sessionChannel) serve(
 	s.pending.Wait()
 }
 
-// handle serves one request and replies to it.
+// handle serves one request and replies to it. If it refuses a request that a user would miss, it also
+// explains the refusal on stderr.
 func (s *sessionChannel) handle(ctx context.Context, r *ssh.Request) {
 	switch r.Type {
 	case "shell", "exec", "subsystem":
@@ -81,36 +89,39 @@ func (s *sessionChannel) handle(ctx context.Context, r *ssh.Request) {
 	if err == nil {
 		return
 	}
-	switch r.Type { // the requests of which a person notices that they were refused
+	switch r.Type {
 	case "pty-req", "auth-agent-req@openssh.com", "x11-req":
 		s.messages.explain(err, nil)
 	}
 }
 
-// handleProgram starts the program that a request asks for.
+// handleProgram starts the program that a request asks for, or refuses it, and replies. The program then runs
+// on a goroutine of pending.
 func (s *sessionChannel) handleProgram(ctx context.Context, r *ssh.Request) {
-	p, err := s.startProgram(r)
+	started, err := s.startProgram(r)
 	if err != nil {
 		s.refuseProgram(r, err)
 		return
 	}
-	s.decided, s.program = true, p
+	s.decided, s.program = true, started
 	_ = r.Reply(true, nil)
 	s.pending.Go(func() {
 		defer s.conn.srv.recoverPanic(s.conn.origin, s.conn.conn)
-		p.runToEnd(ctx)
+		started.runToEnd(ctx)
 	})
 }
 
-// startProgram takes a program through its phases up to its start.
+// startProgram makes a program for the request and takes it through the phases up to its start (see program).
+// The program that it returns has been started, and the caller must call its runToEnd. The error is a fault
+// that says why the program was refused.
 func (s *sessionChannel) startProgram(r *ssh.Request) (*program, error) {
 	key := requestKey{channelRequest, r.Type}
 	if r.Type == "subsystem" {
-		var m struct{ Name string }
-		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
-			return nil, malformed(r.Type, err)
+		var payload struct{ Name string }
+		if err := ssh.Unmarshal(r.Payload, &payload); err != nil {
+			return nil, malformedFault(r.Type, err)
 		}
-		key.name += " " + m.Name
+		key.name += " " + payload.Name
 	}
 	p := &program{conn: s.conn, ch: s.ch, messages: s.messages}
 	if err := p.authorize(key); err != nil {
@@ -125,7 +136,9 @@ func (s *sessionChannel) startProgram(r *ssh.Request) (*program, error) {
 	return p, nil
 }
 
-// specify fills in what to run, by the request and by those before it.
+// specify sets p.spec to what the request asks for, with the environment, terminal and SSH agent of the
+// requests before it. p is authorized. The error is a fault: Invalid for a request that cannot be read or is
+// too long, Conflict if the channel has had its program.
 func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 	p.spec = process.Spec{
 		Kind:       process.Shell,
@@ -138,21 +151,21 @@ func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 		ClientAddr: s.conn.origin.From,
 		LocalAddr:  s.conn.conn.LocalAddr().String(),
 	}
-	p.hasTerminal = s.terminal != nil
+	p.hasTerminal = s.terminal != nil // also if the program, as sftp, does not get it
 	switch r.Type {
 	case "subsystem":
-		p.spec.Kind = process.SFTP // authorize knows no other subsystem
+		p.spec.Kind = process.SFTP // authorize refuses every other subsystem
 		p.spec.Terminal = nil
 	case "exec":
-		var m struct{ Command string }
-		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
-			return malformed(r.Type, err)
+		var payload struct{ Command string }
+		if err := ssh.Unmarshal(r.Payload, &payload); err != nil {
+			return malformedFault(r.Type, err)
 		}
-		if len(m.Command) > maxCommand {
-			msg := fmt.Sprintf("the command has %d bytes, more than %d", len(m.Command), maxCommand)
+		if len(payload.Command) > maxCommand {
+			msg := fmt.Sprintf("the command has %d bytes, more than %d", len(payload.Command), maxCommand)
 			return fault.New(fault.Invalid, "node", msg, "copy a script to the node and run it")
 		}
-		p.spec.Kind, p.spec.Command = process.Exec, m.Command
+		p.spec.Kind, p.spec.Command = process.Exec, payload.Command
 	}
 	if s.decided {
 		const msg = "this session runs a program already"
@@ -161,12 +174,13 @@ func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 	return nil
 }
 
-// refuseProgram replies to a request for a program that was refused, and explains why on stderr. Clients
-// differ in what of it reaches the person, so it depends on the request:
+// refuseProgram replies to a request for a program that was refused, and explains the error on stderr. It
+// does not wait until this is written. Clients differ in whether they show the message after a refusal, so
+// the order depends on the request:
 //
 //   - A further program on the channel is only refused: the first one goes on.
-//   - The client of a subsystem hangs up on a refusal. So the message goes first and is given time to be
-//     read.
+//   - The client of a subsystem closes the connection when it reads the refusal. So the message is sent first,
+//     and the refusal once the client has read it.
 //   - OpenSSH prints a line of its own after a refused exec or shell request. So the request succeeds, and
 //     the "program" prints why and exits with refusedStatus.
 func (s *sessionChannel) refuseProgram(r *ssh.Request, err error) {
@@ -181,7 +195,7 @@ func (s *sessionChannel) refuseProgram(r *ssh.Request, err error) {
 		})
 	default:
 		s.decided = true
-		s.messages.explained = false // whatever was refused before, this is why nothing runs
+		s.messages.explained = false // this reason is shown even if another refusal was explained before
 		_ = r.Reply(true, nil)
 		s.messages.explain(err, func() {
 			sendExitStatus(s.ch, process.Exit{Code: refusedStatus})
@@ -190,13 +204,14 @@ func (s *sessionChannel) refuseProgram(r *ssh.Request, err error) {
 	}
 }
 
-// awaitClient returns once the client has processed what it was sent so far, or after refusalWait. OpenSSH
-// ends at once when a subsystem is refused, and drops a message that arrived at the same moment.
+// awaitClient returns once the client has processed what it was sent so far, or after refusalWait: clients
+// process messages in order, so its answer to a keepalive comes after that. OpenSSH ends as soon as it reads
+// the refusal of a subsystem, and does not print a message that arrived at the same moment.
 func (s *sessionChannel) awaitClient() {
 	answered := make(chan struct{})
 	s.pending.Go(func() {
 		defer close(answered)
-		_, _ = s.ch.SendRequest("keepalive@openssh.com", true, nil) // any answer will do
+		_, _ = s.ch.SendRequest("keepalive@openssh.com", true, nil) // a refusal is an answer too
 	})
 	timer := time.NewTimer(refusalWait)
 	defer timer.Stop()
@@ -206,7 +221,8 @@ func (s *sessionChannel) awaitClient() {
 	}
 }
 
-// handleRequest authorizes a request that starts no program, and does what it asks for.
+// handleRequest authorizes a request that starts no program, and does what it asks for. The error is a fault
+// that says why it was refused or why it failed.
 func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 	key := requestKey{channelRequest, r.Type}
 	rule, err := s.conn.authorize(key)
@@ -233,7 +249,7 @@ func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 	return nil // a keepalive
 }
 
-// forwardAgent lets the program of the session find the client's SSH agent.
+// forwardAgent makes the client's SSH agent available to the program that will start on this channel.
 func (s *sessionChannel) forwardAgent(rule string) (err error) {
 	if s.decided {
 		const msg = "the program of this session was requested already"
@@ -247,7 +263,7 @@ func (s *sessionChannel) forwardAgent(rule string) (err error) {
 func (s *sessionChannel) requestTerminal(r *ssh.Request) error {
 	req, err := pty.ParseRequest(r.Payload)
 	if err != nil {
-		return malformed(r.Type, err)
+		return malformedFault(r.Type, err)
 	}
 	if s.decided || s.terminal != nil {
 		const msg = "this session has a terminal, or its program was requested already"
@@ -258,12 +274,12 @@ func (s *sessionChannel) requestTerminal(r *ssh.Request) error {
 	return nil
 }
 
-// changeWindow sets the size of the terminal (RFC 4254 section 6.7), also of one whose program has not
-// started.
+// changeWindow sets the size of the terminal (RFC 4254 section 6.7). If the program has not started yet, it
+// will start with this size. Without a terminal the request has no effect.
 func (s *sessionChannel) changeWindow(r *ssh.Request) error {
 	size, err := pty.ParseSize(r.Payload)
 	if err != nil {
-		return malformed(r.Type, err)
+		return malformedFault(r.Type, err)
 	}
 	if s.program != nil {
 		return s.program.process.Resize(size)
@@ -274,14 +290,15 @@ func (s *sessionChannel) changeWindow(r *ssh.Request) error {
 	return nil
 }
 
-// setVariable sets an environment variable of the program (RFC 4254 section 6.4), if clients may set it.
+// setVariable sets an environment variable of the program that will start (RFC 4254 section 6.4). It refuses
+// variables that process.Env does not accept from clients, and all of them once the program was requested.
 func (s *sessionChannel) setVariable(r *ssh.Request) error {
-	var m struct{ Name, Value string }
-	if err := ssh.Unmarshal(r.Payload, &m); err != nil {
-		return malformed(r.Type, err)
+	var variable struct{ Name, Value string }
+	if err := ssh.Unmarshal(r.Payload, &variable); err != nil {
+		return malformedFault(r.Type, err)
 	}
-	if s.decided || !s.env.Set(m.Name, m.Value) {
-		msg := "the variable " + printable(m.Name) + " is not one that clients may set"
+	if s.decided || !s.env.Set(variable.Name, variable.Value) {
+		msg := "the variable " + printable(variable.Name) + " is not one that clients may set"
 		return fault.New(fault.Denied, "node", msg, "set it on the node")
 	}
 	return nil
@@ -289,11 +306,11 @@ func (s *sessionChannel) setVariable(r *ssh.Request) error {
 
 // sendSignal delivers a signal to the program (RFC 4254 section 6.9).
 func (s *sessionChannel) sendSignal(r *ssh.Request) error {
-	var m struct{ Name string }
-	if err := ssh.Unmarshal(r.Payload, &m); err != nil {
-		return malformed(r.Type, err)
+	var payload struct{ Name string }
+	if err := ssh.Unmarshal(r.Payload, &payload); err != nil {
+		return malformedFault(r.Type, err)
 	}
-	sig, known := process.ParseSignal(m.Name)
+	sig, known := process.ParseSignal(payload.Name)
 	if !known || s.program == nil {
 		const msg = "there is no such signal, or no program to send it to"
 		return fault.New(fault.Invalid, "node", msg, "use a signal of RFC 4254")
@@ -301,7 +318,8 @@ func (s *sessionChannel) sendSignal(r *ssh.Request) error {
 	return s.program.process.Signal(sig)
 }
 
-// sendBreak sends a break to the terminal (RFC 4335). Like OpenSSH it leaves the length to the terminal.
+// sendBreak sends a break to the program's terminal (RFC 4335). Like OpenSSH it ignores the length that the
+// client asks for.
 func (s *sessionChannel) sendBreak() error {
 	if s.program == nil {
 		const msg = "there is no program to send a break to"
@@ -310,7 +328,8 @@ func (s *sessionChannel) sendBreak() error {
 	return s.program.process.Break()
 }
 
-// sendExitStatus sends exit-status or exit-signal (RFC 4254 section 6.10).
+// sendExitStatus tells the client how a program ended: exit-signal if a signal ended it, otherwise
+// exit-status (RFC 4254 section 6.10).
 func sendExitStatus(ch ssh.Channel, e process.Exit) {
 	if e.Signal == "" {
 		status := struct{ Status uint32 }{uint32(e.Code)}

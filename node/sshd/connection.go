@@ -11,54 +11,56 @@ import (
 	"github.com/threshold-access/threshold/node/forward"
 )
 
-// connection is an SSH connection that is logged in. Its goroutines belong to serve, which waits for all but
-// the third:
+// connection is an SSH connection that is logged in. Its goroutines are started by serve:
 //
 //   - serve itself receives global requests and channel opens (serveRequests);
 //   - one watches the limits and ends the connection (watch, end);
-//   - one waits for the transport to close;
-//   - one serves each channel.
+//   - one serves each channel;
+//   - one waits for the transport to close.
 //
-// Those that do more than wait recover their own panics, by Server.recoverPanic.
+// serve waits for all of them except the last one. All of them except the last one recover their own panics,
+// by Server.recoverPanic.
 type connection struct {
 	srv    *Server
 	conn   *ssh.ServerConn
 	origin Origin
-	key    ssh.PublicKey // the certificate that the client proved to hold
-	who    identity.SSHUser
-	login  identity.Login
-	clock  *limitClock
+	key    ssh.PublicKey    // the certificate that the client proved to hold
+	who    identity.SSHUser // the user, as the certificate says
+	login  identity.Login   // the account that the client logged in as
+	clock  *limitClock      // measures how much of the limits of the user's roles is left
 
 	forwards *forward.Forwarder
-	// agentSocket returns the socket by which programs reach the client's SSH agent. There is one for each
-	// connection.
+	// agentSocket returns the path of the socket by which programs reach the client's SSH agent, and makes
+	// the socket if the connection has none yet. rule is the rule that allows it, for the audit log.
 	agentSocket func(rule string) (path string, err error)
-	// wakeups has a value when something on the connection has ended since watch last received from it.
+	// wakeups has a value if a session or forward has ended since watch last received from the channel.
 	wakeups chan struct{}
 
 	// noMoreSessions and earlierOpens belong to the goroutine of serveRequests; see there.
-	noMoreSessions bool
-	earlierOpens   int
+	noMoreSessions bool // the client has sent noMoreSessionsRequest
+	earlierOpens   int  // channel opens that arrived before that request was handled and are not admitted yet
 
-	// mu guards the fields below. While it is held, only locks are taken under which it is never taken
-	// itself: those of sessionsPerUser and forwards. announceMu of a messageWriter is only tried.
+	// mu guards the fields below. Lock order: mu comes before the locks inside sessionsPerUser and forwards,
+	// under which it is never taken. A messageWriter's announceMu is only tried while mu is held.
 	mu        sync.Mutex
 	live      map[*program]struct{} // programs that were admitted and whose end the client was not told yet
-	endReason *endReason            // set once the node ends the connection; nothing starts after that
-	helper    *asaccount.Sockets    // the account helper; nil until something is forwarded
+	endReason *endReason            // nil until the node ends the connection; nothing starts after that
+	sockets   *asaccount.Sockets    // opens the sockets of forwards; nil until something is forwarded
 	sessions  int                   // session channels that are open
-	refusals  int                   // refusals so far
+	refusals  int                   // refusals so far, audited or not
 }
 
-func newConnection(s *Server, sc *ssh.ServerConn, origin Origin, e evidence) *connection {
+// newConnection returns the connection of a client that is logged in. It starts nothing; serve sets forwards
+// and agentSocket.
+func newConnection(s *Server, sshConn *ssh.ServerConn, origin Origin, proved evidence) *connection {
 	return &connection{
 		srv:     s,
-		conn:    sc,
+		conn:    sshConn,
 		origin:  origin,
-		key:     e.key,
-		who:     e.who,
-		login:   e.login,
-		clock:   newLimitClock(e.who.Expires),
+		key:     proved.key,
+		who:     proved.who,
+		login:   proved.login,
+		clock:   newLimitClock(proved.who.Expires),
 		wakeups: make(chan struct{}, 1),
 		live:    map[*program]struct{}{},
 	}
@@ -67,9 +69,10 @@ func newConnection(s *Server, sc *ssh.ServerConn, origin Origin, e evidence) *co
 // serve serves the connection until the client hangs up, ctx ends, or the node ends the connection. It
 // returns when nothing of the connection is left.
 //
-// It uses two contexts. The connection's ends when the transport is closed; ending it closes the transport.
-// Within it, that of the sessions ends earlier when the node ends the connection, with the reason as its
-// cause: programs are hung up on while the client can still be told.
+// There are two contexts. The connection's context, ctx, ends when the transport is closed, and the transport
+// is closed when ctx ends. The sessions' context is derived from it. If the node ends the connection, the
+// sessions' context ends first, with the reason as its cause: programs are hung up on while the transport is
+// still open, so that the client can be told the reason.
 func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -78,12 +81,13 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 	sessions, endSessions := context.WithCancelCause(ctx)
 	defer endSessions(nil)
 	c.forwards = c.newForwards()
-	defer func() { cancel(); c.closeForwards() }()
+	defer func() { cancel(); c.closeForwards() }() // forwards end only after their context has ended
 	c.agentSocket = func(rule string) (string, error) { return c.forwards.Agent(sessions, rule) }
 
-	// This ends the connection also while serveRequests is busy with a request. serve does not wait for it:
-	// after a packet that x/crypto/ssh refuses, Wait never returns if the client has sent more packets than
-	// x/crypto/ssh buffers. It closes opens and requests before that.
+	// This goroutine ends ctx when the transport closes, also while serveRequests is busy with a request.
+	// serve does not wait for the goroutine: after a packet that x/crypto/ssh refuses, Wait never returns if
+	// the client has sent more packets than x/crypto/ssh buffers. serve ends all the same, because
+	// x/crypto/ssh then has closed opens and requests.
 	go func() {
 		_ = c.conn.Wait()
 		cancel()
@@ -91,7 +95,7 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 	var running sync.WaitGroup
 	running.Go(func() {
 		defer c.srv.recoverPanic(c.origin, c.conn)
-		if reason := c.watch(ctx); reason != nil {
+		if reason := c.watch(ctx); reason != nil { // nil: the transport is closed already
 			c.end(ctx, reason, endSessions)
 			cancel()
 		}

@@ -7,9 +7,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// drainState is how far a server is on its way to its end. It serves, then it drains (draining is closed),
-// then what is left must end (ended is closed), and at last no connection is left (drained is closed). It
-// never goes back.
+// drainState is the state of a server while it stops. It serves until draining is closed. Then it drains:
+// what is open may go on until ended is closed, and must end after that. drained is closed when no connection
+// is left, before or after ended. No state is ever left for an earlier one.
 type drainState struct {
 	draining   chan struct{} // closed when no session may start any more
 	ended      chan struct{} // closed when the sessions that still run must end
@@ -20,6 +20,7 @@ type drainState struct {
 	conns map[*connection]struct{} // connections that are logged in; none is added once draining is closed
 }
 
+// newDrainState returns the state of a server that serves.
 func newDrainState() drainState {
 	return drainState{
 		draining: make(chan struct{}),
@@ -27,25 +28,27 @@ func newDrainState() drainState {
 		drained:  make(chan struct{}),
 		conns:    map[*connection]struct{}{},
 		stopReason: &endReason{
-			cause: "stop",
+			cause: causeStop,
 			err:   fault.New(fault.Unavailable, "node", "this node is stopping", "try again in a minute"),
 		},
 	}
 }
 
-// Drain stops accepting logins and sessions, lets the sessions that run go on until ctx ends, and then ends
-// those that are left. Meanwhile clients with a terminal are told, and connections on which nothing is open
-// are closed. It is called at most once, and returns when no connection is left.
+// Drain stops the server, and returns when no connection is left. It must be called at most once.
+//
+// From its start no login, session or forward is accepted. The sessions and forwards that are open may go on
+// until ctx ends; then the remaining ones are ended. Meanwhile connections on which nothing is open are
+// closed, and clients with a terminal are told that the node is about to stop.
 func (s *Server) Drain(ctx context.Context) {
 	s.mu.Lock()
 	close(s.draining)
-	n := len(s.conns)
-	if n == 0 {
-		close(s.drained)
+	open := len(s.conns)
+	if open == 0 {
+		close(s.drained) // otherwise the last unregister closes it
 	}
 	s.mu.Unlock()
-	if n > 0 {
-		s.cfg.Log.Info("draining: waiting for sessions to end", "connections", n)
+	if open > 0 {
+		s.cfg.Log.Info("draining: waiting for sessions to end", "connections", open)
 	}
 	select {
 	case <-s.drained:
@@ -56,6 +59,7 @@ func (s *Server) Drain(ctx context.Context) {
 	<-s.drained
 }
 
+// isDraining reports whether Drain was called.
 func (s *Server) isDraining() bool {
 	select {
 	case <-s.draining:
@@ -76,7 +80,8 @@ func (s *Server) register(c *connection) bool {
 	return true
 }
 
-// unregister removes a connection that register added.
+// unregister removes a connection that register added. If the server drains and this was the last one, Drain
+// returns.
 func (s *Server) unregister(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

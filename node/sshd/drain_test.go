@@ -51,7 +51,7 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	}
 	receive(t, "the end", done)
 	ends := r.recorded(audit.SessionEnded)
-	if len(ends) != 1 || ends[0].Fields["status"] != "3" || ends[0].Fields["ended_by"] != "" {
+	if len(ends) != 1 || ends[0].Fields["status"] != "3" || ends[0].Fields["cause"] != "" {
 		t.Errorf("got %+v, want one session, ended by itself", ends)
 	}
 }

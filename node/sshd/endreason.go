@@ -10,51 +10,54 @@ import (
 )
 
 const (
-	// endedStatus is the exit status of a program that the node ended: the one of timeout(1).
+	// endedStatus is the exit status of a program that the node ended. timeout(1) uses the same.
 	endedStatus = 124
-	// endGrace bounds how long sessions take to end once they must: a program has three seconds between
-	// SIGHUP and SIGKILL, and the client needs a moment to read the reason. Then the connection is closed.
+	// endGrace is how long the node waits for the sessions of a connection to end before it closes the
+	// connection. A program has three seconds of it between SIGHUP and SIGKILL, and the client needs a moment
+	// to read the reason.
 	endGrace = 5 * time.Second
 	// closeGrace is how long a client whose sessions have all ended has to close the connection by itself.
 	closeGrace = time.Second
 )
 
-// The causes for which a node ends a connection, as audit events name them: options of a role, or the stop of
-// the node.
+// The causes for which a node ends a connection, as audit events name them: its own stop, or an option of a
+// role.
 const (
+	causeStop        = "stop"
 	causeIdle        = "idle_timeout"
 	causeMaxSession  = "max_session"
 	causeCertificate = "end_with_certificate"
 )
 
-// endReason is why the node ends a connection. It is the cancellation cause of the sessions' context. It does
-// not change once made.
+// endReason is why the node ends a connection: an error that is the cancellation cause of the sessions'
+// context. It never changes.
 type endReason struct {
-	cause     string // for the audit log
+	cause     string // for the audit log: causeStop, causeIdle, causeMaxSession or causeCertificate
 	rule      string // the role and option, as "role ops, idle_timeout"; empty for the stop of the node
-	warnFirst bool   // clients with a terminal are warned before
-	err       error  // what the client is told
+	warnFirst bool   // clients with a terminal are warned before the end
+	err       error  // the fault that the client is told
 }
 
 func (e *endReason) Error() string { return e.err.Error() }
 func (e *endReason) Unwrap() error { return e.err }
 
-// endReasonOf returns why the node ended the sessions of ctx, or nil if the client hung up or ctx has not
-// ended.
+// endReasonOf returns why the node ended the sessions' context ctx. It returns nil if ctx has not ended, or
+// ended because the client hung up.
 func endReasonOf(ctx context.Context) *endReason {
-	e, _ := context.Cause(ctx).(*endReason)
-	return e
+	reason, _ := context.Cause(ctx).(*endReason)
+	return reason
 }
 
-// end ends every session of the connection by endSessions. It returns when they have ended and the client has
-// closed the connection, or when the time for that is over. It is called at most once, by the goroutine of
-// watch.
+// end ends every session of the connection, by ending their context with the reason, and tells the client the
+// reason. ctx is the connection's context: the caller closes the connection after end returns. end returns
+// when the client has closed the connection, at the latest closeGrace after all sessions have ended, or after
+// endGrace if one does not end. It is called at most once, by the goroutine of watch.
 func (c *connection) end(ctx context.Context, reason *endReason, endSessions context.CancelCauseFunc) {
 	c.srv.cfg.Log.Info("connection ended", "user", c.who.Name, "login", c.login, "from", c.origin.From,
-		"by", reason.cause, "reason", fault.Message(reason.err))
+		"cause", reason.cause, "reason", fault.Message(reason.err))
 	c.mu.Lock()
-	c.endReason = reason
-	var live []chan struct{}
+	c.endReason = reason     // from now on no program starts, so that live is complete
+	var live []chan struct{} // each is closed once the client was told how a program ended
 	for p := range c.live {
 		live = append(live, p.reported)
 	}

@@ -12,7 +12,8 @@ import (
 	"github.com/threshold-access/threshold/node/forward"
 )
 
-// newForwards makes the forwarder of the connection. It starts nothing.
+// newForwards returns the forwarder of the connection, whose decisions and audit events come from here. It
+// starts nothing.
 func (c *connection) newForwards() *forward.Forwarder {
 	return forward.New(forward.Config{
 		Limits:     c.srv.forwardLimits,
@@ -23,25 +24,29 @@ func (c *connection) newForwards() *forward.Forwarder {
 		Audit:      c.auditForward,
 		OnData:     c.clock.markForwarded,
 		Resolve:    c.srv.cfg.Resolve,
-		Guard:      func(work func()) { defer c.srv.recoverPanic(c.origin, c.conn); work() },
+		Guard: func(work func()) { // runs each goroutine of the forwarder
+			defer c.srv.recoverPanic(c.origin, c.conn)
+			work()
+		},
 	})
 }
 
-// closeForwards ends what is forwarded, once the connection's context has ended. It ends the account helper
-// first, which closes all of its sockets at once: closing them one by one would wait for a helper that may
-// not answer.
+// closeForwards ends everything that is forwarded, and waits for it. The caller must have ended the
+// connection's context. closeForwards first closes c.sockets, which ends the account helper and with it all
+// of the helper's sockets at once: to close them one by one it would ask the helper, which may not answer.
 func (c *connection) closeForwards() {
 	c.mu.Lock()
-	helper := c.helper
+	sockets := c.sockets
 	c.mu.Unlock()
-	if helper != nil {
-		helper.Close()
+	if sockets != nil {
+		sockets.Close()
 	}
 	c.forwards.Close()
 }
 
-// forwardSockets returns what opens sockets with the rights of the account. It looks the account up each
-// time, and refuses on a connection or node that is about to end.
+// forwardSockets returns what opens sockets with the rights of the account: the same for all forwards of the
+// connection. The account is looked up each time, because it may be gone since the login. The error is a
+// fault: the account may not be used any more, or the connection or node is about to end.
 func (c *connection) forwardSockets() (forward.Sockets, error) {
 	account, err := c.srv.cfg.Accounts.Admit(c.login)
 	if err != nil {
@@ -55,14 +60,14 @@ func (c *connection) forwardSockets() (forward.Sockets, error) {
 	case c.srv.isDraining():
 		return nil, c.srv.stopReason.err
 	}
-	if c.helper == nil {
-		c.helper = asaccount.New(c.srv.cfg.Accounts, account)
+	if c.sockets == nil {
+		c.sockets = asaccount.New(c.srv.cfg.Accounts, account)
 	}
-	return c.helper, nil
+	return c.sockets, nil
 }
 
-// reauthorizeForward decides about each connection that arrives at a listener: the grant by which the
-// listener was opened may be gone.
+// reauthorizeForward returns nil if a connection that has arrived at a listener may be forwarded. It asks the
+// rules again, because the grant by which the listener was opened may be gone, and audits a refusal.
 func (c *connection) reauthorizeForward(direction forward.Direction) error {
 	key := requestKey{globalRequest, forward.ListenTCP}
 	if direction == forward.Agent {
@@ -75,19 +80,23 @@ func (c *connection) reauthorizeForward(direction forward.Direction) error {
 	return err
 }
 
-// auditForward records that something is forwarded to or from the target.
+// auditForward records that something is forwarded to or from the target, allowed by the rule. It returns nil
+// once the event is safe on disk.
 func (c *connection) auditForward(direction forward.Direction, target, rule string) error {
-	e := c.newEvent(audit.ForwardStarted, rule)
-	e.Fields = map[string]string{
-		"way":    string(direction),
-		"target": audit.Truncate(sshprofile.Clean(target)),
-		"by":     c.origin.Protocol,
+	event := c.newEvent(audit.ForwardStarted, rule)
+	event.Fields = map[string]string{
+		"forward":  string(direction), // local, remote or agent
+		"target":   audit.Truncate(sshprofile.Clean(target)),
+		"protocol": c.origin.Protocol,
 	}
-	return c.srv.cfg.Audit(e)
+	return c.srv.cfg.Audit(event)
 }
 
-// prepareDirect acquires the quota for a channel that the client opens to a target. It returns what connects
-// the channel to the target and serves it.
+// prepareDirect acquires the quota for a channel that the client opens to a target on the node's side. The
+// channel is authorized, by the rule. The caller must call serve exactly once, on a goroutine of its own:
+// serve connects to the target, accepts the channel and copies bytes until either ends, or rejects the
+// channel if there is no connection; then it releases the quota. The error says why the caller must reject
+// the channel: it cannot be read, or the quota is used up.
 func (c *connection) prepareDirect(
 	ctx context.Context,
 	nc ssh.NewChannel,
@@ -102,10 +111,10 @@ func (c *connection) prepareDirect(
 		return nil, err
 	}
 	return func() {
-		defer c.wake()
+		defer c.wake() // after release, so that watch finds the connection idle
 		defer release()
 		if err := c.forwards.Direct(ctx, nc, target, rule); err != nil {
-			if fault.Is(err, fault.Denied) {
+			if fault.Is(err, fault.Denied) { // a target that is never allowed, as a link-local address
 				c.auditRefusal(rule, describeTarget(nc.ChannelType(), target), err)
 			}
 			_ = nc.Reject(forward.RejectionReason(err), rejectionText(err))
@@ -113,8 +122,8 @@ func (c *connection) prepareDirect(
 	}, nil
 }
 
-// handleForwardRequest opens or closes a listener, for a global request that is authorized. It returns the
-// data of the reply.
+// handleForwardRequest opens or closes a listener, for a global request that is authorized by the rule. reply
+// is the data of the reply to the client. The error is a fault; the refusal of a target is audited.
 func (c *connection) handleForwardRequest(
 	ctx context.Context,
 	r *ssh.Request,
@@ -132,7 +141,7 @@ func (c *connection) handleForwardRequest(
 		c.auditRefusal(rule, describeTarget(r.Type, target), err)
 	}
 	if target.Path != "" || target.Port != 0 {
-		reply = nil // the reply names the port only if the client left it open (RFC 4254 section 7.1)
+		reply = nil // the reply contains the port only if the client asked for any (RFC 4254 section 7.1)
 	}
 	return reply, err
 }

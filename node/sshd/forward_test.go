@@ -121,7 +121,7 @@ func TestLocalForwards(t *testing.T) {
 	}
 	for _, e := range events {
 		if to := e.Fields["target"]; to != tcp.String() && to != unix.String() ||
-			e.Fields["way"] != "local" ||
+			e.Fields["forward"] != "local" ||
 			e.Rule != "role ops, allow 1" ||
 			e.User != "alice@example.com" {
 			t.Errorf("got %+v, want who, where to and by which rule", e)
@@ -194,9 +194,9 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		}
 	}
 	for _, e := range r.recorded(audit.SessionRefused) {
-		if what := e.Fields["what"]; !strings.HasPrefix(what, "direct-tcpip ") ||
-			!strings.HasSuffix(what, ":80") && !strings.HasSuffix(what, ":22") {
-			t.Errorf("got a refusal of %q recorded, want the target named", what)
+		if request := e.Fields["request"]; !strings.HasPrefix(request, "direct-tcpip ") ||
+			!strings.HasSuffix(request, ":80") && !strings.HasSuffix(request, ":22") {
+			t.Errorf("got a refusal of %q recorded, want the target named", request)
 		}
 	}
 	if n := len(r.recorded(audit.SessionRefused)); n != 7 {
@@ -430,7 +430,7 @@ func TestAgentForwarding(t *testing.T) {
 		strings.TrimSpace(string(out)) != f[2] {
 		t.Errorf("got %q, %v, want the connection's one socket %s", out, err, f[2])
 	}
-	if got := r.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["way"] != "agent" {
+	if got := r.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["forward"] != "agent" {
 		t.Errorf("got %+v, want one event", got)
 	}
 	r.allow(fullRole("ops", "exec"))

@@ -14,28 +14,34 @@ import (
 )
 
 const (
-	// firstOfferTimeout bounds the wait for the client's first offer of a key, and for a place among the
-	// handshakes.
+	// firstOfferTimeout bounds two waits: that for a place among the handshakes, and then that for the
+	// client's first offer of a key.
 	firstOfferTimeout = 10 * time.Second
-	// handshakeTimeout bounds all of the handshake, in which a person may have to touch a security key.
+	// handshakeTimeout bounds the handshake from its start, once a first key was offered. A person may have
+	// to touch a security key meanwhile.
 	handshakeTimeout = 30 * time.Second
 )
 
-// version is the server's identification string (RFC 4253 section 4.2). Its comment matters to clients that
-// look for the name OpenSSH: they send the arguments of SSH_FXP_SYMLINK in the order that everybody uses and
-// the specification does not.
+// version is the server's identification string (RFC 4253 section 4.2). The text after the space is a comment
+// for SFTP clients that look for the name OpenSSH: they send the arguments of SSH_FXP_SYMLINK in the order of
+// OpenSSH, which is the one in use, and not in the order of the specification.
 const version = sshprofile.Version + " sftp-as-OpenSSH"
 
 // loginAttempt is one handshake. It is used by one goroutine, that of Server.handshake.
 type loginAttempt struct {
 	Origin
 	plainKeys int  // keys without a certificate that were offered
-	explained bool // a certificate was offered, or the client was told that it needs one
-	refused   bool // the rules refused the login: the client was told why, and it is in the audit log
+	explained bool // the client needs no message about certificates: it offered one, or got the message
+	refused   bool // the login was refused and audited, and the client was told why (checkProven)
 }
 
-// handshake runs the key exchange and the authentication under a deadline. It bounds how many handshakes run
-// at once, in all and for each client address. Deadlines are in real time, whatever Config.Now says.
+// handshake runs the key exchange and the authentication of the client on conn. It returns the SSH connection
+// of a client that is logged in, with the channel opens and global requests that it will send; the evidence
+// of the login is in the connection's Permissions. The error is that of a handshake that failed, was refused,
+// or took too long.
+//
+// The number of handshakes at once is bounded, in all and for each client address; a further one waits for up
+// to firstOfferTimeout. Deadlines are in real time, whatever Config.Now says.
 func (s *Server) handshake(
 	ctx context.Context,
 	conn net.Conn,
@@ -54,21 +60,26 @@ func (s *Server) handshake(
 	}
 	start := time.Now()
 	_ = conn.SetDeadline(start.Add(firstOfferTimeout))
+	// The first try to authenticate moves the deadline. Both count from the start of the handshake, so that
+	// further tries do not move it again.
 	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) {
 		_ = conn.SetDeadline(start.Add(handshakeTimeout))
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	packets := coalesce.NewSSHConn(conn)
-	sc, opens, requests, err := ssh.NewServerConn(packets, cfg)
+	sshConn, opens, requests, err := ssh.NewServerConn(packets, cfg)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	packets.JoinPackets()
-	return sc, opens, requests, conn.SetDeadline(time.Time{})
+	packets.JoinPackets() // not earlier: see there
+	return sshConn, opens, requests, conn.SetDeadline(time.Time{})
 }
 
-// sshConfig is made for each handshake, so that it has the current host certificate.
+// sshConfig returns the configuration of one handshake: the current host certificate, and the callbacks that
+// decide about the client's keys. x/crypto calls them in this order: PublicKeyCallback for each key that is
+// offered, and VerifiedPublicKeyCallback once the client has signed with one. The error is that there is no
+// host certificate.
 func (s *Server) sshConfig(attempt *loginAttempt) (*ssh.ServerConfig, error) {
 	host, err := s.cfg.HostSigner()
 	if err != nil {

@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	// limitsInterval is how often an open connection is compared with the rules in force, and so how late a
-	// role that became stricter takes effect. A limit that is known already ends the connection on time.
+	// limitsInterval is how often the limits of an open connection are computed anew from the rules in force,
+	// and so how late a role that became stricter takes effect. Limits that have not changed end the
+	// connection on time.
 	limitsInterval = 10 * time.Second
-	// warnBefore is how long before a limit is reached clients with a terminal are warned. A limit of less
-	// than twice this time gives no warning.
+	// warnBefore is how long before the end of a connection its terminals get a warning. There is no warning
+	// if the limit is shorter than twice this time.
 	warnBefore = time.Minute
 )
 
@@ -25,7 +26,7 @@ const (
 // time; only the end of the certificate is compared with the time of Config.Now.
 type limitClock struct {
 	start      time.Time    // when the client logged in
-	expires    time.Time    // when the certificate does
+	expires    time.Time    // when the certificate expires
 	lastActive atomic.Int64 // when the user was last active, in nanoseconds after start
 	terminals  atomic.Int32 // open sessions that have a terminal
 }
@@ -46,19 +47,20 @@ func (l *limitClock) markForwarded() {
 	}
 }
 
-// next returns the limit that will be reached first, and the time that is left until then, which is negative
-// if it has been reached. It returns nil if there is no limit. now is the time of Config.Now.
+// next returns, as the reason to end the connection, which of the limits will be reached first, and how much
+// time is left until then. That time is negative if the limit was reached already. Without any limit the
+// reason is nil. now is the time of Config.Now.
 func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason, left time.Duration) {
 	lasted := time.Since(l.start)
-	// consider takes a limit into account: the time left until it is reached, and how long it lets the
-	// connection last in all.
-	consider := func(cause, rule string, in, whole time.Duration, msg, remedy string) {
-		if first != nil && in >= left {
+	// consider makes a limit the first one if less time is left until it than until the first one so far.
+	// length is how long the limit lets the connection last in all, if the user does nothing.
+	consider := func(cause, rule string, remaining, length time.Duration, msg, remedy string) {
+		if first != nil && remaining >= left {
 			return
 		}
 		err := fault.New(fault.Expired, "node", msg+" ("+rule+")", remedy)
-		first = &endReason{cause: cause, rule: rule, warnFirst: whole >= 2*warnBefore, err: err}
-		left = in
+		first = &endReason{cause: cause, rule: rule, warnFirst: length >= 2*warnBefore, err: err}
+		left = remaining
 	}
 	if idle := limits.IdleTimeout; idle.Rule != "" {
 		msg := fmt.Sprintf("the session has ended: nothing was typed for %s", access.Duration(idle.Value))
@@ -69,21 +71,22 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 		msg := fmt.Sprintf("the session has ended: it may last %s", access.Duration(longest.Value))
 		consider(causeMaxSession, longest.Rule, longest.Value-lasted, longest.Value, msg, "connect again")
 	}
-	if with := limits.EndWithCertificate; with.Rule != "" {
+	if withCertificate := limits.EndWithCertificate; withCertificate.Rule != "" {
 		const msg = "the session has ended with its certificate"
-		valid := l.expires.Sub(now)
-		consider(causeCertificate, with.Rule, valid, lasted+valid, msg, "run: tsh login")
+		validFor := l.expires.Sub(now)
+		consider(causeCertificate, withCertificate.Rule, validFor, lasted+validFor, msg, "run: tsh login")
 	}
 	return first, left
 }
 
-// watch waits until the connection must end, and returns why. It warns clients with a terminal before. It
-// returns nil when ctx ends first. It runs on one goroutine of serve.
+// watch waits until the node must end the connection, and returns why: a limit of the user's roles is
+// reached, or the node stops and the connection is idle or the time to drain is over. Before that it warns
+// clients with a terminal. It returns nil when ctx ends first. It runs on one goroutine of serve.
 func (c *connection) watch(ctx context.Context) *endReason {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	draining := c.srv.draining // nil once it was seen closed
-	warned := ""               // the cause of the last warning, while the limit is near
+	draining := c.srv.draining // nil once the node drains
+	warned := ""               // the cause of the last warning; empty while more than warnBefore is left
 	for {
 		select {
 		case <-ctx.Done():
@@ -109,7 +112,7 @@ func (c *connection) watch(ctx context.Context) *endReason {
 		}
 		wait := min(left, limitsInterval)
 		switch {
-		case left > warnBefore:
+		case left > warnBefore: // also after new activity: the next time there is a warning again
 			warned, wait = "", min(wait, left-warnBefore)
 		case reason.warnFirst && warned != reason.cause:
 			warned = reason.cause
@@ -119,14 +122,14 @@ func (c *connection) watch(ctx context.Context) *endReason {
 	}
 }
 
-// limits are the limits in force for the connection's user. Rules that are too old for a login still limit
-// the connections that are open.
+// limits returns the limits that the rules in force set for the connection's user. Rules that are too old for
+// a new login still limit the connections that are open. Without rules there are no limits.
 func (c *connection) limits() access.Limits {
-	t := c.srv.cfg.Rules()
-	if t == nil {
+	trust := c.srv.cfg.Rules()
+	if trust == nil {
 		return access.Limits{}
 	}
-	return t.Policy.Limits(c.who.Identity)
+	return trust.Policy.Limits(c.who.Identity)
 }
 
 // activityReader is a channel that calls onRead whenever the client has sent data.

@@ -93,7 +93,7 @@ func wantEnded(t *testing.T, r *fixture, got result, cause, text string) {
 		}
 	}
 	end := r.awaitEnd(t)
-	if end.Fields["ended_by"] != cause || end.Fields["status"] != "124" ||
+	if end.Fields["cause"] != cause || end.Fields["status"] != "124" ||
 		!strings.Contains(end.Reason, text) {
 		t.Errorf("got event %+v, want it to name %s, with %q", end, cause, text)
 	}
@@ -296,7 +296,7 @@ func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	closed := make(chan error, 1)
 	go func() { closed <- c.Wait() }()
 	receive(t, "the end", closed) // endGrace after the limit
-	if got := r.awaitEnd(t); got.Fields["ended_by"] != "max_session" {
+	if got := r.awaitEnd(t); got.Fields["cause"] != "max_session" {
 		t.Errorf("got %+v, want the cause in it", got)
 	}
 }

@@ -17,26 +17,31 @@ import (
 	"github.com/threshold-access/threshold/internal/sshprofile"
 )
 
-// evidence is what a login proved. It reaches the connection only through the Permissions of the key that was
-// accepted: a value kept beside them could belong to another key that the client offered (CVE-2024-45337).
+// evidence is what a login proved: which certificate the client holds, and which account it asked for. It
+// reaches the connection only through the Permissions that x/crypto returns for the key that signed. A client
+// may offer several keys: a value kept in a variable of the handshake could belong to another one
+// (CVE-2024-45337).
 type evidence struct {
-	key   ssh.PublicKey // the certificate
-	who   identity.SSHUser
-	login identity.Login
+	key   ssh.PublicKey    // the certificate
+	who   identity.SSHUser // the user, as the certificate says
+	login identity.Login   // the account, as the client asked for it
 }
 
+// evidenceKey is the key of the evidence in ssh.Permissions.ExtraData.
 type evidenceKey struct{}
 
-func evidenceOf(p *ssh.Permissions) (evidence, bool) {
+// evidenceOf returns the evidence that checkOffered put into the permissions. ok is false if there is none.
+func evidenceOf(p *ssh.Permissions) (proved evidence, ok bool) {
 	if p == nil {
 		return evidence{}, false
 	}
-	e, ok := p.ExtraData[evidenceKey{}].(evidence)
-	return e, ok
+	proved, ok = p.ExtraData[evidenceKey{}].(evidence)
+	return proved, ok
 }
 
-// noCertificateError says that a login needs a certificate. The client is told once, on its last try, and
-// only if it offered none: a client that holds many keys must not show an error to somebody who then gets in.
+// noCertificateError returns the error for a try to log in without a certificate. The error becomes a banner,
+// which the client shows, only on the last try, only if no certificate was offered before, and only once: a
+// client that offers many keys must not show an error to a user who then logs in with a later one.
 func (a *loginAttempt) noCertificateError(lastTry bool) error {
 	err := fault.New(
 		fault.Unauthenticated,
@@ -51,9 +56,10 @@ func (a *loginAttempt) noCertificateError(lastTry bool) error {
 	return sshprofile.Banner(err)
 }
 
-// checkOffered looks at a key that the client has not proved to hold yet. It verifies the certificate and
-// nothing else, so that a client which shows a certificate of somebody else learns nothing of what its owner
-// may do.
+// checkOffered decides whether the client may sign with the key that it offers. It accepts a certificate that
+// verifies, and returns Permissions with the evidence. The client has not proved yet that it holds the key.
+// So nothing else is checked and nothing is audited: a client that shows the certificate of somebody else
+// learns nothing about what its owner may do.
 func (s *Server) checkOffered(
 	attempt *loginAttempt,
 	m ssh.ConnMetadata,
@@ -73,36 +79,39 @@ func (s *Server) checkOffered(
 		s.cfg.Log.Info("certificate refused", "from", attempt.From, "proxy", attempt.Proxy, "err", err)
 		return nil, sshprofile.Banner(certificateFault(err))
 	}
-	e := evidence{key: key, who: who, login: identity.Login(m.User())}
-	return &ssh.Permissions{ExtraData: map[any]any{evidenceKey{}: e}}, nil
+	offered := evidence{key: key, who: who, login: identity.Login(m.User())}
+	return &ssh.Permissions{ExtraData: map[any]any{evidenceKey{}: offered}}, nil
 }
 
-// checkProven decides about a client that has proved to hold the certificate.
+// checkProven decides about the login of a client that has proved to hold the certificate, by its signature.
+// p is what checkOffered returned for this key; checkProven returns it if the login is admitted. Otherwise it
+// audits the refusal, and the error is a banner with the reason: the owner of a certificate may know it.
 func (s *Server) checkProven(
 	attempt *loginAttempt,
 	m ssh.ConnMetadata,
 	p *ssh.Permissions,
 ) (*ssh.Permissions, error) {
-	e, ok := evidenceOf(p)
-	if !ok || e.login != identity.Login(m.User()) {
-		return nil, errors.New("the accepted key carries no identity")
+	proved, ok := evidenceOf(p)
+	if !ok || proved.login != identity.Login(m.User()) { // a client may name another login with each try
+		return nil, errors.New("there is no evidence for the accepted key and this login")
 	}
-	rule, err := s.admitLogin(e, clientAddr(attempt.From))
+	rule, err := s.admitLogin(proved, clientAddr(attempt.From))
 	if err != nil {
 		attempt.refused = true
-		s.auditRefusal(attempt.Origin, e, rule, "login", err)
+		s.auditRefusal(attempt.Origin, proved, rule, "login", err)
 		return nil, sshprofile.Banner(err)
 	}
 	return p, nil
 }
 
-// admitLogin admits a login that the certificate names, to which the rules allow any action at all, and for
-// which this machine has an account. On a refusal rule names the rule that refused, if one did.
-func (s *Server) admitLogin(e evidence, from netip.Addr) (rule string, err error) {
+// admitLogin returns nil if the user may log in: the certificate names the login, the rules allow at least
+// one action as this login, and this machine has the account. It refuses every login while the server drains.
+// rule names the rule that decided, and is empty if none did. from is the client's address.
+func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err error) {
 	if s.isDraining() {
 		return "", s.stopReason.err
 	}
-	if err := identity.CheckLogin(e.login); err != nil {
+	if err := identity.CheckLogin(proved.login); err != nil {
 		return "", fault.Wrap(
 			err,
 			fault.Invalid,
@@ -115,19 +124,19 @@ func (s *Server) admitLogin(e evidence, from netip.Addr) (rule string, err error
 	if err != nil {
 		return "", err
 	}
-	d := s.decide(trust, e.who, e.login, "", now, from)
-	if !d.Allow {
-		return d.Rule, fault.New(fault.Denied, "node", d.Reason, d.Remedy)
+	decision := s.decide(trust, proved.who, proved.login, anyAction, now, from)
+	if !decision.Allow {
+		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
 	}
-	_, err = s.cfg.Accounts.Admit(e.login)
-	return d.Rule, err
+	_, err = s.cfg.Accounts.Admit(proved.login) // last: whom the rules refuse learns of no account
+	return decision.Rule, err
 }
 
-// currentRules returns the rules in force and the current time. It fails while there are no rules, and when
-// they are too old to decide by.
+// currentRules returns the rules in force, and the time of Config.Now at which they were found usable. The
+// error is a fault of kind Unavailable: there are no rules yet, or they are too old to decide by.
 func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
-	t, now := s.cfg.Rules(), s.cfg.Now()
-	if t == nil {
+	trust, now := s.cfg.Rules(), s.cfg.Now()
+	if trust == nil {
 		return nil, now, fault.New(
 			fault.Unavailable,
 			"node",
@@ -135,7 +144,7 @@ func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 			"try again in a minute",
 		)
 	}
-	if err := t.Usable(now); err != nil {
+	if err := trust.Usable(now); err != nil {
 		return nil, now, fault.Wrap(
 			err,
 			fault.Unavailable,
@@ -144,17 +153,23 @@ func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 			"ask an administrator to check the node's clock and its connection to the cluster",
 		)
 	}
-	return t, now, nil
+	return trust, now, nil
 }
 
-// loginActions are the actions of which one must be allowed for a login: all but listing the node.
+// anyAction, in place of an action, asks whether at least one of loginActions is allowed.
+const anyAction access.Action = ""
+
+// loginActions are all actions except listing the node. A user for whom none of them is allowed cannot log
+// in.
 var loginActions = slices.DeleteFunc(
 	access.NodeActions(),
 	func(a access.Action) bool { return a == access.List },
 )
 
-// decide asks the rules for one action. Without an action it asks whether any of loginActions is allowed; if
-// none is, it returns a denial that names a rule, where there is one.
+// decide returns the decision of the rules in trust about one action of a user, as the account login on this
+// node. It denies a login that the certificate does not name. For anyAction it returns the first of the
+// decisions about loginActions that allows; if none does, it returns a denial, one that names a rule if there
+// is one.
 func (s *Server) decide(
 	trust *rules.Trust,
 	who identity.SSHUser,
@@ -179,23 +194,24 @@ func (s *Server) decide(
 		Now:    now,
 		From:   from,
 	}
-	if action != "" {
+	if action != anyAction {
 		return access.Decide(trust.Policy, req)
 	}
 	var denial access.Decision
 	for i, a := range loginActions {
 		req.Action = a
-		d := access.Decide(trust.Policy, req)
-		if d.Allow {
-			return d
+		decision := access.Decide(trust.Policy, req)
+		if decision.Allow {
+			return decision
 		}
-		if i == 0 || denial.Rule == "" && d.Rule != "" {
-			denial = d
+		if i == 0 || denial.Rule == "" && decision.Rule != "" {
+			denial = decision
 		}
 	}
 	return denial
 }
 
+// joinLogins returns the logins in one line, separated by commas.
 func joinLogins(logins []identity.Login) string {
 	out := make([]string, len(logins))
 	for i, l := range logins {
@@ -204,7 +220,9 @@ func joinLogins(logins []identity.Login) string {
 	return strings.Join(out, ", ")
 }
 
-// certificateFault says what to do about a certificate that does not verify.
+// certificateFault returns the fault for an error of identity.VerifySSHUser, with what the user should do.
+// The kind is Expired for a certificate that has expired, and Denied for one that is not valid for other
+// reasons. If a certificate is not valid yet, the node's clock is behind, and the remedy says so.
 func certificateFault(err error) error {
 	const renew = "run: tsh login"
 	var expired *identity.ExpiredError
@@ -218,7 +236,8 @@ func certificateFault(err error) error {
 	return fault.Wrap(err, fault.Expired, "node", err.Error(), renew)
 }
 
-// clientAddr is the client's IP address for the rules, or the zero value if from is no address and port.
+// clientAddr returns the IP address in from, an address and port, for the rules. It returns the zero value if
+// from is anything else.
 func clientAddr(from string) netip.Addr {
 	ap, err := netip.ParseAddrPort(from)
 	if err != nil {

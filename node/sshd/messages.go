@@ -14,8 +14,8 @@ import (
 // stopNotice is what clients with a terminal read when the server begins to drain.
 const stopNotice = "threshold: this node is about to stop: finish your work and log out"
 
-// warning is what clients with a terminal read before a limit ends the connection, with the time that is
-// left.
+// warning returns the line that clients with a terminal read before a limit ends the connection. left is the
+// time until then.
 func (e *endReason) warning(left time.Duration) string {
 	condition := ""
 	switch e.cause {
@@ -28,8 +28,9 @@ func (e *endReason) warning(left time.Duration) string {
 	return fmt.Sprintf("threshold: this session ends in %s%s (%s)", in, condition, e.rule)
 }
 
-// rejectionText is the description in the rejection of a channel, and the reply that tsh reads with a refused
-// global request.
+// rejectionText returns the text of err, with its remedy, without control characters. It is the description
+// in the rejection of a channel (RFC 4254 section 5.1), and what tsh reads in the reply to a refused global
+// request.
 func rejectionText(err error) string {
 	text := sshprofile.Clean(fault.Message(err))
 	if remedy := fault.Remedy(err); remedy != "" {
@@ -38,24 +39,25 @@ func rejectionText(err error) string {
 	return text
 }
 
-// malformed is the error for a payload that does not parse.
-func malformed(requestType string, err error) error {
+// malformedFault returns the fault for a request with a payload that does not parse.
+func malformedFault(requestType string, err error) error {
 	msg := "the request " + requestType + " could not be read"
 	return fault.Wrap(err, fault.Invalid, "node", msg, "update the SSH client")
 }
 
-// printable shortens a string that the client chose and replaces what is not printable ASCII.
+// printable returns a string that the client chose, for use in a message or the log: at most 64 characters,
+// and a question mark in place of each character that is not printable ASCII.
 func printable(s string) string {
 	const limit = 64
 	out := []rune{}
-	for _, r := range s {
+	for _, char := range s {
 		if len(out) == limit {
 			return string(out) + "…"
 		}
-		if r < ' ' || r > '~' {
-			r = '?'
+		if char < ' ' || char > '~' {
+			char = '?'
 		}
-		out = append(out, r)
+		out = append(out, char)
 	}
 	return string(out)
 }
@@ -63,17 +65,17 @@ func printable(s string) string {
 // messageWriter writes the node's own messages to a session channel, on stderr, beside the output of a
 // program.
 //
-// x/crypto allows no write after CloseWrite and leaves it to its callers to keep the two apart; outputMu
-// does. A client that reads nothing may block a write for as long as the connection lasts. So messages are
-// written on goroutines of pending, and nothing that has to happen waits for outputMu.
+// A message must not be written after CloseWrite: x/crypto forbids it and does not prevent it. outputMu
+// prevents it. A client that reads nothing may block a write for as long as the connection lasts. So messages
+// are written on goroutines of pending, and what must not be delayed only tries outputMu.
 type messageWriter struct {
 	ch      ssh.Channel
 	pending *sync.WaitGroup // of the session channel
 	// rawTerminal says that the client's terminal is in raw mode, where a line needs a carriage return. It is
 	// set before a program starts and does not change after that.
 	rawTerminal bool
-	// explained says that a refusal was explained already, which happens once. It belongs to the goroutine of
-	// the session channel.
+	// explained says that a refusal was explained: only the first refusal on a channel is. It belongs to the
+	// goroutine of the session channel.
 	explained bool
 
 	announceMu   sync.Mutex // held from the call of announce until the line is written; only tried
@@ -81,9 +83,10 @@ type messageWriter struct {
 	outputClosed bool
 }
 
-// explain writes a refusal, unless one was explained before, and then calls then, which may be nil. It does
-// not wait for either.
-func (w *messageWriter) explain(err error, then func()) {
+// explain writes the reason of a refusal, unless a refusal was explained before. In either case it then calls
+// next, if that is not nil. Both happen on a goroutine of pending: explain does not wait. It is called by the
+// goroutine of the session channel.
+func (w *messageWriter) explain(err error, next func()) {
 	first := !w.explained
 	w.explained = true
 	text := sshprofile.Message(err, w.lineEnd())
@@ -91,14 +94,14 @@ func (w *messageWriter) explain(err error, then func()) {
 		if first {
 			w.write(text)
 		}
-		if then != nil {
-			then()
+		if next != nil {
+			next()
 		}
 	})
 }
 
-// announce writes a line of its own on the terminal. It drops the line if the one before is not written yet,
-// because the client reads no output. It does not wait.
+// announce writes a line of its own on the terminal, on a goroutine of pending. It does not wait. If the last
+// line that was announced is still being written, because the client reads no output, it drops the new one.
 func (w *messageWriter) announce(line string) {
 	if !w.announceMu.TryLock() {
 		return
@@ -110,8 +113,9 @@ func (w *messageWriter) announce(line string) {
 	})
 }
 
-// writeEndReason writes why the node ended the program. It is called by the goroutine that closes the output
-// after it, so it needs no lock: with one it could wait for a message that the client does not read.
+// writeEndReason writes why the node ended the program, and returns when that is written. It does not take
+// outputMu, which another message may hold for as long as the client reads nothing. That is safe because its
+// caller is also the only caller of closeOutput, afterwards: the output cannot be closed meanwhile.
 func (w *messageWriter) writeEndReason(reason *endReason) {
 	text := w.lineStart() + sshprofile.Message(reason.err, w.lineEnd())
 	_, _ = w.ch.Stderr().Write([]byte(text))
@@ -126,8 +130,9 @@ func (w *messageWriter) write(text string) {
 	}
 }
 
-// closeOutput sends EOF on the channel. It does nothing while a message is still being written: that may take
-// for ever, and the close of the channel, which comes next, tells the client the same (RFC 4254 section 5.3).
+// closeOutput sends EOF on the channel, after which nothing is written. While a message is still being
+// written it does nothing, because that write may never end. The client learns of the end from the close of
+// the channel, which comes next (RFC 4254 section 5.3).
 func (w *messageWriter) closeOutput() {
 	if w.outputMu.TryLock() {
 		w.outputClosed = true
@@ -136,7 +141,7 @@ func (w *messageWriter) closeOutput() {
 	}
 }
 
-// lineEnd ends a line.
+// lineEnd returns the end of a line.
 func (w *messageWriter) lineEnd() string {
 	if w.rawTerminal {
 		return "\r\n"
@@ -144,7 +149,7 @@ func (w *messageWriter) lineEnd() string {
 	return "\n"
 }
 
-// lineStart begins a line of its own: on a terminal the cursor may stand behind other output.
+// lineStart returns what begins a line of its own. On a terminal, other output may stand before the cursor.
 func (w *messageWriter) lineStart() string {
 	if w.rawTerminal {
 		return "\r\n"

@@ -16,40 +16,42 @@ import (
 
 // program is one program of a session channel. It passes through these phases, each of which is a method:
 //
-//	authorize  do the rules allow it?
-//	admit      is there an account, and quota for one more session?
-//	record     is its start in the audit log? Nothing runs before the event is safe on disk.
-//	start      the process exists
-//	run        its bytes move, until it has exited or the session must end
-//	end        the client is told how it ended; then the end is recorded
+//	authorize  asks the rules whether the user may run it
+//	admit      looks up the account, and counts one more session
+//	record     writes its start to the audit log: nothing runs before the event is safe on disk
+//	start      starts the process
+//	run        copies its input and output until it has exited or the session must end
+//	end        tells the client how it ended, and then writes its end to the audit log
 //
-// A phase that fails refuses the program, and none of the later phases happens. The first four run on the
-// goroutine of the channel, the last two on one of their own.
+// If one of the first four fails, the program is refused and none of the later phases happens. The first four
+// run on the goroutine of the channel, the last two on a goroutine of their own.
 type program struct {
 	conn     *connection
 	ch       ssh.Channel
 	messages *messageWriter
 
-	rule        string          // the rule that allows it
-	spec        process.Spec    // what to run
-	hasTerminal bool            // the client requested a terminal, though spec may have none
-	account     account.Account // as whom
-	process     *process.Process
+	rule        string           // the rule that allows it; set by authorize
+	spec        process.Spec     // what to run; set between authorize and admit
+	hasTerminal bool             // the client requested a terminal; spec has none if the program is sftp
+	account     account.Account  // as whom it runs; set by admit
+	process     *process.Process // set by start
 
-	// reported is closed once the client was told how the program ended.
+	// reported is closed once the client was told how the program ended, or if it never ran. Set by admit.
 	reported chan struct{}
 }
 
-// authorize is the phase that asks the rules.
+// authorize is the phase that asks the rules. It sets p.rule, and audits a refusal. The error is that of
+// connection.authorize.
 func (p *program) authorize(key requestKey) (err error) {
 	p.rule, err = p.conn.authorize(key)
-	if err != nil && key.needsGrant() {
+	if err != nil && key.needsGrant() { // a subsystem that the node does not have is refused without an event
 		p.conn.auditRefusal(p.rule, key.name, err)
 	}
 	return err
 }
 
-// launch takes an authorized program through the phases admit, record and start.
+// launch takes an authorized program through the phases admit, record and start. If it fails, it has released
+// what admit acquired, and the error is the fault for the client.
 func (p *program) launch() error {
 	if err := p.admit(); err != nil {
 		return err
@@ -71,8 +73,8 @@ func (p *program) launch() error {
 	return nil
 }
 
-// admit is the phase that looks up the account and counts the session. A success must be followed by exactly
-// one releaseQuota, and by markReported.
+// admit is the phase that looks up the account and counts the session. It audits a refusal. Each success
+// needs exactly one releaseQuota, and one markReported.
 func (p *program) admit() (err error) {
 	if p.account, err = p.conn.srv.cfg.Accounts.Admit(p.conn.login); err != nil {
 		return p.refuse(p.rule, err)
@@ -83,7 +85,8 @@ func (p *program) admit() (err error) {
 	return nil
 }
 
-// record is the phase that makes the start of the session durable.
+// record is the phase that writes the start of the session to the audit log. If the event cannot be stored,
+// the program is refused.
 func (p *program) record() error {
 	if err := p.conn.srv.cfg.Audit(p.newEvent(audit.SessionStarted)); err != nil {
 		return p.refuse(p.rule, err)
@@ -91,7 +94,8 @@ func (p *program) record() error {
 	return nil
 }
 
-// start is the phase that starts the process. A failure is the end of a session that was recorded as started.
+// start is the phase that starts the process. If that fails, it also audits the end of the session, because
+// the audit log has its start already.
 func (p *program) start() (err error) {
 	p.process, err = process.Start(p.conn.srv.cfg.Accounts, p.account, p.spec)
 	if err != nil {
@@ -100,20 +104,22 @@ func (p *program) start() (err error) {
 	return err
 }
 
-// refuse audits the refusal of the program, and returns it.
+// refuse audits that the program was refused for err, by a rule if one decided, and returns err.
 func (p *program) refuse(rule string, err error) error {
 	p.conn.auditRefusal(rule, string(p.spec.Kind), err)
 	return err
 }
 
-// runToEnd takes a program that was started through the phases run and end. When ctx ends, so does the
-// program.
+// runToEnd takes a program that was started through the phases run and end, and returns when both are over.
+// If ctx ends, the program is ended.
 func (p *program) runToEnd(ctx context.Context) {
 	defer p.markReported() // also after a panic
 	p.end(ctx, p.run(ctx))
 }
 
-// run is the phase that moves the program's bytes until it has exited.
+// run is the phase that copies the program's input and output until it has exited. It returns how. The quota
+// is released at once, so that a user may start another program before the client has read the output of this
+// one.
 func (p *program) run(ctx context.Context) process.Exit {
 	defer p.releaseQuota()
 	return p.process.Run(ctx, process.Streams{
@@ -123,16 +129,17 @@ func (p *program) run(ctx context.Context) process.Exit {
 	})
 }
 
-// end is the phase that tells the client how the program ended, closes the channel, and records the end. If
-// the node ended the program, by ending ctx with a reason, the client and the audit log are told the reason.
+// end is the phase that tells the client how the program ended, closes the channel, and records the end. exit
+// is how the program exited. If the node ended the program, by ending ctx with a reason, the client gets the
+// reason and endedStatus in place of the program's own status, and the audit log gets both too.
 func (p *program) end(ctx context.Context, exit process.Exit) {
 	var err error
 	if reason := endReasonOf(ctx); reason != nil {
 		exit.Code, exit.Signal, err = endedStatus, "", reason
 		p.messages.writeEndReason(reason)
 	}
-	// The status goes before the end of the output: OpenSSH closes the channel at that end if its input has
-	// ended, and then receives nothing more.
+	// The status is sent before the end of the output (EOF): when the input has ended too, OpenSSH closes the
+	// channel as soon as it reads EOF, and ignores a status that comes after it.
 	sendExitStatus(p.ch, exit)
 	p.messages.closeOutput()
 	_ = p.ch.Close()
@@ -140,48 +147,54 @@ func (p *program) end(ctx context.Context, exit process.Exit) {
 	p.auditEnd(exit, err) // last, because a durable write takes a while and nobody waits for it
 }
 
-// auditEnd records the end of the session. Nothing can be refused any more, so a failure is only logged.
+// auditEnd records the end of the session. err says why it ended, if it is not the program that exited: an
+// endReason, or an error of start. The session cannot be refused any more, so a failure to record is only
+// logged.
 func (p *program) auditEnd(exit process.Exit, err error) {
-	e := p.newEvent(audit.SessionEnded)
-	delete(e.Fields, "command")
-	e.Fields["bytes_in"] = strconv.FormatInt(exit.In, 10)
-	e.Fields["bytes_out"] = strconv.FormatInt(exit.Out, 10)
+	event := p.newEvent(audit.SessionEnded)
+	delete(event.Fields, "command") // the event of the start has it
+	event.Fields["bytes_in"] = strconv.FormatInt(exit.In, 10)
+	event.Fields["bytes_out"] = strconv.FormatInt(exit.Out, 10)
 	if exit.Signal != "" {
-		e.Fields["signal"] = exit.Signal
+		event.Fields["signal"] = exit.Signal
 	} else {
-		e.Fields["status"] = strconv.Itoa(exit.Code)
+		event.Fields["status"] = strconv.Itoa(exit.Code)
 	}
 	if err != nil {
-		e.Reason = audit.Truncate(sshprofile.Clean(fault.Message(err)))
+		event.Reason = audit.Truncate(sshprofile.Clean(fault.Message(err)))
 	}
 	var reason *endReason
 	if errors.As(err, &reason) {
-		e.Fields["ended_by"] = reason.cause
+		event.Fields["cause"] = reason.cause
 	}
-	if err := p.conn.srv.cfg.Audit(e); err != nil {
+	if err := p.conn.srv.cfg.Audit(event); err != nil {
 		p.conn.srv.cfg.Log.Error("the end of a session could not be recorded",
 			"session", p.spec.ID, "err", err)
 	}
 }
 
-// newEvent starts an audit event about the session.
+// newEvent returns an audit event about the session, for the caller to complete.
 func (p *program) newEvent(code audit.Code) audit.Event {
-	e := p.conn.newEvent(code, p.rule)
-	e.Session = p.spec.ID
-	e.Fields = map[string]string{"kind": string(p.spec.Kind), "by": p.conn.origin.Protocol}
+	event := p.conn.newEvent(code, p.rule)
+	event.Session = p.spec.ID
+	event.Fields = map[string]string{"program": string(p.spec.Kind), "protocol": p.conn.origin.Protocol}
 	if p.spec.Kind == process.Exec {
-		e.Fields["command"] = audit.Truncate(sshprofile.Clean(p.spec.Command))
+		event.Fields["command"] = audit.Truncate(sshprofile.Clean(p.spec.Command))
 	}
 	if p.spec.Terminal != nil {
-		e.Fields["terminal"] = "yes"
+		event.Fields["terminal"] = "yes"
 	}
-	return e
+	return event
 }
 
-// addProgram counts a program that is about to start. It refuses one more than the user may have, and any on
-// a connection or node that is about to end.
+// addProgram counts a program that is about to start: as a session of the user, as activity, and as one of
+// the connection's live programs. The error is a fault that says why it may not start, and rule names the
+// rule that decided, if one did: the user has as many sessions as their roles allow, or the connection or
+// node is about to end.
 func (c *connection) addProgram(p *program) (rule string, err error) {
 	limit := c.limits().MaxSessions
+	// mu is held from the check to the entry in live. So connection.end either finds the program there, or
+	// the program is refused here.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.endReason != nil {
@@ -202,7 +215,7 @@ func (c *connection) addProgram(p *program) (rule string, err error) {
 	return "", nil
 }
 
-// releaseQuota gives back what addProgram counted, so that the user may start another program.
+// releaseQuota undoes what addProgram counted of the user's sessions and of the connection's terminals.
 func (p *program) releaseQuota() {
 	if p.hasTerminal {
 		p.conn.clock.terminals.Add(-1)
@@ -210,8 +223,8 @@ func (p *program) releaseQuota() {
 	p.conn.srv.sessionsPerUser.Release(p.conn.who.UserKey())
 }
 
-// markReported says that the client was told how the program ended, or that it never ran: the end of the
-// connection need not wait for it. Further calls do nothing.
+// markReported removes the program from the connection's live programs, and closes p.reported: the client was
+// told how the program ended, or it never ran. connection.end waits for that. Further calls do nothing.
 func (p *program) markReported() {
 	p.conn.mu.Lock()
 	defer p.conn.mu.Unlock()

@@ -37,15 +37,16 @@ const (
 	maxHandshakesPerAddress  = 16  // from one client address
 )
 
-// Config is what the server needs of its node. All fields but Resolve are required.
+// Config is what the server needs from its node. All fields but Resolve are required.
 type Config struct {
 	// Identity returns the node's own identity.
 	Identity func() identity.Identity
-	// HostSigner returns the host key with its current certificate.
+	// HostSigner returns the host key with its current certificate. It is called for each handshake.
 	HostSigner func() (ssh.Signer, error)
 	// Rules returns the rules in force, or nil while there are none.
 	Rules func() *rules.Trust
-	// Audit records an event. It returns once the event is safe on disk.
+	// Audit records an event. It returns nil once the event is safe on disk, and an error if it is not:
+	// sessions and forwards then do not start.
 	Audit func(audit.Event) error
 	// Accounts are the accounts that sessions may run as.
 	Accounts account.Database
@@ -85,8 +86,13 @@ type Origin struct {
 	Protocol string // how the client came to the proxy: "dial" or "ssh"
 }
 
-// Serve serves one connection, whose RemoteAddr is the client's address, until it ends or ctx does. It owns
-// conn. It never panics: a panic while it serves the connection is logged and ends that connection only.
+// Serve logs a client in on conn and serves its sessions and forwards, until the client hangs up, the node
+// ends the connection, or ctx ends. It closes conn before it returns. conn.RemoteAddr must be the client's
+// address, against which certificates with a source address are checked. Quotas and roles use origin.From.
+//
+// A connection over the quota is closed without a message. Serve returns no error: why a login failed or a
+// connection ended is in the log, and in the audit log if the user is known. It never panics: a panic while
+// it serves the connection is logged and ends that connection only.
 func (s *Server) Serve(ctx context.Context, conn net.Conn, origin Origin) {
 	defer conn.Close()
 	defer s.recoverPanic(origin, conn)
@@ -98,27 +104,28 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, origin Origin) {
 	}
 	defer release()
 	attempt := &loginAttempt{Origin: origin}
-	sc, opens, requests, err := s.handshake(ctx, conn, attempt)
+	sshConn, opens, requests, err := s.handshake(ctx, conn, attempt)
 	if err != nil {
-		if !attempt.refused {
+		if !attempt.refused { // the log and the audit log have the refusal already
 			s.cfg.Log.Info("handshake failed", "from", origin.From, "proxy", origin.Proxy, "err", err)
 		}
 		return
 	}
-	e, ok := evidenceOf(sc.Permissions)
-	if !ok {
+	proved, ok := evidenceOf(sshConn.Permissions)
+	if !ok { // a defect: no login succeeds without evidence
 		s.cfg.Log.Error("a connection logged in without an identity", "from", origin.From)
 		return
 	}
-	c := newConnection(s, sc, origin, e)
-	if s.register(c) {
+	c := newConnection(s, sshConn, origin, proved)
+	if s.register(c) { // false: the server began to drain after the login was decided
 		defer s.unregister(c)
 		c.serve(ctx, opens, requests)
 	}
 }
 
 // recoverPanic keeps a panic in one connection from ending the node: it logs the panic and closes the
-// connection. It must be deferred directly, on each goroutine that serves the connection.
+// connection. It must be deferred directly, because recover has no effect in a deeper call, and on each
+// goroutine that serves the connection.
 func (s *Server) recoverPanic(origin Origin, conn interface{ Close() error }) {
 	if p := recover(); p != nil {
 		conn.Close()

@@ -42,7 +42,7 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 			}
 			got := resultOf(t, s.Run("tty || true"), &out, &errs)
 			if strings.HasPrefix(got.out, "/dev/pts/") != tt.allowed ||
-				strings.Contains(got.err, "does not carry permit-pty") == tt.allowed {
+				strings.Contains(got.err, "does not have the extension permit-pty") == tt.allowed {
 				t.Errorf("got %+v, want a terminal: %v, or the command without one and the reason",
 					got, tt.allowed)
 			}
