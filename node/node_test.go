@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +27,6 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/node"
 )
@@ -45,88 +43,54 @@ type testProxy struct {
 	t       *testing.T
 	cluster *clustertest.Cluster
 	name    string
-	cert    *tls.Certificate
-	ln      net.Listener
-	wg      sync.WaitGroup
-	ctx     context.Context
-	stop    context.CancelFunc
+	addr    string
+	stop    func()                // returns when every tunnel is closed
 	tunnels chan *tunnel.Attached // each tunnel that a node has connected
 }
 
 // startProxy starts a proxy that ends with the test. An empty address means any port of the loopback address.
 func startProxy(t *testing.T, c *clustertest.Cluster, name, addr string) *testProxy {
 	t.Helper()
+	ln, err := net.Listen("tcp", cmp.Or(addr, "127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := &testProxy{
 		t:       t,
 		cluster: c,
 		name:    name,
-		cert:    c.ServiceCertificate(identity.Proxy, name),
+		addr:    ln.Addr().String(),
 		tunnels: make(chan *tunnel.Attached, 16),
 	}
-	p.ctx, p.stop = context.WithCancel(context.Background())
-	var err error
-	if p.ln, err = net.Listen("tcp", cmp.Or(addr, "127.0.0.1:0")); err != nil {
-		t.Fatal(err)
-	}
-	p.wg.Go(p.accept)
-	t.Cleanup(p.close)
+	cert := c.ServiceCertificate(identity.Proxy, name)
+	p.stop = clustertest.Serve(t, ln, clustertest.Protocol{
+		Name:        identity.ALPNTunnel,
+		Certificate: func() *tls.Certificate { return cert },
+		ClientAuth:  tls.RequireAnyClientCert,
+		Serve:       p.serve,
+	})
 	return p
 }
 
-func (p *testProxy) close() { p.stop(); p.ln.Close(); p.wg.Wait() }
-
-func (p *testProxy) addr() string { return p.ln.Addr().String() }
-
-func (p *testProxy) accept() {
-	for {
-		conn, err := p.ln.Accept()
-		if err != nil {
-			return
-		}
-		p.wg.Go(func() { p.serve(conn) })
-	}
-}
-
-func (p *testProxy) serve(conn net.Conn) {
-	defer conn.Close()
-	tc := tls.Server(conn, &tls.Config{
-		Certificates: []tls.Certificate{*p.cert},
-		NextProtos:   []string{identity.ALPNTunnel},
-		ClientAuth:   tls.RequireAnyClientCert,
-		MinVersion:   tls.VersionTLS13,
-	})
-	if err := tc.HandshakeContext(p.ctx); err != nil {
-		return
-	}
-	trust, err := rules.Open(p.cluster.Pin(), p.cluster.SignRules())
-	if err != nil {
-		p.t.Errorf("rules: %v", err)
-		return
-	}
-	peer, err := identity.VerifyX509(
-		tc.ConnectionState().PeerCertificates,
-		clustertest.Name,
-		trust.Authorities.ServiceRoots,
-		x509.ExtKeyUsageClientAuth,
-		p.cluster.Now(),
-		identity.Node,
-	)
+// serve serves one tunnel until the node or the proxy ends it.
+func (p *testProxy) serve(ctx context.Context, conn *tls.Conn) {
+	peer, err := p.cluster.VerifyPeer(conn.ConnectionState().PeerCertificates, identity.Node)
 	if err != nil {
 		p.t.Errorf("node's certificate: %v", err)
 		return
 	}
-	a, err := tunnel.Accept(p.ctx, tc, peer, p.name, p.cluster.Now)
+	a, err := tunnel.Accept(ctx, conn, peer, p.name, p.cluster.Now)
 	if err != nil {
 		return
 	}
 	defer a.Close()
-	if err := pushRules(p.ctx, p.cluster, a); err != nil {
+	if err := pushRules(ctx, p.cluster, a); err != nil {
 		return
 	}
 	p.tunnels <- a
 	select {
 	case <-a.Done():
-	case <-p.ctx.Done():
+	case <-ctx.Done():
 	}
 }
 
@@ -171,7 +135,7 @@ func startIn(t *testing.T, c *clustertest.Cluster, dir string, proxies ...*testP
 	t.Helper()
 	addrs := []string{c.Addr()} // the test proxies pass no connections on to the auth service
 	for _, p := range proxies {
-		addrs = append(addrs, p.addr())
+		addrs = append(addrs, p.addr)
 	}
 	m := &testNode{dir: dir, log: &logBuffer{}, done: make(chan error, 1)}
 	n, err := node.New(node.Config{
@@ -409,8 +373,8 @@ func TestATunnelIsRestoredAfterAnOutage(t *testing.T) {
 	p := startProxy(t, c, "proxy-1", "")
 	start(t, c, p)
 	receive(t, "the tunnel", p.tunnels)
-	addr := p.addr()
-	p.close()
+	addr := p.addr
+	p.stop()
 	again := startProxy(t, c, "proxy-1", addr)
 	a := receive(t, "the tunnel after the outage", again.tunnels)
 	if got := runCommand(t, login(t, c, a), "echo back"); got != "back\n" {
@@ -486,7 +450,7 @@ func TestTwoNodesDoNotShareADirectory(t *testing.T) {
 	p := startProxy(t, c, "proxy-1", "")
 	m := start(t, c, p)
 	receive(t, "the tunnel", p.tunnels)
-	n, err := node.New(node.Config{Dir: m.dir, Proxies: []string{p.addr()}, Name: "web-2"})
+	n, err := node.New(node.Config{Dir: m.dir, Proxies: []string{p.addr}, Name: "web-2"})
 	if err != nil {
 		t.Fatal(err)
 	}

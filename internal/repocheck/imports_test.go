@@ -127,9 +127,9 @@ func whyRefused(from, to string) string {
 	return ""
 }
 
-// whyRefusedInTest is whyRefused for the tests of the package from. They may also import packages of their own
-// component in any layer, what testImports says, and the test doubles of internal and of the components that
-// from may import.
+// whyRefusedInTest is whyRefused for the tests of the package from. They may also import packages of their
+// own component in any layer, what testImports says, and the test doubles of internal and of the components
+// that from may import.
 func whyRefusedInTest(from, to string) string {
 	fromTop, _ := splitFolder(from)
 	toTop, _ := splitFolder(to)

@@ -35,31 +35,15 @@ func newTunnels(t *testing.T, c *clustertest.Cluster, addr string, now func() ti
 // serveTLS shows one certificate to whoever dials, until the test ends.
 func serveTLS(t *testing.T, cert *tls.Certificate, alpn string) string {
 	t.Helper()
-	ln, err := tls.Listen(
-		"tcp",
-		"127.0.0.1:0",
-		&tls.Config{
-			Certificates: []tls.Certificate{*cert},
-			NextProtos:   []string{alpn},
-			MinVersion:   tls.VersionTLS13,
-		},
-	)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.(*tls.Conn).Handshake()
-			conn.Close()
-		}
-	}()
-	t.Cleanup(func() { ln.Close(); <-done })
+	clustertest.Serve(t, ln, clustertest.Protocol{
+		Name:        alpn,
+		Certificate: func() *tls.Certificate { return cert },
+		Serve:       func(context.Context, *tls.Conn) {},
+	})
 	return ln.Addr().String()
 }
 
