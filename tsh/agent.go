@@ -16,11 +16,13 @@ import (
 // agent returns the user's ssh-agent. It is empty if there is none.
 func (a *app) agent() sshagent.Agent { return sshagent.Agent(a.Getenv("SSH_AUTH_SOCK")) }
 
-// updateAgent replaces the key and certificate of the old login in ssh-agent by the new ones. mode is auto,
-// yes or no. The login succeeds even if this fails, because tsh itself uses the files.
-func (a *app) updateAgent(ctx context.Context, mode string, old, prof *profile.Profile) {
-	if old != nil {
-		a.removeAgentKeys(old.Info)
+// updateAgent removes the key and certificate of the previous login, if previous is not nil, from ssh-agent
+// and loads those of the new login. mode is the value of --add-keys-to-agent: with "no" it only removes. It
+// prints why the key could not be loaded, and returns no error: tsh itself uses the files, so the login is
+// complete.
+func (a *app) updateAgent(ctx context.Context, mode string, previous, prof *profile.Profile) {
+	if previous != nil {
+		a.removeAgentKeys(previous.Info)
 	}
 	if mode == "no" || prof.SSHCert == nil || a.agent() == "" {
 		return
@@ -30,21 +32,23 @@ func (a *app) updateAgent(ctx context.Context, mode string, old, prof *profile.P
 	}
 }
 
-// addToAgent loads the key of a login into ssh-agent until the certificate expires, for the cluster's hosts
-// only. If the agent cannot limit it, or the hosts are not known, mode yes loads it without a limit and
-// prints a warning; mode auto returns the error.
+// addToAgent loads the key and certificate of a login into ssh-agent, which drops them when the certificate
+// expires and uses them only for connections to the cluster's hosts. If the agent cannot limit a key to
+// hosts, or the list of hosts is not available, mode decides: with "auto" addToAgent loads nothing and
+// returns the error; with "yes" it loads the key without the limit and prints a warning.
 func (a *app) addToAgent(ctx context.Context, mode string, prof *profile.Profile) error {
 	key := agent.AddedKey{
 		PrivateKey:   prof.SSHKey,
 		Certificate:  prof.SSHCert,
 		Comment:      agentComment(prof.Info),
-		LifetimeSecs: uint32(max(1, prof.Expires.Sub(a.Now())/time.Second)),
+		LifetimeSecs: uint32(max(1, prof.Expires.Sub(a.Now())/time.Second)), // 0 would mean for ever
 	}
 	hosts, err := a.agentHosts(ctx, prof)
 	if err == nil {
-		if err = a.agent().AddFor(key, hosts, prof.Authorities.HostSSH); err == nil {
-			return nil
-		}
+		err = a.agent().AddFor(key, hosts, prof.Authorities.HostSSH)
+	}
+	if err == nil {
+		return nil
 	}
 	if mode != "yes" {
 		if errors.Is(err, sshagent.ErrCannotLimit) {

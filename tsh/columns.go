@@ -20,7 +20,7 @@ type listing struct {
 	cells    func(authrpc.Resource) []string // one for each heading; the table cleans them
 }
 
-// listings has every kind.
+// listings has the table of every kind of resource.
 var listings = map[access.Resource]listing{
 	access.Roles:      {[]string{"NAME", "ALLOW", "DENY"}, roleCells},
 	access.Connectors: {[]string{"NAME", "TYPE", "ISSUER", "CLIENT"}, connectorCells},
@@ -38,9 +38,9 @@ func roleCells(resource authrpc.Resource) []string {
 }
 
 func connectorCells(resource authrpc.Resource) []string {
-	var c struct{ Type, Issuer, Client_ID string }
-	decodeKnown(resource.Spec, &c)
-	return []string{resource.Metadata.Name, c.Type, c.Issuer, c.Client_ID}
+	var spec struct{ Type, Issuer, Client_ID string }
+	decodeKnown(resource.Spec, &spec)
+	return []string{resource.Metadata.Name, spec.Type, spec.Issuer, spec.Client_ID}
 }
 
 // userCells shows the roles that an administrator added to a user. The roles that come from the connector are
@@ -88,7 +88,8 @@ func machineCells(resource authrpc.Resource) []string {
 	return []string{name, status.Kind, labels, timeText(status.Created), timeText(status.Renewed)}
 }
 
-// eventCells shows one event of the audit log.
+// eventCells shows one event of the audit log. For an event of a session the machine is shown as
+// login@machine.
 func eventCells(resource authrpc.Resource) []string {
 	var event audit.Event
 	decodeKnown(resource.Spec, &event)
@@ -106,16 +107,16 @@ func eventCells(resource authrpc.Resource) []string {
 
 // writeListing writes the table of a kind.
 func writeListing(w io.Writer, kind access.Resource, list []authrpc.Resource) error {
-	l := listings[kind]
+	table := listings[kind]
 	var rows [][]string
 	for _, resource := range list {
-		rows = append(rows, l.cells(resource))
+		rows = append(rows, table.cells(resource))
 	}
-	return output.WriteTable(w, l.headings, rows)
+	return output.WriteTable(w, table.headings, rows)
 }
 
-// decodeKnown decodes the fields that this version knows. It ignores errors: of a resource of a newer version
-// the table shows what could be decoded.
+// decodeKnown decodes raw into the fields of into and ignores other fields and errors: of a resource that a
+// newer version wrote, the table shows what this version can decode.
 func decodeKnown(raw json.RawMessage, into any) { _ = json.Unmarshal(raw, into) }
 
 // timeText is a time in the local time zone, or "" for the zero time.
@@ -126,7 +127,8 @@ func timeText(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// summarizeGrants describes grants in one line, as in "root on env=prod|test: shell,exec; roles: get".
+// summarizeGrants describes grants in one line of at most 72 characters, as in
+// "root on env=prod|test: shell,exec; roles: get". A grant is about nodes or about resources.
 func summarizeGrants(grants []access.Grant) string {
 	var parts []string
 	for _, grant := range grants {

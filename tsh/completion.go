@@ -18,8 +18,8 @@ import (
 // completionTime bounds how long the Tab key waits for node names.
 const completionTime = 2 * time.Second
 
-// completionCmd is "tsh completion". The scripts call tsh with a hidden command of cobra for every Tab, so
-// that they need not be written again for a new version.
+// completionCmd is "tsh completion". The script that it prints runs tsh with a hidden command of cobra at
+// every Tab, so the script stays right when a new version of tsh has other commands.
 func (a *app) completionCmd() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish"}
 	return &cobra.Command{
@@ -54,47 +54,66 @@ func isCompletionRequest(args []string) bool {
 	return len(args) > 0 && slices.Contains(names, args[0])
 }
 
-// backtickFilter drops the backticks by which help texts mark the value of a flag: a shell would show them.
+// backtickFilter is a writer that drops backticks. Help texts mark the name of a flag's value with them.
 type backtickFilter struct{ io.Writer }
 
-// Write reports len(p) although it may write less: nothing that the caller gave is missing.
+// Write returns len(p), although it writes less if p has backticks: a smaller number would tell the caller
+// that bytes were lost.
 func (f backtickFilter) Write(p []byte) (int, error) {
 	_, err := f.Writer.Write(bytes.ReplaceAll(p, []byte("`"), nil))
 	return len(p), err
 }
 
-// completeNode returns a function that completes arguments with node names, after a typed LOGIN@ too. suffix
-// follows each name: ":" for scp. If onlyFirst is true, arguments after the first are left to the shell,
-// because they are a command.
-func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-		// For scp a name is followed by ":" and a path, so no space is appended, and local files are offered
-		// too.
-		directive := cobra.ShellCompDirectiveNoFileComp
-		if suffix != "" {
-			directive = cobra.ShellCompDirectiveDefault | cobra.ShellCompDirectiveNoSpace
-		}
-		if onlyFirst && len(args) > 0 || strings.ContainsAny(typed, ":/") {
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		user, host, at := strings.Cut(typed, "@")
-		if !at {
-			user, host = "", typed
-		} else {
-			user += "@"
-		}
-		var out []string
-		for _, n := range a.nodeNames(cmd.Context()) {
-			if strings.HasPrefix(n, host) {
-				out = append(out, user+n+suffix)
-			}
-		}
-		return out, directive
+// completeNode completes [LOGIN@]NODE, the first argument of tsh ssh. It leaves the arguments after it to the
+// shell, because they are a command.
+func (a *app) completeNode(
+	cmd *cobra.Command,
+	args []string,
+	typed string,
+) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || isPath(typed) {
+		return nil, cobra.ShellCompDirectiveDefault
 	}
+	return a.matchingNodes(cmd.Context(), typed, ""), cobra.ShellCompDirectiveNoFileComp
 }
 
-// nodeNames returns the nodes that the user can log in to. It returns none if the user is not logged in or
-// the auth service does not answer.
+// completeLocation completes the node in [LOGIN@]NODE:PATH, an argument of tsh scp. The shell appends no
+// space, because the path follows, and offers local files too.
+func (a *app) completeLocation(
+	cmd *cobra.Command,
+	_ []string,
+	typed string,
+) ([]string, cobra.ShellCompDirective) {
+	if isPath(typed) {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	const directive = cobra.ShellCompDirectiveDefault | cobra.ShellCompDirectiveNoSpace
+	return a.matchingNodes(cmd.Context(), typed, ":"), directive
+}
+
+// isPath reports whether a path, local or on a node, has been typed, which the shell completes.
+func isPath(typed string) bool { return strings.ContainsAny(typed, ":/") }
+
+// matchingNodes returns the node names that begin as typed, which may be LOGIN@ and the beginning of a name.
+// Each has LOGIN@ in front, if it was typed, and suffix at its end.
+func (a *app) matchingNodes(ctx context.Context, typed, suffix string) []string {
+	login, name, hasLogin := strings.Cut(typed, "@")
+	prefix := login + "@"
+	if !hasLogin {
+		prefix, name = "", typed
+	}
+	var matching []string
+	for _, node := range a.nodeNames(ctx) {
+		if strings.HasPrefix(node, name) {
+			matching = append(matching, prefix+node+suffix)
+		}
+	}
+	return matching
+}
+
+// nodeNames returns the names of the nodes that the user can log in to, for the Tab key. It returns none if
+// the user is not logged in or the auth service does not answer within completionTime. It leaves out names
+// that are not valid, so that a shell gets no other text of a server.
 func (a *app) nodeNames(ctx context.Context) []string {
 	prof, err := a.currentLogin()
 	if err != nil {
@@ -106,14 +125,13 @@ func (a *app) nodeNames(ctx context.Context) []string {
 	if err != nil {
 		return nil
 	}
-	var out []string
+	var names []string
 	for _, node := range nodes {
-		// The check keeps any other text from the shell.
 		if len(node.Logins) > 0 && identity.CheckMachineName(node.Name) == nil {
-			out = append(out, node.Name)
+			names = append(names, node.Name)
 		}
 	}
-	return out
+	return names
 }
 
 // completeKind completes the kinds of resources.

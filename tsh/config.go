@@ -17,8 +17,8 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// configCmd is "tsh config". With its output stock ssh, scp, sftp and everything that uses them, such as
-// rsync and Ansible, reach nodes.
+// configCmd is "tsh config". With the configuration that it prints, OpenSSH's ssh, scp and sftp reach nodes,
+// and so does everything that runs them, such as rsync and Ansible.
 func (a *app) configCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "config",
@@ -32,8 +32,9 @@ func (a *app) configCmd() *cobra.Command {
 	}
 }
 
-// runConfig prints the configuration for the current login. If the auth service does not answer, the bare
-// names are missing and everything else is as usual.
+// runConfig prints the configuration for the current login to standard output. If the auth service does not
+// list the nodes, it says so on standard error and leaves out the bare names; names in the cluster's domain
+// still work. A user whose roles allow no login gets a Denied fault.
 func (a *app) runConfig(ctx context.Context) error {
 	prof, err := a.currentLogin()
 	if err != nil {
@@ -42,7 +43,7 @@ func (a *app) runConfig(ctx context.Context) error {
 	if prof.SSHCert == nil {
 		return noLoginsFault(prof)
 	}
-	self, err := os.Executable()
+	tshPath, err := os.Executable()
 	if err != nil {
 		msg := "cannot find the path of the tsh program"
 		return fault.Wrap(err, fault.Internal, "", msg, "run tsh by its absolute path")
@@ -56,7 +57,7 @@ func (a *app) runConfig(ctx context.Context) error {
 			terminal.Clean(fault.Message(err)),
 		)
 	}
-	return a.writeSSHConfig(a.Stdout, prof, self, names)
+	return a.writeSSHConfig(a.Stdout, prof, tshPath, names)
 }
 
 // noLoginsFault is the error of a user whose roles allow no login on any node.
@@ -65,10 +66,11 @@ func noLoginsFault(prof *profile.Profile) error {
 	return fault.New(fault.Denied, "", msg, "ask an administrator for a role, then run: tsh login")
 }
 
-// sshConfig has two blocks. The first is for nodes by their names in the cluster's domain: tsh is the
-// ProxyCommand. The second is for the proxy itself and for nodes by their bare names, so that "ssh -J
-// proxy:port login@node" works through the proxy's own SSH server. It adds only keys and known hosts: without
-// -J a bare name means what it meant before, so that no node can attract connections by its name.
+// sshConfig is the format of the configuration; writeSSHConfig lists its arguments. It has two blocks. The
+// first is for nodes by their names in the cluster's domain: tsh is the ProxyCommand. The second is for the
+// proxy itself and for nodes by their bare names, so that "ssh -J proxy:port login@node" works through the
+// proxy's own SSH server. The second block adds only keys and known hosts: without -J ssh looks a bare name
+// up as before, so that no node can attract connections by its name.
 const sshConfig = `# Nodes of cluster %[1]s, through %[2]s. Written by: tsh config
 #   ssh LOGIN@NODE.%[1]s
 #   ssh -J %[2]s LOGIN@NODE        # does not use tsh
@@ -94,8 +96,9 @@ const fastCiphers = "    Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\
 // maxBareNames bounds how many node names the configuration lists.
 const maxBareNames = 1000
 
-// bareNames returns the names without a dot of the nodes that the user can log in to. The pattern for bare
-// names in known_hosts matches them.
+// bareNames returns the names of the nodes that the user can log in to, at most maxBareNames. It leaves out
+// names with a dot, which the pattern for bare names in known_hosts does not match, and names that are not
+// valid, which could add lines to the configuration.
 func (a *app) bareNames(ctx context.Context, prof *profile.Profile) ([]string, error) {
 	nodes, err := a.nodes(ctx, prof, nil)
 	if err != nil {
@@ -111,10 +114,10 @@ func (a *app) bareNames(ctx context.Context, prof *profile.Profile) ([]string, e
 	return names, nil
 }
 
-// writeSSHConfig writes the configuration for ssh(1). self is the path of tsh; names are bare node names for
-// the second block.
-func (a *app) writeSSHConfig(w io.Writer, prof *profile.Profile, self string, names []string) error {
-	command := shellQuote(self)
+// writeSSHConfig writes the configuration for ssh(1). tshPath is the path of tsh; names are the bare node
+// names for the second block.
+func (a *app) writeSSHConfig(w io.Writer, prof *profile.Profile, tshPath string, names []string) error {
+	command := shellQuote(tshPath)
 	if a.Getenv("TSH_HOME") != "" {
 		command = "env TSH_HOME=" + shellQuote(filepath.Dir(prof.Dir)) + " " + command
 	}
@@ -125,15 +128,15 @@ func (a *app) writeSSHConfig(w io.Writer, prof *profile.Profile, self string, na
 	_, err := fmt.Fprintf(
 		w,
 		sshConfig,
-		prof.Cluster,
-		prof.Proxy,
-		strings.ReplaceAll(command, "%", "%%"),
-		configQuote(prof.Path(profile.SSHKeyFile)),
-		configQuote(prof.Path(profile.SSHCertFile)),
-		configQuote(prof.Path(profile.KnownHostsFile)),
-		strings.Join(append([]string{prof.Host()}, names...), " "),
-		shellWord(prof.Proxy),
-		ciphers,
+		prof.Cluster,                           // 1
+		prof.Proxy,                             // 2
+		strings.ReplaceAll(command, "%", "%%"), // 3: ssh_config(5) expands % in a ProxyCommand
+		configQuote(prof.Path(profile.SSHKeyFile)),                 // 4
+		configQuote(prof.Path(profile.SSHCertFile)),                // 5
+		configQuote(prof.Path(profile.KnownHostsFile)),             // 6
+		strings.Join(append([]string{prof.Host()}, names...), " "), // 7: the hosts of the second block
+		shellWord(prof.Proxy),                                      // 8: in the ProxyCommand
+		ciphers,                                                    // 9
 	)
 	return stdoutFault(err)
 }
@@ -141,8 +144,8 @@ func (a *app) writeSSHConfig(w io.Writer, prof *profile.Profile, self string, na
 // shellQuote makes s one word for sh, which runs a ProxyCommand.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// shellWord quotes an address only if a shell could read more in it than a word: the brackets of an IPv6
-// address are a pattern.
+// shellWord returns addr as one word for sh. It quotes addr only if a character in it has a meaning for the
+// shell, as the brackets of an IPv6 address have.
 func shellWord(addr string) string {
 	special := func(r rune) bool {
 		isLetter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'

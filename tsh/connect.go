@@ -9,9 +9,12 @@ import (
 	"github.com/threshold-access/threshold/tsh/sshclient"
 )
 
-// connect opens an SSH connection to the node, verified end to end. A whole node name, the usual case, needs
-// no call of the auth service. A first label or a machine's id is looked up there. With quiet, a banner is
-// not printed.
+// connect opens an SSH connection to the node that dest names, verifies the node's host certificate, and
+// prints the node's banner to standard error unless quiet is true. The caller closes the connection.
+//
+// dest may name the node by its whole name, its first label or its machine id. To save a call, connect asks
+// the auth service only for a machine id, or after the proxy has refused the name as typed: then it may be a
+// first label. It returns the error of chooseLogin, of resolve, of the proxy or of the SSH connection.
 func (a *app) connect(
 	ctx context.Context,
 	prof *profile.Profile,
@@ -35,10 +38,12 @@ func (a *app) connect(
 	}
 	client, err := a.connectTo(ctx, prof, login, name)
 	if err != nil {
-		if name, err = a.resolveAfterRefusal(ctx, prof, name, err); err != nil {
+		wholeName, err := a.resolveAfterRefusal(ctx, prof, name, err)
+		if err != nil {
 			return nil, err
 		}
-		if client, err = a.connectTo(ctx, prof, login, name); err != nil {
+		client, err = a.connectTo(ctx, prof, login, wholeName)
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -25,17 +25,18 @@ const (
 	maxPingBytes = 16 << 10
 )
 
-// cluster is the cluster that a login is for. The pin identifies it; name is identity.AnyCluster until it is
-// known.
+// cluster is the cluster that a login is for. The pin identifies it. name is identity.AnyCluster if it is not
+// known, as with --pin.
 type cluster struct {
 	pin       identity.Pin
 	name      string
 	transport dial.Transport // how the proxy is reached; empty: not known yet
 }
 
-// contact decides which cluster the proxy at addr must belong to, and verifies by a TLS handshake with the
-// auth service behind it that it does. It is called before the user is sent to a browser, so that nobody
-// types a password for the wrong cluster. opts.pin and opts.caFile are the flags.
+// contact decides which cluster the proxy at addr must belong to (see choosePin), verifies by a TLS handshake
+// with the auth service behind the proxy that it does, and returns the cluster. It is called before the user
+// is sent to a browser, so that nobody types a password for the wrong cluster. Its errors are those of
+// choosePin and tlsFault.
 func (a *app) contact(
 	ctx context.Context,
 	home profile.Home,
@@ -62,8 +63,9 @@ func (at cluster) authTLS(now func() time.Time) *tls.Config {
 	return identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, now, identity.Auth)
 }
 
-// learnTransport sets target.transport if it is not known and makes the dialer use it. The ping document is
-// not trusted for anything else here, so its certificate is not verified.
+// learnTransport makes the dialer use target.transport for the proxy at addr. If target.transport is empty,
+// it first reads the transport from the proxy's ping document. It does not verify the web certificate: a
+// wrong transport can only make the connection fail, and nothing else of the document is used.
 func (a *app) learnTransport(ctx context.Context, addr string, target *cluster) error {
 	if a.dialer.err != nil {
 		return a.dialer.err
@@ -82,12 +84,16 @@ func (a *app) learnTransport(ctx context.Context, addr string, target *cluster) 
 	return nil
 }
 
-// choosePin decides which cluster is meant. In this order:
+// choosePin decides which cluster the user means, and returns it with its pin. In this order it uses:
 //
 //  1. --pin.
 //  2. The pin kept from an earlier login. With --ca-file the proxy's ping document must name the same pin,
-//     unless the file contains the cluster root itself: that says as much as --pin and replaces the kept pin.
-//  3. The pin in the ping document, which the proxy's web certificate vouches for.
+//     unless the file contains the root certificate of the cluster in the ping document: such a file proves
+//     as much as --pin, so the new pin replaces the kept one.
+//  3. The pin in the ping document, which is trusted because the proxy's web certificate is verified.
+//
+// It returns an Invalid fault for a pin or a profile that cannot be read and for a wrong clock, a Denied
+// fault if the ping document names another pin than the kept one, and the errors of ping.
 func (a *app) choosePin(
 	ctx context.Context,
 	home profile.Home,
@@ -101,34 +107,37 @@ func (a *app) choosePin(
 		}
 		return cluster{pin: pin, name: identity.AnyCluster}, nil
 	}
-	known, err := home.ReadInfo(addr)
+	info, err := home.ReadInfo(addr)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return cluster{}, err
 	}
-	var kept *identity.Pin
-	if err == nil {
-		pin, err := identity.ParsePin(known.Pin)
+	hasProfile := err == nil
+	var kept *identity.Pin // nil: this is the first login at the proxy
+	if hasProfile {
+		pin, err := identity.ParsePin(info.Pin)
 		if err != nil {
 			msg := "the profile is damaged: " + err.Error()
 			hint := "give the pin: tsh login --pin sha256:…"
 			return cluster{}, fault.Wrap(err, fault.Invalid, "", msg, hint)
 		}
 		if opts.caFile == "" { // the pin is enough: no web certificate is consulted
-			return cluster{pin: pin, name: known.Cluster}, nil
+			return cluster{pin: pin, name: info.Cluster}, nil
 		}
 		kept = &pin
 	}
 	ping, err := a.ping(ctx, addr, opts.caFile)
-	if err == nil && !ping.Time.IsZero() {
-		err = checkClock(ping.Time, a.Now()) // before the user types anything
-	}
 	if err != nil {
 		return cluster{}, err
+	}
+	if !ping.Time.IsZero() { // a proxy may leave the time out; verify checks the clock again after the login
+		if err := checkClock(ping.Time, a.Now()); err != nil {
+			return cluster{}, err
+		}
 	}
 	if kept != nil && *kept != ping.Pin && !containsRoot(opts.caFile, ping.Pin) {
 		return cluster{}, rootChangedFault(addr, *kept, ping.Pin)
 	}
-	return cluster{ping.Pin, ping.Cluster, ping.Transport}, nil
+	return cluster{pin: ping.Pin, name: ping.Cluster, transport: ping.Transport}, nil
 }
 
 // containsRoot reports whether the file contains the certificate that pin identifies.
@@ -159,7 +168,9 @@ func rootChangedFault(addr string, kept, got identity.Pin) error {
 	return fault.New(fault.Denied, "", msg, hint)
 }
 
-// ping fetches the ping document over the proxy's public HTTPS.
+// ping fetches the ping document over HTTPS. The proxy's web certificate must be signed by an authority in
+// caFile or, if caFile is empty, by one of the system's authorities. Its errors are those of rootsFrom,
+// pingFault and readPing.
 func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) {
 	roots, err := rootsFrom(caFile)
 	if err != nil {
@@ -188,22 +199,25 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 	return readPing(addr, resp)
 }
 
-// readPing decodes and checks the ping document. Any other answer means that the server is not a Threshold
-// proxy.
-func readPing(addr string, resp *http.Response) (p dial.Ping, err error) {
-	err = json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&p)
+// readPing decodes and checks the ping document. For any other answer it returns an Invalid fault: the server
+// is not a Threshold proxy.
+func readPing(addr string, resp *http.Response) (dial.Ping, error) {
+	var ping dial.Ping
+	err := json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&ping)
 	if err == nil {
-		err = identity.CheckCluster(p.Cluster)
+		err = identity.CheckCluster(ping.Cluster)
 	}
-	if resp.StatusCode != http.StatusOK || err != nil || p.Pin == (identity.Pin{}) {
+	if resp.StatusCode != http.StatusOK || err != nil || ping.Pin == (identity.Pin{}) {
 		err = errors.Join(errors.New(resp.Status), err)
 		msg := "the server at " + addr + " is not a Threshold proxy"
-		return p, fault.Wrap(err, fault.Invalid, "", msg, "check the address")
+		return dial.Ping{}, fault.Wrap(err, fault.Invalid, "", msg, "check the address")
 	}
-	return p, nil
+	return ping, nil
 }
 
-// rootsFrom reads the certificates of --ca-file. It returns nil, which means the system's, for no file.
+// rootsFrom returns the authorities that may have signed a proxy's web certificate: those in caFile or, if
+// caFile is empty, nil, which net/http takes for the system's authorities. It returns an Invalid fault for a
+// file that cannot be read or has no certificate.
 func rootsFrom(caFile string) (*x509.CertPool, error) {
 	if caFile == "" {
 		return nil, nil
@@ -221,24 +235,26 @@ func rootsFrom(caFile string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// pingFault returns the fault for a ping document that could not be fetched: Denied if the web certificate
-// cannot be trusted, Expired if it is not valid now, and Unavailable if there is no connection.
+// pingFault returns the fault for err, the error of an HTTPS request for the ping document: Denied if the web
+// certificate is of an unknown authority or for another name, Expired if it is not valid now, and Unavailable
+// if there is no connection. A fault, which an HTTP proxy on the way causes, is returned as it is. It returns
+// context.Canceled if the user interrupted tsh.
 func (a *app) pingFault(ctx context.Context, addr string, err error) error {
-	var unknown x509.UnknownAuthorityError
-	var name x509.HostnameError
+	var unknownAuthority x509.UnknownAuthorityError
+	var wrongName x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var f *fault.Error
 	switch {
-	case context.Cause(ctx) != nil && errors.Is(context.Cause(ctx), context.Canceled):
+	case errors.Is(context.Cause(ctx), context.Canceled):
 		return context.Canceled
-	case errors.As(err, &f): // of an HTTP proxy in between, which describes itself
+	case errors.As(err, &f):
 		return f
-	case errors.As(err, &unknown):
+	case errors.As(err, &unknownAuthority):
 		return fault.Wrap(err, fault.Denied, "",
 			"the web certificate of "+addr+" is signed by an authority that this machine does not know",
 			"ask an administrator for the cluster's pin and add --pin sha256:…, "+
 				"or for the file of the authority and add --ca-file FILE")
-	case errors.As(err, &name):
+	case errors.As(err, &wrongName):
 		return fault.Wrap(err, fault.Denied, "",
 			"the web certificate of "+addr+" is for another name",
 			"use the name that the administrator gave")

@@ -14,14 +14,16 @@ type destination struct {
 	node  string
 }
 
-// parseDestination reads [LOGIN@]NODE. loginFlag is the login if there is no LOGIN@.
-func parseDestination(s, loginFlag string) (destination, error) {
-	login, node := loginFlag, s
-	i := strings.LastIndex(s, "@")
-	if i >= 0 {
-		login, node = s[:i], s[i+1:]
+// parseDestination reads [LOGIN@]NODE. Without LOGIN@ the login is loginFlag, which may be empty. It returns
+// an Invalid fault for a login or a node name that is not valid.
+func parseDestination(typed, loginFlag string) (destination, error) {
+	login, node := loginFlag, typed
+	at := strings.LastIndex(typed, "@")
+	hasLogin := at >= 0
+	if hasLogin {
+		login, node = typed[:at], typed[at+1:]
 	}
-	if login != "" || i >= 0 {
+	if login != "" || hasLogin { // the login in "@web-1" is empty, which CheckLogin refuses
 		if err := identity.CheckLogin(identity.Login(login)); err != nil {
 			hint := "write LOGIN@NODE, for example ubuntu@web-1"
 			return destination{}, fault.Wrap(err, fault.Invalid, "", err.Error(), hint)
@@ -31,8 +33,9 @@ func parseDestination(s, loginFlag string) (destination, error) {
 	return destination{identity.Login(login), name}, err
 }
 
-// chooseLogin returns the login to use: the named one, else the user's only login, else the name of the local
-// user if it is one of their logins. The node decides whether a named login is allowed.
+// chooseLogin returns the login to use on a node: named, if it is not empty, else the user's only login, else
+// the name of the user's account on this machine if it is one of their logins. Otherwise it returns an
+// Invalid fault that lists the logins. Whether the user may use a named login is the node's decision.
 func (a *app) chooseLogin(prof *profile.Profile, named identity.Login) (identity.Login, error) {
 	if named != "" {
 		return named, nil
@@ -41,9 +44,9 @@ func (a *app) chooseLogin(prof *profile.Profile, named identity.Login) (identity
 		return prof.Logins[0], nil
 	}
 	local := identity.Login(a.Getenv("USER"))
-	for _, l := range prof.Logins {
-		if l == local {
-			return l, nil
+	for _, login := range prof.Logins {
+		if login == local {
+			return login, nil
 		}
 	}
 	msg := "you have several logins, so name one of them: " + join(prof.Logins)

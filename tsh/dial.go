@@ -20,20 +20,21 @@ import (
 // connectTime bounds a connection to the proxy, its TLS handshake included.
 const connectTime = 15 * time.Second
 
-// proxyDialer opens connections to proxies as the environment says. err is what is wrong with the
-// environment: it is reported by the first connection, so that commands without a network work.
+// proxyDialer opens connections to Threshold proxies, through an HTTP proxy if the environment names one. err
+// is what is wrong with that part of the environment, or nil. Each connection fails with it, so that commands
+// that need no connection still work.
 type proxyDialer struct {
 	egress *egress.Dialer
 	err    error
 }
 
-// newProxyDialer reads HTTPS_PROXY and NO_PROXY.
+// newProxyDialer returns a dialer that obeys HTTPS_PROXY and NO_PROXY.
 func newProxyDialer(getenv func(string) string) proxyDialer {
-	d, err := egress.New(egress.ConfigFromEnv(getenv))
+	dialer, err := egress.New(egress.ConfigFromEnv(getenv))
 	if err != nil {
-		return proxyDialer{&egress.Dialer{}, err}
+		return proxyDialer{egress: &egress.Dialer{}, err: err}
 	}
-	return proxyDialer{d, nil}
+	return proxyDialer{egress: dialer}
 }
 
 // DialTLS implements authrpc.Dialer.
@@ -63,20 +64,20 @@ func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.C
 	return conn, nil
 }
 
-// tlsFault returns the fault for a failed TLS connection to the proxy at addr: Denied for another cluster
-// than the pin's, Expired for an expired server certificate, Unauthenticated if the proxy refuses the client
-// certificate, and Unavailable if there is no connection. It returns context.Canceled if the user interrupted
-// tsh.
+// tlsFault returns the fault for err, the error of a TLS connection to the proxy at addr: Denied if the
+// server belongs to another cluster than the pin, Expired for a server certificate that is not valid now,
+// Unauthenticated if the server refuses the client certificate, and Unavailable if there is no connection. A
+// fault, which an HTTP proxy on the way causes, is returned as it is. It returns context.Canceled if the user
+// interrupted tsh.
 func tlsFault(addr string, err error) error {
 	var pin *identity.PinError
 	var expired *identity.ExpiredError
 	var alert tls.AlertError
-	var remote *net.OpError
 	var f *fault.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
-	case errors.As(err, &f): // of an HTTP proxy in between, which describes itself
+	case errors.As(err, &f):
 		return f
 	case errors.As(err, &pin):
 		return fault.Wrap(err, fault.Denied, "",
@@ -85,12 +86,18 @@ func tlsFault(addr string, err error) error {
 			"ask an administrator for the cluster's pin, then run: tsh login --proxy "+addr+" --pin sha256:…")
 	case errors.As(err, &expired):
 		return fault.Wrap(err, fault.Expired, "", "the server's "+expired.Error(), hintClock)
-	case errors.As(err, &remote) && remote.Op == "remote error", errors.As(err, &alert):
+	case isRemoteAlert(err), errors.As(err, &alert):
 		return fault.Wrap(err, fault.Unauthenticated, "",
 			"the proxy does not accept the certificate of this login",
 			"run: tsh login; if that fails too, check the address")
 	}
 	return unreachableFault(addr, err)
+}
+
+// isRemoteAlert reports whether err is a TLS alert that the server sent. crypto/tls wraps it so.
+func isRemoteAlert(err error) bool {
+	var opErr *net.OpError
+	return errors.As(err, &opErr) && opErr.Op == "remote error"
 }
 
 // auth returns a client of the auth service that shows the login's certificate.
@@ -105,19 +112,20 @@ func certificate(prof *profile.Profile) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) { return &prof.X509, nil }
 }
 
-// nodeConn is a connection to a node through the proxy. The dial request travels with the first Write. If the
-// proxy refuses it, the first Read returns the refusal; it also stays in refusal, because layers above may
-// replace the error of Read.
+// nodeConn is a connection to a node through the proxy. The first Write sends the dial request before its
+// bytes. If the proxy refuses the request, the first Read returns the refusal as its error. nodeConn keeps
+// the refusal for refused, because SSH, which calls Read, replaces that error by one of its own.
 type nodeConn struct {
 	net.Conn
 	tls  *tls.Conn
 	addr string // of the proxy
 
 	mu      sync.Mutex // guards refusal: SSH reads in a goroutine of its own
-	refusal error
+	refusal error      // the first refusal; nil: none so far
 }
 
-// dialNode asks the proxy for a node by its whole name. It does not wait for the answer.
+// dialNode connects to the proxy and prepares a dial request for the node with this whole name. It does not
+// wait for the proxy's answer: a refusal is the error of the first Read.
 func (a *app) dialNode(ctx context.Context, prof *profile.Profile, name string) (*nodeConn, error) {
 	cert := certificate(prof)
 	cfg := identity.PinnedTLS(prof.Pin, prof.Cluster, identity.ALPNDial, cert, a.Now, identity.Proxy)
@@ -125,8 +133,8 @@ func (a *app) dialNode(ctx context.Context, prof *profile.Profile, name string) 
 	if err != nil {
 		return nil, err
 	}
-	client := dial.Client(coalesce.Conn(conn), dial.Request{Node: name})
-	return &nodeConn{Conn: client, tls: conn, addr: prof.Proxy}, nil
+	nodeStream := dial.Client(coalesce.Conn(conn), dial.Request{Node: name})
+	return &nodeConn{Conn: nodeStream, tls: conn, addr: prof.Proxy}, nil
 }
 
 // Read stores the first refusal of the proxy in c.refusal.
@@ -142,22 +150,23 @@ func (c *nodeConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// refused returns why the proxy gave no connection to the node, or nil.
+// refused returns why the proxy opened no connection to the node, or nil if it has not refused.
 func (c *nodeConn) refused() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.refusal
 }
 
-// dialRefusal returns the refusal in an error of Read, or nil if the connection merely ended.
+// dialRefusal returns the refusal that err, an error of Read, contains: a refusedError if the proxy answered
+// the dial request with a fault, or the fault for a refused client certificate. It returns nil if the
+// connection merely ended.
 func dialRefusal(addr string, err error) error {
 	var f *fault.Error
-	var remote *net.OpError
 	switch {
 	case errors.As(err, &f):
 		return &refusedError{f}
-	case errors.As(err, &remote) && remote.Op == "remote error":
-		return tlsFault(addr, err) // TLS 1.3 refuses a client certificate after the handshake
+	case isRemoteAlert(err): // in TLS 1.3 the alert comes after the client's handshake is complete
+		return tlsFault(addr, err)
 	}
 	return nil
 }

@@ -43,7 +43,8 @@ var sshFlagHints = map[string]string{
 	"w": "leave it out: nodes do not offer tun devices; see -L, -R and -D",
 }
 
-// scpFlagHints has the flags that mean something else, or nothing, to scp. It goes before sshFlagHints.
+// scpFlagHints has the flags that mean something else to scp than to ssh, or that only scp has. For "tsh scp"
+// its hints replace those of sshFlagHints.
 var scpFlagHints = map[string]string{
 	"3": "leave it out: copy to this machine first, then from here",
 	"A": "leave it out: a copy needs no agent",
@@ -54,17 +55,20 @@ var scpFlagHints = map[string]string{
 	"v": "leave it out; to see how a node is reached: tsh ssh -v NODE true",
 }
 
-// explainFlagError describes what is wrong with a flag. The text of pflag is good except for values, where it
-// quotes Go's parser.
+// explainFlagError turns an error of pflag into an Invalid fault with a hint. For a flag of ssh or scp that
+// tsh does not have, the hint says what to do instead. For --ttl it replaces the message, in which pflag
+// quotes Go's parser. Other messages of pflag stay.
 func explainFlagError(cmd *cobra.Command, err error) error {
 	var unknown interface{ GetSpecifiedName() string }
 	if errors.As(err, &unknown) && (cmd.Name() == "ssh" || cmd.Name() == "scp") {
 		name := unknown.GetSpecifiedName()
-		hint, ok := scpFlagHints[name]
-		if !ok || cmd.Name() != "scp" {
-			hint, ok = sshFlagHints[name]
+		hint, hasHint := sshFlagHints[name]
+		if scpHint, ok := scpFlagHints[name]; ok && cmd.Name() == "scp" {
+			hint, hasHint = scpHint, true
 		}
-		if ok && cmd.Flags().ShorthandLookup(name) == nil {
+		// The unknown flag may be a long one with the name of a known short one, as in --v: no hint is for
+		// it. ShorthandLookup panics for a name of several letters, but only names of one letter have a hint.
+		if hasHint && cmd.Flags().ShorthandLookup(name) == nil {
 			msg := fmt.Sprintf("%s has no flag -%s", cmd.CommandPath(), name)
 			return fault.Wrap(err, fault.Invalid, "", msg, hint)
 		}

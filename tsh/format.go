@@ -19,10 +19,11 @@ func formatFlag(cmd *cobra.Command) *output.Format {
 	return &f
 }
 
-// write writes v to standard output as JSON or YAML, or calls text for the text format.
-func (a *app) write(f output.Format, v any, text func(io.Writer) error) error {
+// write writes v to standard output as JSON or YAML. For the text format it calls text with standard output
+// instead; text may be nil if format is never the text format. An error becomes an Internal fault.
+func (a *app) write(format output.Format, v any, text func(io.Writer) error) error {
 	var err error
-	switch f {
+	switch format {
 	case output.JSON:
 		err = output.WriteJSON(a.Stdout, v)
 	case output.YAML:

@@ -8,10 +8,11 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// forwarder parses the flags for forwarding. It opens nothing.
+// forwarder returns the Forwarder for -L, -D, -R and -A. It opens no connection or listener. It returns an
+// Invalid fault for a value that is not valid, that of -W included, and for -A without an ssh-agent.
 func (a *app) forwarder(opts sshOptions) (*forward.Forwarder, error) {
-	cfg := forward.Config{Notify: func(s string) {
-		fmt.Fprintf(a.Stderr, "tsh: %s\r\n", terminal.Clean(s)) // \r because the terminal may be in raw mode
+	cfg := forward.Config{Notify: func(msg string) {
+		fmt.Fprintf(a.Stderr, "tsh: %s\r\n", terminal.Clean(msg)) // \r: the terminal may be in raw mode
 	}}
 	for _, flag := range []struct {
 		values []string
@@ -22,8 +23,8 @@ func (a *app) forwarder(opts sshOptions) (*forward.Forwarder, error) {
 		{opts.dynamic, forward.ParseDynamic, &cfg.Local},
 		{opts.remote, forward.ParseRemote, &cfg.Remote},
 	} {
-		for _, s := range flag.values {
-			rule, err := flag.parse(s)
+		for _, value := range flag.values {
+			rule, err := flag.parse(value)
 			if err != nil {
 				return nil, err
 			}
@@ -31,7 +32,8 @@ func (a *app) forwarder(opts sshOptions) (*forward.Forwarder, error) {
 		}
 	}
 	if opts.stdio != "" {
-		if _, err := forward.ParseTarget(opts.stdio); err != nil { // reported before a connection is opened
+		// forwardStdio parses the value again; here a wrong one is reported before a connection is opened.
+		if _, err := forward.ParseTarget(opts.stdio); err != nil {
 			return nil, err
 		}
 	}

@@ -17,9 +17,10 @@ const (
 	maxPollInterval = 10 * time.Second
 )
 
-// loginHeadless logs in on a machine without a browser. It shows a link and a code and waits until the login
-// has been approved in a browser elsewhere. All calls go end to end to the auth service, so that no proxy can
-// replace the code.
+// loginHeadless logs in on a machine without a browser. It prints a link and a code, and waits until the user
+// has opened the link in a browser on another machine, compared the code and approved the login. It returns
+// the answer of the auth service with the certificates, which is not verified yet; see pollHeadless for its
+// errors. All calls go end to end to the auth service, so that no proxy can replace the code.
 func (a *app) loginHeadless(
 	ctx context.Context,
 	addr string,
@@ -47,13 +48,15 @@ func (a *app) loginHeadless(
 		"Waiting until %s. The certificates will be valid for an hour at most, and only from that address.\n",
 		begun.Expires.Local().Format("15:04"),
 	)
-	redeem := authrpc.RedeemHeadlessRequest{Handle: begun.Handle, Keys: keys.reveal()}
-	return a.pollHeadless(ctx, client, redeem, begun.PollInterval)
+	redeemRequest := authrpc.RedeemHeadlessRequest{Handle: begun.Handle, Keys: keys.reveal()}
+	return a.pollHeadless(ctx, client, redeemRequest, begun.PollInterval)
 }
 
-// pollHeadless asks the auth service for the result of the login once in each interval and returns it as soon
-// as there is one. It goes on if the auth service is unavailable for a while. It returns an error if the
-// login is refused or has expired, or the cause of the end of ctx.
+// pollHeadless asks the auth service for the result of the login once in each interval, and returns the
+// result as soon as the user has approved the login. interval is what the auth service asked for; it is kept
+// between minPollInterval and maxPollInterval. While the auth service is unavailable, pollHeadless goes on
+// asking. It returns the auth service's fault if the login was refused or has expired, and the cause if ctx
+// ends.
 func (a *app) pollHeadless(
 	ctx context.Context,
 	client *authrpc.Client,
@@ -68,17 +71,18 @@ func (a *app) pollHeadless(
 			return authrpc.RedeemLoginResponse{}, context.Cause(ctx)
 		case <-tick.C:
 		}
-		res, err := authrpc.Call(ctx, client, authrpc.RedeemHeadless, req)
+		resp, err := authrpc.Call(ctx, client, authrpc.RedeemHeadless, req)
 		switch {
-		case err == nil && res.Login != nil:
-			return *res.Login, nil
+		case err == nil && resp.Login != nil: // nil: not approved yet
+			return *resp.Login, nil
 		case err != nil && !fault.Is(err, fault.Unavailable):
 			return authrpc.RedeemLoginResponse{}, err
 		}
 	}
 }
 
-// headlessURL is the page where the user approves the login. Its handle contains the sealed attempt.
+// headlessURL returns the address of the page where the user approves the login. handle is the login attempt,
+// encrypted by the auth service.
 func headlessURL(addr, handle, connector string) string {
 	q := url.Values{"handle": {handle}}
 	if connector != "" {

@@ -30,16 +30,16 @@ const loginTime = 10 * time.Minute
 
 // loginOptions are the flags of tsh login.
 type loginOptions struct {
-	caFile    string // the authority of the proxy's web certificate; empty: the system's authorities
+	caFile    string // has the authorities for the proxy's web certificate; empty: the system's authorities
 	pin       string // sha256:…; empty: see choosePin
-	browser   string // "none", or empty: open one
+	browser   string // "none": print the address of the login page; empty: open a browser
 	connector string // empty: the user chooses on the login page
-	agent     string // auto, yes or no
-	headless  bool
+	agent     string // auto, yes or no: see addToAgent
+	headless  bool   // the user approves the login in a browser on another machine
 }
 
-// loginCmd is "tsh login". docs/architecture.md shows all steps of a login; tsh takes the first and the last
-// ones.
+// loginCmd is "tsh login". docs/architecture.md shows all steps of a login. tsh begins it and, after the
+// steps in the browser, exchanges its result for certificates.
 func (a *app) loginCmd() *cobra.Command {
 	var opts loginOptions
 	cmd := &cobra.Command{
@@ -53,9 +53,9 @@ func (a *app) loginCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runLogin(cmd.Context(), opts) },
 	}
 	const (
-		caFileHelp    = "`FILE` with the authority of the proxy's web certificate, for the first login"
-		pinHelp       = "the cluster's `PIN` (sha256:…) from an administrator; replaces the web certificate"
-		headlessHelp  = "approve on another machine; the certificates are for an hour and this address only"
+		caFileHelp    = "`FILE` with the authority that signed the proxy's web certificate; for a first login"
+		pinHelp       = "the cluster's `PIN`, sha256:…, from an administrator; no web certificate is checked"
+		headlessHelp  = "approve the login elsewhere; it lasts an hour at most, and only from this address"
 		connectorHelp = "`NAME` of the identity provider, if there are several"
 		agentHelp     = "`auto|yes|no`; auto: only if ssh-agent can limit the key to this cluster's nodes"
 	)
@@ -66,16 +66,16 @@ func (a *app) loginCmd() *cobra.Command {
 	flags.BoolVar(&opts.headless, "headless", false, headlessHelp)
 	flags.StringVar(&opts.connector, "connector", "", connectorHelp)
 	flags.StringVar(&opts.agent, "add-keys-to-agent", "auto", agentHelp)
-	complete := func(flag string, values ...string) {
+	completeFlag := func(flag string, values ...string) {
 		completions := cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
 		_ = cmd.RegisterFlagCompletionFunc(flag, completions) // the flag exists
 	}
-	complete("add-keys-to-agent", "auto", "yes", "no")
-	complete("browser", "none")
+	completeFlag("add-keys-to-agent", "auto", "yes", "no")
+	completeFlag("browser", "none")
 	return cmd
 }
 
-// check refuses unknown values and contradictions before anything goes over the network.
+// check returns an Invalid fault for an unknown value of a flag and for --headless together with --browser.
 func (o loginOptions) check() error {
 	if o.browser != "" && o.browser != "none" {
 		msg := fmt.Sprintf("--browser=%s is not known", o.browser)
@@ -93,8 +93,10 @@ func (o loginOptions) check() error {
 	return fault.New(fault.Invalid, "", msg, "use auto, yes or no")
 }
 
-// runLogin logs in. Nothing is written to disk before everything that the auth service sent has been
-// verified.
+// runLogin logs in at the proxy of --proxy or of the latest login, and makes that login the current one. It
+// writes nothing to disk before it has verified everything that the auth service sent. It returns an Invalid
+// fault for wrong flags, and the errors of contact, of the login in the browser, of verify and of the
+// profile. That the key could not be loaded into ssh-agent is no error: updateAgent only prints it.
 func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	if err := opts.check(); err != nil {
 		return err
@@ -111,11 +113,11 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	if err != nil {
 		return err
 	}
-	// From here on the cluster is known and its proxy verified.
 	target, err := a.contact(ctx, home, addr, opts)
 	if err != nil {
 		return err
 	}
+	// The proxy at addr is now known to lead to the auth service of the cluster target.
 	keys, err := newLoginKeys()
 	if err != nil {
 		return err
@@ -130,8 +132,7 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	if err != nil {
 		return err
 	}
-	// Only now is anything of the answer trusted.
-	prof, err := verify(resp, target, keys, a.Now())
+	prof, err := verify(resp, target, keys, a.Now()) // nothing of resp is trusted before
 	if err != nil {
 		return err
 	}
@@ -139,11 +140,13 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	if target.transport == dial.WebSocket { // TLS, the default, is not written to the profile
 		prof.Transport = target.transport
 	}
-	old, _ := home.Load(addr) // its key leaves the agent; a damaged profile does not say which key that is
+	// updateAgent removes the key of the previous login. An error means that there is none or that its
+	// profile is damaged; previous is nil then, and a key that is left in the agent expires by itself.
+	previous, _ := home.Load(addr)
 	if err := home.Save(prof); err != nil {
 		return err
 	}
-	a.updateAgent(ctx, opts.agent, old, prof)
+	a.updateAgent(ctx, opts.agent, previous, prof)
 	return a.reportLogin(prof)
 }
 
@@ -185,10 +188,12 @@ func newLoginKeys() (*loginKeys, error) {
 	return keys, nil
 }
 
-// challenge is a hash of the verifier and both public keys. The login begins with it.
+// challenge returns a hash of the verifier and both public keys. tsh sends it when the login begins: from
+// then on the login can only end with these keys.
 func (k *loginKeys) challenge() string { return authrpc.Challenge(k.verifier, k.sshPub, k.x509Pub) }
 
-// reveal returns what the challenge is the hash of. The login ends with it.
+// reveal returns the verifier and the public keys, whose hash is the challenge. tsh sends them to get the
+// certificates. The auth service compares the hash, so only the process that began the login can get them.
 func (k *loginKeys) reveal() authrpc.Keys {
 	return authrpc.Keys{Verifier: k.verifier, SSHKey: k.sshPub, X509Key: k.x509Pub}
 }
@@ -215,9 +220,10 @@ func (a *app) loginWithBrowser(
 	return a.redeem(ctx, addr, target, code, keys)
 }
 
-// awaitBrowser opens the proxy's login page, or prints its address, and waits until the browser comes back to
-// loopback with the one-time code (RFC 8252 section 7.3). It returns the code, or the error that the login
-// page reported.
+// awaitBrowser opens the proxy's login page in a browser, or prints its address, and waits until the browser
+// sends a one-time code to a listener of tsh on loopback (RFC 8252 section 7.3). It returns the code. It
+// returns an Unavailable fault if tsh cannot listen, a Denied fault if the login page reported an error, and
+// errLoginTimeout if the browser took too long.
 func (a *app) awaitBrowser(
 	ctx context.Context,
 	addr, challenge string,
@@ -230,6 +236,7 @@ func (a *app) awaitBrowser(
 		return "", fault.Wrap(err, fault.Unavailable, "", msg, "check this machine's firewall and limits")
 	}
 	page := loginURL(addr, challenge, callback.URL(), state, opts.connector)
+	// An address that the user must open goes to standard output, where scripts read it.
 	if opts.browser == "none" {
 		fmt.Fprintln(a.Stdout, "Open: "+page)
 	} else if err := openBrowser(ctx, page); err != nil {
@@ -246,8 +253,9 @@ func (a *app) awaitBrowser(
 	return code, err
 }
 
-// loginURL is the proxy's login page. The callback brings the code back to this process; state proves that
-// the callback belongs to this login.
+// loginURL returns the address of the proxy's login page. At the end the page sends the browser to callback,
+// an address of this process, with the code and with state, by which tsh knows that the answer is for this
+// login.
 func loginURL(addr, challenge, callback, state, connector string) string {
 	q := url.Values{"challenge": {challenge}, "callback": {callback}, "state": {state}}
 	if connector != "" {
@@ -256,7 +264,7 @@ func loginURL(addr, challenge, callback, state, connector string) string {
 	return origin(addr) + "/login?" + q.Encode()
 }
 
-// origin is the proxy's web address, without the default port.
+// origin returns the proxy's web address, https://HOST:PORT, without the default port. addr is host:port.
 func origin(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || port != profile.DefaultPort {
@@ -268,8 +276,9 @@ func origin(addr string) string {
 	return "https://" + host
 }
 
-// redeem exchanges the code for certificates. The call goes end to end to the auth service: the proxy passes
-// the TLS connection through unopened.
+// redeem sends the one-time code and the revealed keys to the auth service, and returns its answer with the
+// certificates, which is not verified yet. The proxy cannot read or change the call: it passes the TLS
+// connection to the auth service through unopened.
 func (a *app) redeem(
 	ctx context.Context,
 	addr string,
@@ -286,7 +295,7 @@ func (a *app) redeem(
 // reportLogin shows the new login and the next command to type.
 func (a *app) reportLogin(prof *profile.Profile) error {
 	fmt.Fprintln(a.Stdout, "Logged in.")
-	if err := a.writeLogin(prof.Info); err != nil {
+	if err := a.writeLogin(a.Stdout, prof.Info); err != nil {
 		return err
 	}
 	if prof.SSHCert == nil {

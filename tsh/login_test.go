@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/json"
 	"io"
 	"io/fs"
 	"net/http"
@@ -330,6 +331,27 @@ func TestExpiredLoginFailsBeforeTheNetwork(t *testing.T) {
 	c.refused(1, []string{"ls"}, "clock")
 	if calls := tc.takeCalls(); calls != nil {
 		t.Errorf("got calls %q, want none", calls)
+	}
+}
+
+func TestStatusSaysHowLongALoginIsValid(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t).loggedIn()
+	var logins []struct{ Expires time.Time }
+	err := json.Unmarshal([]byte(c.ok("status", "--format=json")), &logins)
+	if err != nil || len(logins) != 1 {
+		t.Fatalf("got %v (%v), want one login", logins, err)
+	}
+	for left, want := range map[time.Duration]string{
+		30 * time.Minute: "(30m left)",
+		time.Minute:      "(1m left)",
+		59 * time.Second: "(less than a minute left)",
+		time.Second:      "(less than a minute left)",
+	} {
+		c.now = func() time.Time { return logins[0].Expires.Add(-left) }
+		if out := c.ok("status"); !strings.Contains(out, want) {
+			t.Errorf("%s before the end: got %q, want %q in it", left, out, want)
+		}
 	}
 }
 

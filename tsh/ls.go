@@ -49,7 +49,9 @@ func (a *app) lsCmd() *cobra.Command {
 	return cmd
 }
 
-// parseLabels reads LABEL=VALUE arguments. Values may contain wildcards; the auth service matches them.
+// parseLabels reads LABEL=VALUE arguments into a map by label. It does not look into values, which may
+// contain wildcards: the auth service matches them. It returns an Invalid fault for other text, for an empty
+// value and for a label that is given twice.
 func parseLabels(args []string) (map[string]string, error) {
 	labels := map[string]string{}
 	for _, arg := range args {
@@ -68,7 +70,8 @@ func parseLabels(args []string) (map[string]string, error) {
 	return labels, nil
 }
 
-// nodes fetches all pages of the list of nodes.
+// nodes fetches all pages of the list of the nodes that the user may see and that have all the labels; their
+// values may contain wildcards. Without labels it returns every node that the user may see.
 func (a *app) nodes(
 	ctx context.Context,
 	prof *profile.Profile,
@@ -91,8 +94,8 @@ func (a *app) nodes(
 	}
 }
 
-// listNodes writes a table, or only the names with quiet. If there is none, it says so on standard error, so
-// that scripts read an empty list.
+// listNodes writes a table of the nodes, or with quiet only their names, one a line. If there are no nodes,
+// it writes nothing to w, so that scripts read an empty list, and without quiet says so on standard error.
 func (a *app) listNodes(w io.Writer, nodes []authrpc.NodeInfo, quiet bool) error {
 	if quiet {
 		for _, node := range nodes {
@@ -127,10 +130,10 @@ func nodeStatus(node authrpc.NodeInfo, now time.Time) string {
 
 // labelText is "key=value,…", sorted, so that equal labels look equal.
 func labelText[M ~map[string]string](labels M) string {
-	var out []string
-	for k, v := range labels {
-		out = append(out, k+"="+v)
+	var pairs []string
+	for key, value := range labels {
+		pairs = append(pairs, key+"="+value)
 	}
-	slices.Sort(out)
-	return strings.Join(out, ",")
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
 }

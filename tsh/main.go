@@ -43,8 +43,10 @@ type app struct {
 	dialer proxyDialer
 }
 
-// Main runs the command in env.Args and returns the exit code for the process. It prints errors itself. When
-// ctx ends, the command stops and Main reports that it was interrupted.
+// Main runs the command in env.Args and returns the exit code for the process: 0 for success, the status of
+// the remote command for "tsh ssh", and after an error of tsh itself 1, or exitSSHError for the commands that
+// are named ssh. It prints such an error and its hint to env.Stderr. When ctx ends, the command stops and
+// Main reports that it was interrupted.
 func Main(ctx context.Context, env Env) int {
 	if env.Now == nil {
 		env.Now = time.Now
@@ -53,10 +55,12 @@ func Main(ctx context.Context, env Env) int {
 	root := a.root()
 	root.SetArgs(env.Args)
 	if isCompletionRequest(env.Args) {
+		// The help text of a flag marks the name of its value with backticks, for pflag. A shell would show
+		// them beside the flags that it offers.
 		root.SetOut(backtickFilter{env.Stdout})
 	}
 	cmd, err := root.ExecuteContextC(ctx)
-	var status exitStatus
+	var status exitStatus // of a remote command, which has printed its own errors
 	switch {
 	case err == nil:
 		return 0
@@ -64,9 +68,8 @@ func Main(ctx context.Context, env Env) int {
 		return int(status)
 	}
 	a.report(err)
-	// "tsh ssh" and "tsh proxy ssh": an error of tsh must differ from the usual statuses of a remote command.
-	if cmd.Name() == "ssh" {
-		return exitConnect
+	if cmd.Name() == "ssh" { // "tsh ssh" and "tsh proxy ssh"
+		return exitSSHError
 	}
 	return 1
 }
@@ -121,17 +124,17 @@ const (
 	admin    = "admin"
 )
 
-// wrapUsageErrors makes wrong arguments of cmd and its subcommands an error with a hint. A command that only
-// has subcommands gets two more properties: without arguments it shows its help, and an unknown subcommand is
-// an error, which cobra would accept as an argument.
+// wrapUsageErrors makes cmd and all commands under it return an Invalid fault with a hint when their
+// arguments are wrong. A command that only has subcommands shows its help when it gets no arguments, and
+// refuses an unknown subcommand, which cobra would accept as an argument.
 func wrapUsageErrors(cmd *cobra.Command) {
 	if cmd.HasSubCommands() {
 		cmd.Args = cobra.NoArgs
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	}
-	if check := cmd.Args; check != nil {
+	if checkArgs := cmd.Args; checkArgs != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
+			if err := checkArgs(cmd, args); err != nil {
 				return usageError(cmd, err)
 			}
 			return nil
@@ -142,11 +145,15 @@ func wrapUsageErrors(cmd *cobra.Command) {
 	}
 }
 
-// argCount returns a check that a command has between least and most arguments; a most of -1 means any
-// number. what completes the error message "COMMAND needs …".
+// anyNumber as the most of argCount allows any number of arguments.
+const anyNumber = -1
+
+// argCount returns a check that a command has between least and most arguments. what completes the error
+// message "COMMAND needs …".
 func argCount(least, most int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < least || most >= 0 && len(args) > most {
+		tooMany := most != anyNumber && len(args) > most
+		if len(args) < least || tooMany {
 			return usageError(cmd, fmt.Errorf("%s needs %s", cmd.CommandPath(), what))
 		}
 		return nil
@@ -191,9 +198,9 @@ func (a *app) proxyAddress() (string, error) {
 	return home.Current()
 }
 
-// currentLogin returns the login at the proxy of --proxy or of the latest login. It tells the dialer how that
-// proxy is reached. If there is no login (NotFound) or it has expired (Expired), it returns an error, so that
-// a command fails before it connects to anything. An expired login is returned too, with the error.
+// currentLogin returns the login at the proxy that --proxy names, else the latest login. It tells the dialer
+// how that proxy is reached. Every command that needs a login calls it before it connects to anything, so
+// that a missing login (a NotFound fault) and an expired one (an Expired fault) are reported at once.
 func (a *app) currentLogin() (*profile.Profile, error) {
 	home, err := a.home()
 	if err != nil {
@@ -207,6 +214,9 @@ func (a *app) currentLogin() (*profile.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := prof.CheckTime(a.Now()); err != nil {
+		return nil, err
+	}
 	a.dialer.egress.SetTransport(prof.Proxy, prof.Transport)
-	return prof, prof.CheckTime(a.Now())
+	return prof, nil
 }

@@ -12,15 +12,16 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// proxyCmd is "tsh proxy", whose one subcommand is the ProxyCommand of tsh config. SSH runs end to end
-// between the other program and the node; tsh only carries its bytes.
+// proxyCmd is "tsh proxy". Its one subcommand, "tsh proxy ssh", is the ProxyCommand that tsh config prints.
+// SSH runs end to end between the program that starts it, such as ssh, and the node; tsh only copies the
+// bytes.
 func (a *app) proxyCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "proxy", Short: "Connect other programs to nodes", GroupID: everyday}
 	cmd.AddCommand(&cobra.Command{
 		Use:               "ssh NODE[.CLUSTER]",
 		Short:             "Connect standard input and output to a node's SSH server (for ProxyCommand)",
 		Args:              argCount(1, 1, "one node"),
-		ValidArgsFunction: a.completeNode("", true),
+		ValidArgsFunction: a.completeNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := nodeName(args[0])
 			if err != nil {
@@ -32,8 +33,10 @@ func (a *app) proxyCmd() *cobra.Command {
 	return cmd
 }
 
-// pipe connects standard input and output to the node. It returns when the node has closed its side, whether
-// or not standard input has ended.
+// pipe connects standard input and output to the SSH server of the node with this name. It returns nil when
+// the node has closed its side, whether or not standard input has ended. If the proxy refuses, it returns the
+// proxy's fault or a better one of the auth service: for a first label, a NotFound fault with the whole name.
+// If the connection breaks, it returns an Unavailable fault, and if ctx ends, context.Canceled.
 func (a *app) pipe(ctx context.Context, name string) error {
 	prof, err := a.currentLogin()
 	if err != nil {
@@ -43,11 +46,10 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	var closing sync.Once
-	closeConn := func() { closing.Do(func() { _ = conn.Close() }) }
+	closeConn := sync.OnceFunc(func() { _ = conn.Close() })
 	defer closeConn()
+	stop := context.AfterFunc(ctx, closeConn)
+	defer stop()
 	// Reading standard input cannot be interrupted, so nobody waits for this goroutine: it ends with the
 	// input or with the process.
 	go func() {
@@ -64,13 +66,15 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	case ctx.Err() != nil:
 		return context.Canceled
 	case conn.refused() != nil:
-		whole, err := a.resolveAfterRefusal(ctx, prof, name, conn.refused())
-		if err == nil { // OpenSSH has to know the whole name, because the host certificate has it
-			msg := "there is no node " + name
-			hint := "its whole name is " + whole + "; use " + whole + "." + prof.Cluster
-			err = fault.New(fault.NotFound, "", msg, hint)
+		wholeName, err := a.resolveAfterRefusal(ctx, prof, name, conn.refused())
+		if err != nil {
+			return err
 		}
-		return err
+		// tsh cannot connect to wholeName instead: OpenSSH compares the name that the user typed with the
+		// host certificate, which has the whole name.
+		msg := "there is no node " + name
+		hint := "its whole name is " + wholeName + "; use " + wholeName + "." + prof.Cluster
+		return fault.New(fault.NotFound, "", msg, hint)
 	case err != nil && !errors.Is(err, io.EOF):
 		reason := terminal.Clean(fault.DescribeNetwork(err))
 		msg := "the connection to node " + name + " was interrupted: " + reason

@@ -16,8 +16,9 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// exitConnect is the exit code of ssh if there is no status of a remote command.
-const exitConnect = 255
+// exitSSHError is the exit code of "tsh ssh" and "tsh proxy ssh" after an error of tsh itself, as of ssh(1):
+// remote commands seldom end with this status, so a script can distinguish the two.
+const exitSSHError = 255
 
 // report prints an error and what to do about it.
 func (a *app) report(err error) {
@@ -26,27 +27,31 @@ func (a *app) report(err error) {
 	fmt.Fprintf(a.Stderr, "tsh: hint: %s\n", hint)
 }
 
-// describeError returns the message and the hint for an error, both safe to print and neither empty. Only an
-// Internal fault has an id in its message, by which an administrator finds the log line.
+// describeError returns the message and the hint for an error, both safe to print and neither empty. An
+// interruption, cobra's error for an unknown command and a fault without a remedy get a hint here. The
+// message of an Internal fault ends with its id, by which an administrator finds the log line.
 func describeError(err error) (msg, hint string) {
 	if errors.Is(err, context.Canceled) {
 		return "interrupted", "run the command again when you are ready"
 	}
 	var f *fault.Error
-	// cobra's error for an unknown command ends in suggestions, one a line.
-	unknown, similar, _ := strings.Cut(err.Error(), "\n\n")
-	if !errors.As(err, &f) && strings.HasPrefix(unknown, "unknown command") {
-		similar = strings.Join(strings.Fields(strings.TrimPrefix(similar, "Did you mean this?")), ", or tsh ")
-		if similar != "" {
-			return terminal.Clean(unknown), "did you mean: tsh " + terminal.Clean(similar)
+	isFault := errors.As(err, &f)
+	// cobra's error for an unknown command is "unknown command …", then an empty line and "Did you mean
+	// this?" with one similar command a line, if there are any.
+	firstPart, suggestions, _ := strings.Cut(err.Error(), "\n\n")
+	if !isFault && strings.HasPrefix(firstPart, "unknown command") {
+		similar := strings.Fields(strings.TrimPrefix(suggestions, "Did you mean this?"))
+		if len(similar) > 0 {
+			list := strings.Join(similar, ", or tsh ")
+			return terminal.Clean(firstPart), "did you mean: tsh " + terminal.Clean(list)
 		}
-		return terminal.Clean(unknown), "see: tsh --help"
+		return terminal.Clean(firstPart), "see: tsh --help"
 	}
 	msg, hint = terminal.CleanLines(fault.Message(err)), terminal.Clean(fault.Remedy(err))
 	if hint == "" {
 		hint = "if it happens again, show this message to an administrator"
 	}
-	if errors.As(err, &f) && f.ID != "" && f.Kind == fault.Internal {
+	if isFault && f.ID != "" && f.Kind == fault.Internal {
 		msg += " (error id " + terminal.Clean(f.ID) + ")"
 	}
 	return msg, hint

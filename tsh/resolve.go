@@ -28,9 +28,8 @@ func nodeName(typed string) (string, error) {
 	return name, nil
 }
 
-// resolve asks the auth service which node name means: a first label or a machine's id. If there is no such
-// node it returns a NotFound fault, and for several a Conflict that lists them. For a node that is offline it
-// returns both the node and an Unavailable fault.
+// resolve asks the auth service which node the user means by name: a whole name, a first label or a machine
+// id. It returns that node if it is online. See pickNode for its faults; those of the call are returned too.
 func (a *app) resolve(ctx context.Context, prof *profile.Profile, name string) (authrpc.NodeInfo, error) {
 	name = strings.TrimSuffix(name, "."+prof.Cluster)
 	client := a.auth(prof)
@@ -43,10 +42,11 @@ func (a *app) resolve(ctx context.Context, prof *profile.Profile, name string) (
 	return pickNode(resp.Nodes, name, prof.Cluster, a.Now())
 }
 
-// resolveAfterRefusal finds the whole name of a node after the proxy has refused to dial name. refused is
-// that refusal. It returns a whole name other than name, with which the caller may try again, or an error:
-// that of resolve if it says more, such as the possible names or since when the node is offline, else
-// refused. A refusal for another reason than NotFound or Unavailable is returned without asking.
+// resolveAfterRefusal finds the whole name of a node after a connection to name has failed with the error
+// refused. If the proxy refused it because it knows no such node or cannot reach it, resolveAfterRefusal asks
+// the auth service. It returns a whole name other than name, with which the caller may try again. Otherwise
+// it returns an error: that of resolve if it says more than refused, such as the possible names or since when
+// the node is offline, else refused itself.
 func (a *app) resolveAfterRefusal(
 	ctx context.Context,
 	prof *profile.Profile,
@@ -57,14 +57,16 @@ func (a *app) resolveAfterRefusal(
 	if !errors.As(refused, &refusal) {
 		return "", refused
 	}
-	if k := refusal.fault.Kind; k != fault.NotFound && k != fault.Unavailable {
+	if kind := refusal.fault.Kind; kind != fault.NotFound && kind != fault.Unavailable {
 		return "", refused
 	}
 	node, err := a.resolve(ctx, prof, name)
 	switch {
-	case node.Name != "" && err != nil, fault.Is(err, fault.NotFound), fault.Is(err, fault.Conflict):
+	case errors.Is(err, errOffline), fault.Is(err, fault.NotFound), fault.Is(err, fault.Conflict):
 		return "", err
-	case err != nil || node.Name == name || node.Name+"."+prof.Cluster == name:
+	case err != nil: // the auth service did not answer
+		return "", refused
+	case isWholeName(node, name, prof.Cluster): // a second try would be the same
 		return "", refused
 	}
 	return node.Name, nil
@@ -73,12 +75,19 @@ func (a *app) resolveAfterRefusal(
 // maxAmbiguous bounds how many names an error lists.
 const maxAmbiguous = 20
 
-// pickNode returns the node that name means among those that match it. A whole name goes before the first
-// label of other nodes. It is an error if there is none or there are several. If the node is offline, it
-// returns the node and an error.
+// isWholeName reports whether name is the whole name of the node, with or without the cluster's domain.
+func isWholeName(node authrpc.NodeInfo, name, cluster string) bool {
+	return node.Name == name || node.Name+"."+cluster == name
+}
+
+// pickNode returns the one node that the user means by name. nodes are all nodes that match name; a node
+// whose whole name it is goes before nodes whose first label it is. pickNode returns a NotFound fault if
+// there is no node, a Conflict fault that lists the names if there are several, an Invalid fault for a name
+// from the auth service that is not valid, and an Unavailable fault that wraps errOffline if the node is
+// offline.
 func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrpc.NodeInfo, error) {
 	for _, node := range nodes {
-		if node.Name == name || node.Name+"."+cluster == name {
+		if isWholeName(node, name, cluster) {
 			nodes = []authrpc.NodeInfo{node}
 			break
 		}
@@ -93,7 +102,7 @@ func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (au
 		msg := "the auth service sent a node name that is not valid"
 		return authrpc.NodeInfo{}, fault.New(fault.Invalid, "", msg, "show this message to an administrator")
 	case !nodes[0].Online:
-		return nodes[0], offlineFault(nodes[0], now)
+		return authrpc.NodeInfo{}, offlineFault(nodes[0], now)
 	}
 	return nodes[0], nil
 }
@@ -112,6 +121,9 @@ func ambiguousFault(nodes []authrpc.NodeInfo, name string) error {
 	return fault.New(fault.Conflict, "", msg, "use the whole name, for example "+names[0])
 }
 
+// errOffline is the cause in offlineFault. By it resolveAfterRefusal knows that the auth service answered.
+var errOffline = errors.New("the node has no tunnel to a proxy")
+
 // offlineFault is the error of a node that has no tunnel now.
 func offlineFault(node authrpc.NodeInfo, now time.Time) error {
 	seen := "never seen"
@@ -120,7 +132,7 @@ func offlineFault(node authrpc.NodeInfo, now time.Time) error {
 	}
 	msg := fmt.Sprintf("node %s is offline, %s", node.Name, seen)
 	hint := "check that the machine and its threshold-node service run, then try again"
-	return fault.New(fault.Unavailable, "", msg, hint)
+	return fault.Wrap(errOffline, fault.Unavailable, "", msg, hint)
 }
 
 // ago is a duration in its largest unit: 5s, 3m, 2h, 4d.

@@ -46,16 +46,18 @@ func (a *app) getCmd() *cobra.Command {
 	return cmd
 }
 
-// parseResource reads "role ops", "roles/ops" or "roles". name is empty for all resources of the kind.
+// parseResource reads one or two arguments: "role ops", "roles/ops" or "roles". The name is empty in the last
+// form, which means all resources of the kind. It returns an Invalid fault for an unknown kind, for two
+// names, and for "KIND/" without a name.
 func parseResource(args []string) (kind access.Resource, name string, err error) {
-	word, name, slashed := strings.Cut(args[0], "/")
-	if len(args) == 2 {
-		if slashed {
-			msg := fmt.Sprintf("%q and %q are both names", args[0], args[1])
-			return "", "", fault.New(fault.Invalid, "", msg, "write KIND NAME or KIND/NAME")
-		}
+	word, name, hasSlash := strings.Cut(args[0], "/")
+	switch {
+	case len(args) == 2 && hasSlash:
+		msg := fmt.Sprintf("%q and %q are both names", args[0], args[1])
+		return "", "", fault.New(fault.Invalid, "", msg, "write KIND NAME or KIND/NAME")
+	case len(args) == 2:
 		name = args[1]
-	} else if slashed && name == "" {
+	case hasSlash && name == "":
 		msg := fmt.Sprintf("the name is missing in %q", args[0])
 		return "", "", fault.New(fault.Invalid, "", msg, "write KIND/NAME")
 	}
@@ -77,8 +79,8 @@ func resourceKind(word string) (access.Resource, error) {
 // singular is the kind as documents have it: role for roles.
 func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
 
-// fetchResources returns all resources of a kind, or with a name the one that has it. The result is empty,
-// not an error, if there is none.
+// fetchResources fetches all pages of the resources of a kind. If name is not empty, it fetches only the
+// resource with this name. If there is none, the result is empty and the error nil.
 func (a *app) fetchResources(
 	ctx context.Context,
 	kind access.Resource,
@@ -105,11 +107,12 @@ func (a *app) fetchResources(
 	}
 }
 
-// showResources writes the resources that fetchResources returned for kind and name. With a name it writes
-// one: as an object in JSON, else as YAML; if there is none, that is a NotFound fault. Without a name it
-// writes an array in JSON, one document each in YAML, or a table.
+// showResources writes list, which fetchResources returned for kind and name, to standard output. With a
+// name, list has at most one resource: it is written as a JSON object, and in the other two formats as YAML.
+// An empty list is then a NotFound fault. Without a name, list is written as a JSON array, as one YAML
+// document for each resource, or as a table.
 func (a *app) showResources(
-	f output.Format,
+	format output.Format,
 	kind access.Resource,
 	name string,
 	list []authrpc.Resource,
@@ -119,14 +122,14 @@ func (a *app) showResources(
 		return fault.New(fault.NotFound, "", msg, "see: tsh get "+string(kind))
 	}
 	switch {
-	case f == output.JSON && name != "":
-		return a.write(f, list[0], nil)
-	case f == output.JSON:
-		return a.write(f, list, nil)
-	case f == output.YAML || name != "":
+	case format == output.JSON && name != "":
+		return a.write(format, list[0], nil /* no text */)
+	case format == output.JSON:
+		return a.write(format, list, nil /* no text */)
+	case format == output.YAML || name != "":
 		return a.writeDocuments(list)
 	}
-	return a.write(f, list, func(w io.Writer) error {
+	return a.write(format, list, func(w io.Writer) error {
 		if len(list) == 0 {
 			_, err := fmt.Fprintf(a.Stderr, "There are no %s.\n", kind)
 			return err
@@ -144,7 +147,8 @@ func (a *app) writeDocuments(list []authrpc.Resource) error {
 	return stdoutFault(output.WriteYAML(a.Stdout, docs...))
 }
 
-// applyCmd is "tsh apply". A document that was read with a revision is refused if it has been changed since.
+// applyCmd is "tsh apply". If a document has a revision, as those of "tsh get" have, the auth service refuses
+// it when the resource has been changed since that revision.
 func (a *app) applyCmd() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
@@ -172,18 +176,19 @@ func (a *app) applyCmd() *cobra.Command {
 	return cmd
 }
 
-// readResources reads and checks a file, or standard input for "-".
+// readResources reads a file, or standard input if file is "-", and decodes it: see decodeResources. It
+// returns an Invalid fault for a file that cannot be read.
 func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 	name, in := file, a.Stdin
 	if file == "-" {
 		name = "standard input"
 	} else {
-		f, err := os.Open(file)
+		opened, err := os.Open(file)
 		if err != nil {
 			return nil, fault.Wrap(err, fault.Invalid, "", err.Error(), "check the path")
 		}
-		defer f.Close()
-		in = f
+		defer opened.Close()
+		in = opened
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxApplyBytes+1)) // one more: decoding refuses a larger file
 	if err != nil {
@@ -192,9 +197,10 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 	return decodeResources(name, b)
 }
 
-// decodeResources decodes a YAML file of resources. name is for messages. It checks what can be checked
-// without the auth service, the syntax of every document and the contents of roles, and returns all faults in
-// one error.
+// decodeResources decodes b, a YAML file with one resource in each document. name is the file's name in
+// messages. It checks what it can check without the auth service: the syntax of every document and the
+// contents of roles. It returns what is wrong with all documents in one error of type config.Faults; the list
+// may only be used if the error is nil.
 func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	docs, err := config.DecodeAll(name, b)
 	faults := []error{err}
@@ -207,11 +213,13 @@ func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	return list, config.Join(faults...)
 }
 
+// decodeResource returns the resource in one YAML document. It checks the kind, and the spec of a role; the
+// auth service checks the specs of other kinds.
 func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	kind, err := resourceKind(doc.Kind)
 	if err != nil {
-		f := doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources))
-		return authrpc.Resource{}, config.Faults{f}
+		unknownKind := doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources))
+		return authrpc.Resource{}, config.Faults{unknownKind}
 	}
 	resource := authrpc.Resource{
 		Kind:    singular(kind),
@@ -223,7 +231,7 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 		},
 	}
 	if kind == access.Roles {
-		var role access.Role
+		var role access.Role // only decoded to check it
 		if err := doc.Spec(&role); err != nil {
 			return resource, err
 		}
@@ -232,7 +240,8 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	return resource, err
 }
 
-// apply sends the resources in order. It stops at the first that is refused.
+// apply sends the resources to the auth service in order and prints each result. It returns the fault of the
+// first one that is refused, after it has printed how many before it are applied; they stay applied.
 func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 	prof, err := a.currentLogin()
 	if err != nil {
@@ -242,7 +251,7 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 	defer client.Close()
 	for i, resource := range list {
 		req := authrpc.ApplyResourceRequest{Resource: resource}
-		got, err := authrpc.Call(ctx, client, authrpc.ApplyResource, req)
+		resp, err := authrpc.Call(ctx, client, authrpc.ApplyResource, req)
 		if err != nil {
 			if i > 0 {
 				fmt.Fprintf(
@@ -255,28 +264,28 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 			}
 			return err
 		}
-		a.reportApplied(prof.Proxy, resource, got)
+		a.reportApplied(prof.Proxy, resource, resp)
 	}
 	return nil
 }
 
-// reportApplied prints what was applied. The secret of a token is in the answer only once, so it is shown
-// here.
-func (a *app) reportApplied(proxy string, sent authrpc.Resource, got authrpc.ApplyResourceResponse) {
+// reportApplied prints that the resource sent was created or changed, and the note in the answer, if there is
+// one. If the resource is a new token, it also prints the token's secret, which only this answer contains.
+func (a *app) reportApplied(proxy string, sent authrpc.Resource, resp authrpc.ApplyResourceResponse) {
 	result := "changed"
-	if got.Created {
+	if resp.Created {
 		result = "created"
 	}
-	name := got.Resource.Metadata.Name
+	name := resp.Resource.Metadata.Name // the auth service names some resources
 	if name == "" {
 		name = sent.Metadata.Name
 	}
 	fmt.Fprintf(a.Stdout, "%s %s %s\n", sent.Kind, terminal.Clean(name), result)
-	if got.Note != "" {
-		fmt.Fprintln(a.Stderr, terminal.Clean(got.Note))
+	if resp.Note != "" {
+		fmt.Fprintln(a.Stderr, terminal.Clean(resp.Note))
 	}
-	if got.Secret != "" {
-		a.showToken(proxy, got.Secret)
+	if resp.Secret != "" {
+		a.showToken(proxy, resp.Secret)
 	}
 }
 
@@ -295,7 +304,8 @@ func (a *app) rmCmd() *cobra.Command {
 	}
 }
 
-// runRemove removes one resource. There is no way to remove several at once.
+// runRemove removes the resource that args name and prints that it is removed. It returns an Invalid fault
+// without a name: several resources cannot be removed at once.
 func (a *app) runRemove(ctx context.Context, args []string) error {
 	kind, name, err := parseResource(args)
 	if err != nil {

@@ -2,6 +2,7 @@ package tsh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,11 +19,11 @@ import (
 	"github.com/threshold-access/threshold/tsh/transfer"
 )
 
-// cleanupTime is how long an interrupted transfer may remove its temporary file on the node before the
+// cleanupTime is how long an interrupted transfer may take to remove its temporary file on the node. Then the
 // connection is closed.
 const cleanupTime = 2 * time.Second
 
-// scpCmd is "tsh scp". It speaks SFTP, as scp does since OpenSSH 9.0.
+// scpCmd is "tsh scp". It copies over SFTP, as scp does since OpenSSH 9.0.
 func (a *app) scpCmd() *cobra.Command {
 	var (
 		opts  transfer.Options
@@ -38,8 +39,8 @@ previous file unchanged.`,
 		Example: `  tsh scp report.txt web-1:
   tsh scp -r ubuntu@web-1:/var/log/nginx ./logs
   tsh scp 'web-1:*.csv' .`,
-		Args:              argCount(2, -1, "a source and a destination"),
-		ValidArgsFunction: a.completeNode(":", false),
+		Args:              argCount(2, anyNumber, "a source and a destination"),
+		ValidArgsFunction: a.completeLocation,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runSCP(cmd.Context(), opts, quiet, args)
 		},
@@ -58,67 +59,71 @@ type location struct {
 }
 
 // parseLocation reads [LOGIN@]NODE:PATH, or a path on this machine. A colon after a slash belongs to a path,
-// as in ./a:b.
-func parseLocation(s string) (location, error) {
-	i := strings.IndexByte(s, ':')
-	if s == "" {
+// as in ./a:b. It returns an Invalid fault for empty text and for a login or node name that is not valid.
+func parseLocation(typed string) (location, error) {
+	if typed == "" {
 		hint := "write the name of a file, or . for the current folder"
 		return location{}, fault.New(fault.Invalid, "", "a path is empty", hint)
 	}
-	if i < 0 || strings.Contains(s[:i], "/") {
-		return location{path: s}, nil
+	node, path, hasColon := strings.Cut(typed, ":")
+	if !hasColon || strings.Contains(node, "/") {
+		return location{path: typed}, nil
 	}
-	dest, err := parseDestination(s[:i], "")
+	dest, err := parseDestination(node, "")
 	if err != nil {
-		hint := "write [LOGIN@]NODE:PATH; for a file on this machine with a colon in its name, write ./" + s
+		hint := "write [LOGIN@]NODE:PATH; for a file on this machine with a colon in its name, write ./"
+		hint += typed
 		return location{}, fault.Wrap(err, fault.Invalid, "", fault.Message(err), hint)
 	}
-	return location{node: &dest, path: remotePath(s[i+1:])}, nil
+	return location{node: &dest, path: remotePath(path)}, nil
 }
 
-// remotePath makes paths relative to the home folder, where the node's SFTP service begins.
-func remotePath(p string) string {
+// remotePath returns the path for SFTP of a path that was typed after NODE:. The node's SFTP service begins
+// in the home folder, so it replaces the tilde, and an empty path, by the current folder.
+func remotePath(typed string) string {
 	switch {
-	case p == "" || p == "~":
+	case typed == "" || typed == "~":
 		return "."
-	case strings.HasPrefix(p, "~/"):
-		return "./" + strings.TrimLeft(p[2:], "/")
+	case strings.HasPrefix(typed, "~/"):
+		return "./" + strings.TrimLeft(typed[2:], "/")
 	}
-	return p
+	return typed
 }
 
-// parseLocations reads the arguments of scp: one or more sources and a destination. Either all sources are on
-// nodes and the destination is on this machine, or the other way round; anything else is an error.
-func parseLocations(args []string) (sources []location, to location, err error) {
-	var fromHere, fromNode bool
-	for i, arg := range args {
-		p, err := parseLocation(arg)
-		if err != nil {
-			return nil, to, err
-		}
-		if i == len(args)-1 {
-			to = p
-			break
-		}
-		sources = append(sources, p)
-		fromHere, fromNode = fromHere || p.node == nil, fromNode || p.node != nil
+// parseLocations reads the arguments of scp: one or more sources, then the destination. It accepts either
+// sources on nodes and a destination on this machine, or sources on this machine and a destination on a node.
+// For anything else it returns an Invalid fault.
+func parseLocations(args []string) (sources []location, dest location, err error) {
+	last := len(args) - 1
+	if dest, err = parseLocation(args[last]); err != nil {
+		return nil, location{}, err
 	}
-	switch {
-	case to.node != nil && fromNode:
-		msg := "tsh cannot copy from one node to another: nodes do not reach each other through tsh"
-		return nil, to, fault.New(fault.Invalid, "", msg, "copy to this machine first, then from here")
-	case to.node == nil && fromHere:
-		msg := "neither the source nor the destination is on a node"
-		hint := "write [LOGIN@]NODE:PATH for the one that is on a node, or use cp"
-		return nil, to, fault.New(fault.Invalid, "", msg, hint)
+	for _, arg := range args[:last] {
+		source, err := parseLocation(arg)
+		switch {
+		case err != nil:
+			return nil, location{}, err
+		case source.node != nil && dest.node != nil:
+			msg := "tsh cannot copy from one node to another: nodes do not reach each other through tsh"
+			hint := "copy to this machine first, then from here"
+			return nil, location{}, fault.New(fault.Invalid, "", msg, hint)
+		case source.node == nil && dest.node == nil:
+			msg := "neither the source nor the destination is on a node"
+			hint := "write [LOGIN@]NODE:PATH for the one that is on a node, or use cp"
+			return nil, location{}, fault.New(fault.Invalid, "", msg, hint)
+		}
+		sources = append(sources, source)
 	}
-	return sources, to, nil
+	return sources, dest, nil
 }
 
-// runSCP copies. It checks all arguments before it connects; sources on several nodes are copied one node
-// after the other.
+// runSCP copies the sources to the destination, which is the last of args. It checks all arguments and the
+// login before it connects. Uploads share one connection. Downloads from several nodes go one after the
+// other, each with its own connection, and the first error ends the command. quiet leaves out the progress
+// lines; skipped files are reported on standard error in any case. It returns an Invalid fault for wrong
+// arguments, and the faults of connect and of package transfer.
 func (a *app) runSCP(ctx context.Context, opts transfer.Options, quiet bool, args []string) error {
-	sources, to, err := parseLocations(args)
+	sources, dest, err := parseLocations(args)
 	if err != nil {
 		return err
 	}
@@ -126,28 +131,29 @@ func (a *app) runSCP(ctx context.Context, opts transfer.Options, quiet bool, arg
 	if err != nil {
 		return err
 	}
-	tty, isTerminal := terminal.File(a.Stderr)
-	if !isTerminal || quiet {
-		tty = nil
+	var progressTerminal *os.File // nil: no progress is shown
+	if stderr, isTerminal := terminal.File(a.Stderr); isTerminal && !quiet {
+		progressTerminal = stderr
 	}
-	progress := transfer.NewProgress(a.Stderr, tty)
-	newCopier := func(c *sftp.Client) *transfer.Copier {
-		return transfer.New(c, opts, progress, func(name string) {
+	progress := transfer.NewProgress(a.Stderr, progressTerminal)
+	newCopier := func(files *sftp.Client) *transfer.Copier {
+		return transfer.New(files, opts, progress, func(name string) {
 			fmt.Fprintf(a.Stderr, "tsh: skipped %s: not a regular file\n", name)
 		})
 	}
-	if to.node != nil {
-		return a.withSFTP(ctx, prof, *to.node, func(c *sftp.Client) error {
-			return newCopier(c).Upload(ctx, paths(sources), to.path)
+	if dest.node != nil {
+		return a.withSFTP(ctx, prof, *dest.node, func(files *sftp.Client) error {
+			return newCopier(files).Upload(ctx, paths(sources), dest.path)
 		})
 	}
-	intoDir, err := isLocalDir(to.path, len(sources) > 1)
+	mustBeDir := len(sources) > 1
+	intoDir, err := isLocalDir(dest.path, mustBeDir)
 	if err != nil {
 		return err
 	}
 	for _, group := range byNode(sources) {
-		err := a.withSFTP(ctx, prof, *group[0].node, func(c *sftp.Client) error {
-			return newCopier(c).Download(ctx, paths(group), to.path, intoDir)
+		err := a.withSFTP(ctx, prof, *group[0].node, func(files *sftp.Client) error {
+			return newCopier(files).Download(ctx, paths(group), dest.path, intoDir)
 		})
 		if err != nil {
 			return err
@@ -156,7 +162,7 @@ func (a *app) runSCP(ctx context.Context, opts transfer.Options, quiet bool, arg
 	return nil
 }
 
-// byNode groups adjacent locations on the same node, so that they share a connection.
+// byNode groups locations that follow one another and are on the same node, so that they share a connection.
 func byNode(list []location) [][]location {
 	var groups [][]location
 	for _, loc := range list {
@@ -178,9 +184,10 @@ func paths(list []location) []string {
 	return out
 }
 
-// withSFTP connects to the node, starts its SFTP service, calls fn with it and closes everything. It returns
-// the error of fn, or context.Canceled if ctx ended. When ctx ends, fn has cleanupTime to remove its
-// temporary file; then the connection is closed, which ends every call of SFTP.
+// withSFTP connects to the node, starts its SFTP service, calls fn with it, and closes the connection when fn
+// has returned. It returns the errors of connect, openSFTP and fn, or context.Canceled if ctx ended while fn
+// ran. When ctx ends, fn has cleanupTime to remove its temporary file on the node; then the connection is
+// closed, which ends every SFTP call of fn.
 func (a *app) withSFTP(
 	ctx context.Context,
 	prof *profile.Profile,
@@ -192,7 +199,7 @@ func (a *app) withSFTP(
 		return err
 	}
 	defer client.Close()
-	stop := closeAfter(ctx, client)
+	stop := closeAfter(ctx, client) // not at the end of ctx: fn still needs the connection
 	defer stop()
 	files, err := openSFTP(client)
 	if err != nil {
@@ -204,14 +211,14 @@ func (a *app) withSFTP(
 	go func() { defer close(done); client.KeepAlive(keepaliveCtx) }()
 	defer func() { cancel(); <-done }()
 	err = fn(files)
-	if ctx.Err() != nil { // whatever failed because of it
+	if ctx.Err() != nil { // err is a consequence
 		return context.Canceled
 	}
 	return err
 }
 
-// closeAfter closes the connection cleanupTime after ctx has ended. The caller must call stop, which prevents
-// that.
+// closeAfter closes the connection cleanupTime after ctx has ended, unless stop is called before. The caller
+// must call stop once.
 func closeAfter(ctx context.Context, client *sshclient.Client) (stop func()) {
 	stopped := make(chan struct{})
 	release := context.AfterFunc(ctx, func() {
@@ -232,37 +239,41 @@ type inputCloser struct{ *sshclient.Session }
 // Close sends EOF on the channel.
 func (c inputCloser) Close() error { return c.CloseWrite() }
 
-// openSFTP starts the node's SFTP service over a new session of client. Closing the result closes the
-// session. A node that refuses the service writes the reason to the session's standard error: it becomes part
-// of the error.
+// openSFTP starts the node's SFTP service in a new session of client. Closing the result closes the session.
+// If the node refuses the service, openSFTP returns a Denied fault with the node's reason. Refusals come in
+// two ways: as the answer to the request, or, from a node that reads early requests, as the end of the
+// session before the first SFTP message. Either way the node writes the reason to the session's standard
+// error.
 func openSFTP(client *sshclient.Client) (*sftp.Client, error) {
-	s, err := client.OpenSession(nil, sshclient.SubsystemRequest("sftp"))
-	if s == nil {
+	session, err := client.OpenSession(nil /* no requests before it */, sshclient.SubsystemRequest("sftp"))
+	var refused *sshclient.ProgramRefusedError
+	if errors.As(err, &refused) {
+		return nil, sftpRefusedFault(err, refused.Session)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err == nil {
-		var c *sftp.Client
-		c, err = sftp.NewClientPipe(
-			s,
-			inputCloser{s},
-			sftp.UseConcurrentWrites(true),
-			sftp.UseConcurrentReads(true),
-			sftp.MaxConcurrentRequestsPerFile(transfer.MaxConcurrentRequests),
-		)
-		if err == nil {
-			return c, nil
-		}
+	files, err := sftp.NewClientPipe(
+		session,
+		inputCloser{session},
+		sftp.UseConcurrentWrites(true),
+		sftp.UseConcurrentReads(true),
+		sftp.MaxConcurrentRequestsPerFile(transfer.MaxConcurrentRequests),
+	)
+	if err != nil {
+		return nil, sftpRefusedFault(err, session)
 	}
-	_ = s.Close()
-	// The reason ends when the node closes the channel too.
-	reason, _ := io.ReadAll(io.LimitReader(s.Stderr(), sshclient.MaxMessage))
-	return nil, sftpRefusedFault(err, string(reason))
+	return files, nil
 }
 
-// sftpRefusedFault is the error of a node that does not serve SFTP. text is what it wrote to standard error.
-func sftpRefusedFault(err error, text string) error {
+// sftpRefusedFault is the error of a node that does not serve SFTP. It closes the session and takes the
+// reason from its standard error.
+func sftpRefusedFault(err error, session *sshclient.Session) error {
+	_ = session.Close()
+	// The text ends when the node closes the channel too.
+	text, _ := io.ReadAll(io.LimitReader(session.Stderr(), sshclient.MaxMessage))
 	msg, hint := "the node refused the file transfer", "ask an administrator for a role with the action sftp"
-	if reason, nodeHint := sshclient.ParseRefusal(text); reason != "" {
+	if reason, nodeHint := sshclient.ParseRefusal(string(text)); reason != "" {
 		msg += ": " + reason
 		if nodeHint != "" {
 			hint = nodeHint
@@ -271,8 +282,8 @@ func sftpRefusedFault(err error, text string) error {
 	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }
 
-// isLocalDir reports whether path is a folder on this machine. It is an error if it is not, and mustBeDir is
-// true or the path ends in a slash.
+// isLocalDir reports whether path is a folder on this machine. It returns an Invalid fault if path is no
+// folder although mustBeDir is true or path ends in a slash, by which the user says that it is one.
 func isLocalDir(path string, mustBeDir bool) (bool, error) {
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {

@@ -205,6 +205,34 @@ func TestSCPRefusesUnsafeNamesFromTheNode(t *testing.T) {
 	}
 }
 
+func TestSCPRefusesUnsafeLinksOnTheNode(t *testing.T) {
+	t.Parallel()
+	c, remote, local := scpFixture(t)
+	file := filepath.Join(local, "f")
+	write(t, file, []byte("x"), 0o644)
+	const unsafe = "x\ntsh: hint: run this\x1b[2J"
+	if err := os.MkdirAll(filepath.Join(remote, "d", unsafe), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct{ target, want string }{
+		"a link to a folder": {unsafe, "is a folder on the node"},
+		"a link to itself":   {"f", "40 or more symbolic links"},
+	} {
+		link := filepath.Join(remote, "d", "f")
+		if err := os.Symlink(tt.target, link); err != nil {
+			t.Fatal(err)
+		}
+		r := c.run("scp", file, "web-1:d")
+		c.wantRefusal(r, name, 1, tt.want)
+		if strings.Contains(r.stderr, "\ntsh: hint: run this") || strings.Contains(r.stderr, "\x1b") {
+			t.Errorf("%s: got %q, want the name made safe", name, r.stderr)
+		}
+		if err := os.Remove(link); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSCPReportsAFullDisk(t *testing.T) {
 	t.Parallel()
 	c, remote, local := scpFixture(t)

@@ -2,6 +2,7 @@ package tsh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,18 +18,20 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// session is what tsh ssh does over its connection: run a program, connect standard input and output to an
-// address, or only forward.
+// session is what tsh ssh does over its connection. app.ssh calls one of three methods: run runs a program,
+// forwardStdio connects standard input and output to an address, and keepForwarding only keeps the forwarded
+// ports open.
 type session struct {
 	app     *app
 	opts    sshOptions
 	client  *sshclient.Client
-	remote  *sshclient.Session // set by run
-	tty     *os.File           // the local terminal, if the program gets one; else nil
-	signals chan os.Signal
+	remote  *sshclient.Session // the program and its channel; run sets it
+	tty     *os.File           // the local terminal whose keys and size the program gets; nil: none
+	signals chan os.Signal     // the signals that tsh receives
 }
 
-// program returns the request for the program.
+// program returns the request that starts the program: a subsystem with -s, else a command, or a shell if
+// command is empty.
 func (s *session) program(command string) dial.ChannelRequest {
 	switch {
 	case s.opts.subsystem:
@@ -39,35 +42,41 @@ func (s *session) program(command string) dial.ChannelRequest {
 	return sshclient.ExecRequest(command)
 }
 
-// run runs a shell, a command or a subsystem until it ends. It returns nil or the exit status of the program,
-// or an error if the node refused the program or the connection was lost. While a local terminal is used, it
-// is in raw mode.
+// run runs a shell, a command or a subsystem on the node until it ends. It requests a terminal (a PTY) for
+// the program with -t, and also for a shell if standard input is a terminal, unless -T is given. From the
+// start of the program to its end it puts the local terminal into raw mode, so that every key reaches the
+// program.
+//
+// It returns nil if the program ended with status 0, and an exitStatus if it ended otherwise or a signal
+// ended tsh. If the node refuses the program, it prints the node's reason to standard error and returns a
+// Denied fault. It returns an Unavailable fault if the connection was lost or the user ended it.
 func (s *session) run(ctx context.Context, command string) error {
 	a, opts := s.app, s.opts
-	in, isTerminal := terminal.File(a.Stdin)
-	isTerminal = isTerminal && !opts.noInput
+	stdin, stdinIsTerminal := terminal.File(a.Stdin)
+	interactive := stdinIsTerminal && !opts.noInput
+	isShell := command == ""
+	wantPTY := opts.tty || isShell && interactive && !opts.noTTY
 	requests := a.envRequests(opts.env)
-	if opts.tty || command == "" && isTerminal && !opts.noTTY {
-		if isTerminal {
-			s.tty = in
+	if wantPTY {
+		if interactive {
+			s.tty = stdin
 		}
 		requests = append(requests, a.ptyRequest(s.tty))
 	}
 	if opts.agent {
 		requests = append(requests, sshclient.AgentRequest())
 	}
-	var err error
-	s.remote, err = s.client.OpenSession(requests, s.program(command))
-	if s.remote == nil {
-		return err
-	}
-	if err != nil {
-		_ = s.remote.CloseWrite()
-		_ = s.remote.Close()
-		_, _ = s.remote.CopyOutput(io.Discard, a.Stderr) // the node's reason
+	remote, err := s.client.OpenSession(requests, s.program(command))
+	var refused *sshclient.ProgramRefusedError
+	if errors.As(err, &refused) {
+		refused.Session.CopyReason(a.Stderr)
 		msg := "the node refused to run the command"
 		return fault.Wrap(err, fault.Denied, "", msg, sshclient.HintAskForRole)
 	}
+	if err != nil {
+		return err
+	}
+	s.remote = remote
 	if s.tty != nil {
 		if restore, err := terminal.MakeRaw(s.tty); err == nil {
 			defer restore()
@@ -76,9 +85,10 @@ func (s *session) run(ctx context.Context, command string) error {
 	return s.serve(ctx)
 }
 
-// serve copies input and output and sends signals and terminal sizes until the program has ended or the user
-// has disconnected. It returns the result of the program, or the reason of the disconnection: a signal's exit
-// status, or an error for the escape sequence.
+// serve copies input and output and sends signals and new terminal sizes to the program until it has ended or
+// the user has disconnected. It returns how the program ended, as exitError describes it. After a
+// disconnection it returns the reason: an exitStatus for a signal, or an Unavailable fault for the escape
+// sequence.
 func (s *session) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
@@ -87,11 +97,11 @@ func (s *session) serve(ctx context.Context) error {
 	if s.tty != nil {
 		tasks.Go(func() { terminal.WatchSize(ctx, s.tty, s.remote.Resize) })
 	}
-	disconnected := make(chan error, 1) // the first reason
+	disconnected := make(chan error, 1) // holds the reason of the first disconnect
 	disconnect := func(reason error) {
 		select {
 		case disconnected <- reason:
-		default:
+		default: // a signal and the escape sequence came at once
 		}
 		_ = s.client.Close()
 	}
@@ -117,8 +127,9 @@ func (s *session) serve(ctx context.Context) error {
 	return exitError(exit)
 }
 
-// copyInput sends standard input to the program and then a half-close, so that the program reads the end of
-// its input and can still answer. It calls disconnect if the user types the escape sequence for it.
+// copyInput sends standard input to the program. At its end it half-closes the channel, so that the program
+// reads the end of its input and can still print. It calls disconnect if the user types the escape sequence
+// that ends the connection.
 func (s *session) copyInput(disconnect func()) {
 	var in io.Reader = s.app.Stdin
 	switch {
@@ -131,10 +142,11 @@ func (s *session) copyInput(disconnect func()) {
 	_ = s.remote.CloseWrite()
 }
 
-// keepForwarding waits until a signal arrives or the connection is lost.
-func (s *session) keepForwarding(ctx context.Context) error {
+// keepForwarding waits until a signal arrives, and returns its exitStatus, or until the connection is lost,
+// and returns an Unavailable fault with the node's reason.
+func (s *session) keepForwarding() error {
 	lost := make(chan error, 1)
-	go func() { lost <- s.client.Wait() }() // ends with the connection, which ssh closes
+	go func() { lost <- s.client.Wait() }() // ends with the connection, which app.ssh closes
 	select {
 	case sig := <-s.signals:
 		return signalExit(sig)
@@ -143,14 +155,16 @@ func (s *session) keepForwarding(ctx context.Context) error {
 	}
 }
 
-// forwardStdio connects standard input and output to an address that the node reaches (-W). It returns when
-// the other side has closed the connection or a signal arrives.
+// forwardStdio connects standard input and output to an address that the node reaches (-W). It returns nil
+// when the other side has closed the connection, whether or not standard input has ended, and an exitStatus
+// when a signal arrives. If the node does not open the connection, it returns a Denied fault with the node's
+// reason; if the connection breaks, an Unavailable fault.
 func (s *session) forwardStdio(ctx context.Context) error {
-	to, err := forward.ParseTarget(s.opts.stdio)
+	target, err := forward.ParseTarget(s.opts.stdio)
 	if err != nil {
 		return err
 	}
-	ch, reqs, err := forward.OpenTo(s.client, to, nil)
+	ch, reqs, err := forward.OpenTo(s.client, target, nil /* tsh itself is the client */)
 	if err != nil {
 		return sshclient.ChannelRefusedFault(err, "the node refused a connection to "+s.opts.stdio)
 	}
@@ -169,14 +183,16 @@ func (s *session) forwardStdio(ctx context.Context) error {
 	}
 }
 
-// drain waits until all forwarded connections have ended, as OpenSSH does, or a signal arrives.
+// drain waits until all forwarded connections have ended, as OpenSSH does, or a signal arrives. The caller
+// has closed the listeners, so no connection is added.
 func (s *session) drain(ctx context.Context, forwards *forward.Forwarder) {
-	n := forwards.Open()
-	if n == 0 {
+	open := forwards.Open()
+	if open == 0 {
 		return
 	}
 	if !s.opts.quiet {
-		fmt.Fprintf(s.app.Stderr, "tsh: waiting for forwarded connections to end (%d); Ctrl-C ends them\n", n)
+		const format = "tsh: waiting for forwarded connections to end (%d); Ctrl-C ends them\n"
+		fmt.Fprintf(s.app.Stderr, format, open)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -190,16 +206,19 @@ func (s *session) drain(ctx context.Context, forwards *forward.Forwarder) {
 	forwards.Drain(ctx)
 }
 
-// exitError returns the result of tsh for the end of a program: nil or an exitStatus, or an error if the node
-// reported nothing.
-func exitError(e sshclient.Exit) error {
+// maxExitStatus is the largest exit code of a process on this machine: exit codes have 8 bits.
+const maxExitStatus = 255
+
+// exitError returns the result of tsh for the end of a program: nil for status 0, an exitStatus for another
+// status or a signal, or ErrLost if the node did not report how the program ended.
+func exitError(exit sshclient.Exit) error {
 	switch {
-	case !e.Received:
+	case !exit.Received:
 		return sshclient.ErrLost
-	case e.Signal != "":
-		return exitStatus(128 + signalNumber(e.Signal))
-	case e.Status == 0:
+	case exit.Signal != "":
+		return exitStatus(128 + signalNumber(exit.Signal))
+	case exit.Status == 0:
 		return nil
 	}
-	return exitStatus(min(e.Status, exitConnect)) // exit codes have 8 bits; 256 must not become 0
+	return exitStatus(min(exit.Status, maxExitStatus)) // so 256 does not become 0
 }

@@ -20,14 +20,15 @@ var signalNames = map[ssh.Signal]syscall.Signal{
 	ssh.SIGUSR2: syscall.SIGUSR2,
 }
 
-// forwarded has the signals that are sent on to the remote command. In a raw terminal Ctrl-C is a byte, not a
-// signal.
-var forwarded = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
+// forwardedSignals has the signals that are sent on to the remote command. In a raw terminal Ctrl-C is a
+// byte, not a signal.
+var forwardedSignals = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 
-// signalNumber returns 0 for a signal that this machine does not know.
+// signalNumber returns the number of the signal whose name, without SIG, a node sent. It returns 0 for a
+// signal that this machine does not know.
 func signalNumber(name string) int {
-	if s, ok := signalNames[ssh.Signal(name)]; ok {
-		return int(s)
+	if number, ok := signalNames[ssh.Signal(name)]; ok {
+		return int(number)
 	}
 	return int(unix.SignalNum("SIG" + name))
 }
@@ -38,9 +39,10 @@ func signalExit(s os.Signal) error {
 	return exitStatus(128 + int(number))
 }
 
-// forwardSignals sends signals on to the remote command until ctx ends. A second signal of the same kind
-// disconnects, because the command may ignore the first. If the command has a terminal, keys reach it as
-// bytes, so a signal is meant for tsh itself and disconnects at once.
+// forwardSignals sends the signals that tsh receives on to the remote command until ctx ends. In two cases it
+// calls disconnect with tsh's exit status instead, and returns: on a second signal of the same kind, because
+// the command may ignore the first; and on any signal if the command has a terminal, because Ctrl-C and the
+// like then reach the command as bytes, so a signal is meant for tsh itself.
 func (s *session) forwardSignals(ctx context.Context, disconnect func(error)) {
 	seen := map[os.Signal]bool{}
 	for {

@@ -17,15 +17,15 @@ import (
 // sshOptions are the flags of tsh ssh.
 type sshOptions struct {
 	login          string // -l; LOGIN@ before the node wins
-	tty, noTTY     bool   // -t and -T; neither: a terminal for a shell, none for a command
+	tty, noTTY     bool   // -t and -T; neither: request a terminal for a shell, but not for a command
 	verbose, quiet bool
-	noInput        bool // -n
-	noCommand      bool // -N
-	subsystem      bool // -s: the command is the name of a subsystem
-	agent, noAgent bool // -A and -a; noAgent wins
-	clear          bool // forward nothing, whatever other flags and options say
-	escape         string
-	stdio          string   // -W
+	noInput        bool     // -n
+	noCommand      bool     // -N
+	subsystem      bool     // -s: the command is the name of a subsystem
+	agent, noAgent bool     // -A and -a; noAgent wins
+	clear          bool     // forward nothing, whatever other flags and options say
+	escape         string   // -e: the escape character, or "none"
+	stdio          string   // -W: HOST:PORT; empty: standard input and output belong to the command
 	local          []string // -L, as typed; likewise the next two
 	remote         []string // -R
 	dynamic        []string // -D
@@ -52,8 +52,8 @@ port, as in '*:8080:db:80'. The path of a Unix socket can replace a port, or a h
   tsh ssh -t web-1 top
   tsh ssh -N -L 8080:localhost:80 web-1     # then open http://localhost:8080
   tsh ssh -D 1080 web-1                     # a SOCKS proxy whose connections leave from the node`,
-		Args:              argCount(1, -1, "a node: tsh ssh [LOGIN@]NODE"),
-		ValidArgsFunction: a.completeNode("", true),
+		Args:              argCount(1, anyNumber, "a node: tsh ssh [LOGIN@]NODE"),
+		ValidArgsFunction: a.completeNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runSSH(cmd.Context(), opts, args[0], args[1:])
 		},
@@ -91,9 +91,11 @@ port, as in '*:8080:db:80'. The path of a Unix socket can replace a port, or a h
 	return cmd
 }
 
-// runSSH checks the flags and joins the words of the command with spaces, as ssh does. The first word after
-// the node must not be a flag: it was probably meant for tsh. After "--" it may be one.
-func (a *app) runSSH(ctx context.Context, opts sshOptions, dest string, command []string) error {
+// runSSH checks all arguments and then runs tsh ssh: see app.ssh for its errors. node is [LOGIN@]NODE as
+// typed. command has the words after the node, which are joined with spaces, as ssh does; none means a shell.
+// A first word that looks like a flag is refused, because it was probably meant for tsh. After "--" it may be
+// one.
+func (a *app) runSSH(ctx context.Context, opts sshOptions, node string, command []string) error {
 	if err := opts.applyOptions(opts.options); err != nil {
 		return err
 	}
@@ -101,7 +103,7 @@ func (a *app) runSSH(ctx context.Context, opts sshOptions, dest string, command 
 	if opts.tty && opts.noTTY {
 		return fault.New(fault.Invalid, "", "-t and -T contradict each other", "give one of them, or none")
 	}
-	d, err := parseDestination(dest, opts.login)
+	dest, err := parseDestination(node, opts.login)
 	if err != nil {
 		return err
 	}
@@ -116,10 +118,12 @@ func (a *app) runSSH(ctx context.Context, opts sshOptions, dest string, command 
 	if err := opts.check(command); err != nil {
 		return err
 	}
-	return a.ssh(ctx, opts, d, strings.Join(command, " "))
+	return a.ssh(ctx, opts, dest, strings.Join(command, " "))
 }
 
-// check refuses flags that contradict each other.
+// check returns an Invalid fault for flags that contradict each other or the command, for -s without exactly
+// one word of command, and for an escape character that is neither one character nor "none". applyOptions
+// must have been called. command has the words after the node; none means a shell.
 func (o sshOptions) check(command []string) error {
 	contradict := func(one, other string) error {
 		return fault.New(fault.Invalid, "", one+" and "+other+" contradict each other", "give one of them")
@@ -141,10 +145,11 @@ func (o sshOptions) check(command []string) error {
 	return nil
 }
 
-// ssh connects to dest, forwards, and runs the command; an empty one means a shell. Local listeners are
-// opened before the connection, and remote ones are requested before the command, so that nothing runs
-// without what it needs. It returns when the command and all forwarded connections have ended. The error is
-// an exitStatus if the command's status is not 0.
+// ssh connects to dest, starts the forwarding that opts ask for, and runs the command; an empty command means
+// a shell. A command may need the forwarded ports, so ssh opens the local listeners before it connects and
+// requests the remote ones before it starts the command, and gives up if one of them fails. It returns when
+// the command and all forwarded connections have ended. The error is an exitStatus if the command ended with
+// a status other than 0 or a signal ended the command or tsh; other errors are faults with a hint.
 func (a *app) ssh(ctx context.Context, opts sshOptions, dest destination, command string) error {
 	forwards, err := a.forwarder(opts)
 	if err != nil {
@@ -189,21 +194,21 @@ func (a *app) ssh(ctx context.Context, opts sshOptions, dest destination, comman
 	defer forwards.Wait()
 	defer client.Close()
 	defer forwards.Close()
-	s := &session{app: a, opts: opts, client: client, signals: make(chan os.Signal, 4)}
-	signal.Notify(s.signals, forwarded...) // before the command starts, so that it misses no signal
-	defer signal.Stop(s.signals)
+	sess := &session{app: a, opts: opts, client: client, signals: make(chan os.Signal, 4)}
+	signal.Notify(sess.signals, forwardedSignals...) // before the command starts, so that it misses no signal
+	defer signal.Stop(sess.signals)
 	if err := forwards.Start(client.Client); err != nil {
 		return err
 	}
 	switch {
 	case opts.stdio != "":
-		err = s.forwardStdio(ctx)
+		err = sess.forwardStdio(ctx)
 	case opts.noCommand:
-		return s.keepForwarding(ctx)
+		return sess.keepForwarding()
 	default:
-		err = s.run(ctx, command)
+		err = sess.run(ctx, command)
 	}
-	forwards.Close()
-	s.drain(ctx, forwards)
+	forwards.Close() // no new connections; those that are open may end by themselves
+	sess.drain(ctx, forwards)
 	return err
 }

@@ -24,16 +24,18 @@ var ignoredOptions = map[string]bool{
 	"userknownhostsfile": true, "visualhostkey": true,
 }
 
-// applyOptions applies OpenSSH options, each as OPTION=VALUE or "OPTION VALUE".
+// applyOptions sets the fields of o from OpenSSH options, each as OPTION=VALUE or "OPTION VALUE". It returns
+// an Invalid fault for other text and for an option that tsh does not support. Options that make no
+// difference to tsh are accepted without effect.
 func (o *sshOptions) applyOptions(options []string) error {
-	for _, s := range options {
-		name, value, ok := strings.Cut(s, "=")
-		if !ok || strings.ContainsAny(name, " \t") {
-			name, value, _ = strings.Cut(strings.TrimSpace(s), " ")
+	for _, typed := range options {
+		name, value, hasEquals := strings.Cut(typed, "=")
+		if !hasEquals || strings.ContainsAny(name, " \t") { // "OPTION VALUE", where VALUE may contain =
+			name, value, _ = strings.Cut(strings.TrimSpace(typed), " ")
 		}
 		name, value = strings.TrimSpace(name), strings.Trim(strings.TrimSpace(value), `"`)
 		if name == "" || value == "" {
-			msg := fmt.Sprintf("-o %q is not an option", s)
+			msg := fmt.Sprintf("-o %q is not an option", typed)
 			return fault.New(fault.Invalid, "", msg, "write OPTION=VALUE, for example -o RequestTTY=yes")
 		}
 		if err := o.applyOption(strings.ToLower(name), value); err != nil {
@@ -46,12 +48,13 @@ func (o *sshOptions) applyOptions(options []string) error {
 	return nil
 }
 
-// applyOption applies one option. name is in lower case.
+// applyOption sets the fields of o for one option. name is in lower case. It returns an Invalid fault for an
+// option that tsh does not support. A comment says where a flag of tsh ssh goes before the option.
 func (o *sshOptions) applyOption(name, value string) error {
 	yes, no := strings.EqualFold(value, "yes"), strings.EqualFold(value, "no")
 	switch name {
 	case "user":
-		if o.login == "" { // -l wins
+		if o.login == "" { // -l goes before User
 			o.login = value
 		}
 	case "forwardagent":
@@ -61,13 +64,13 @@ func (o *sshOptions) applyOption(name, value string) error {
 		case "yes", "force":
 			o.tty = true
 		case "no":
-			o.noTTY = !o.tty
+			o.noTTY = !o.tty // -t goes before RequestTTY=no
 		}
 	case "setenv":
 		o.env = append(o.env, value)
 	case "escapechar":
 		o.escape = value
-	case "clearallforwardings": // also drops -L, -R and -D: scp and sftp rely on it
+	case "clearallforwardings": // applyOptions then drops -L, -R and -D too: scp and sftp rely on it
 		o.clear = o.clear || yes
 	case "localforward":
 		o.local = append(o.local, strings.Join(strings.Fields(value), ":"))

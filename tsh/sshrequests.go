@@ -15,12 +15,13 @@ var localeNames = []string{
 	"LC_MESSAGES", "LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME",
 }
 
-// envRequests sends the user's locale and the variables in more, as NAME=VALUE.
+// envRequests returns the requests that set environment variables of the remote program: the user's locale
+// and then the variables in more, each as NAME=VALUE. It leaves out text without "=".
 func (a *app) envRequests(more []string) []dial.ChannelRequest {
 	var list []dial.ChannelRequest
 	for _, name := range localeNames {
-		if v := a.Getenv(name); v != "" {
-			list = append(list, sshclient.EnvRequest(name, v))
+		if value := a.Getenv(name); value != "" {
+			list = append(list, sshclient.EnvRequest(name, value))
 		}
 	}
 	for _, pair := range more {
@@ -31,12 +32,12 @@ func (a *app) envRequests(more []string) []dial.ChannelRequest {
 	return list
 }
 
-// ptyRequest asks for a terminal of the type and size of the local one. Without a local terminal, tty is nil
-// and the size is 80x24.
+// ptyRequest returns the request for a terminal of the remote program, of the type in TERM and the size of
+// the local terminal tty. If tty is nil, which means that there is none, the size is 80x24.
 func (a *app) ptyRequest(tty *os.File) dial.ChannelRequest {
-	kind := a.Getenv("TERM")
-	if kind == "" {
-		kind = "dumb"
+	terminalType := a.Getenv("TERM")
+	if terminalType == "" {
+		terminalType = "dumb"
 	}
 	width, height := 80, 24
 	if tty != nil {
@@ -44,5 +45,5 @@ func (a *app) ptyRequest(tty *os.File) dial.ChannelRequest {
 			width, height = columns, rows
 		}
 	}
-	return sshclient.PTYRequest(kind, width, height)
+	return sshclient.PTYRequest(terminalType, width, height)
 }

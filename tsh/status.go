@@ -28,7 +28,8 @@ type loginStatus struct {
 	Current bool             `json:"current"` // what commands use without --proxy
 }
 
-// statusCmd is "tsh status". The exit code tells scripts whether the current login is valid.
+// statusCmd is "tsh status". It prints every login, and then fails if the current one is missing or expired,
+// so that scripts can test for a valid login by the exit code.
 func (a *app) statusCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -54,8 +55,9 @@ func (a *app) statusCmd() *cobra.Command {
 	return cmd
 }
 
-// statuses returns the logins on this machine, also expired ones and profiles without a login: only that of
-// --proxy, or all with the current one first. Before the first login it returns a NotFound fault.
+// statuses returns the state of each profile on this machine, also of expired logins and after a logout. With
+// --proxy it returns only the profile of that proxy; otherwise all, the current one first. It returns a
+// NotFound fault if there is no such profile, as before the first login.
 func (a *app) statuses() ([]loginStatus, error) {
 	home, err := a.home()
 	if err != nil {
@@ -71,9 +73,9 @@ func (a *app) statuses() ([]loginStatus, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range all {
-			if p != current {
-				proxies = append(proxies, p)
+		for _, addr := range all {
+			if addr != current {
+				proxies = append(proxies, addr)
 			}
 		}
 	}
@@ -111,19 +113,19 @@ func (a *app) loginState(info profile.Info) string {
 
 // writeStatuses writes the logins with an empty line between them.
 func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
-	for n, s := range list {
-		if n > 0 {
+	for i, login := range list {
+		if i > 0 {
 			if _, err := fmt.Fprintln(w); err != nil {
 				return err
 			}
 		}
-		err := a.writeLogin(profile.Info{
-			Proxy:   s.Proxy,
-			Cluster: s.Cluster,
-			User:    s.User,
-			Roles:   s.Roles,
-			Logins:  s.Logins,
-			Expires: s.Expires,
+		err := a.writeLogin(w, profile.Info{
+			Proxy:   login.Proxy,
+			Cluster: login.Cluster,
+			User:    login.User,
+			Roles:   login.Roles,
+			Logins:  login.Logins,
+			Expires: login.Expires,
 		})
 		if err != nil {
 			return err
@@ -132,28 +134,32 @@ func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
 	return nil
 }
 
-// writeLogin writes a login as text.
-func (a *app) writeLogin(info profile.Info) error {
+// writeLogin writes a login as names and values. After a logout it writes only where the profile belongs and
+// the state "logged out".
+func (a *app) writeLogin(w io.Writer, info profile.Info) error {
 	if !info.LoggedIn() {
 		return output.WritePairs(
-			a.Stdout,
+			w,
 			[2]string{"Proxy", info.Proxy},
 			[2]string{"Cluster", info.Cluster},
 			[2]string{"State", "logged out"},
 		)
 	}
 	until := info.Expires.Local().Format("2006-01-02 15:04")
-	if left := info.Expires.Sub(a.Now()); left > 0 {
-		until += fmt.Sprintf(" (%s left)", strings.TrimSuffix(left.Round(time.Minute).String(), "0s"))
-	} else {
+	switch left := info.Expires.Sub(a.Now()); {
+	case left <= 0:
 		until += " (expired " + ago(-left) + " ago)"
+	case left < time.Minute:
+		until += " (less than a minute left)"
+	default: // Duration.String writes whole minutes as 1h30m0s
+		until += fmt.Sprintf(" (%s left)", strings.TrimSuffix(left.Round(time.Minute).String(), "0s"))
 	}
 	logins := join(info.Logins)
 	if logins == "" {
 		logins = "none"
 	}
 	return output.WritePairs(
-		a.Stdout,
+		w,
 		[2]string{"User", info.User},
 		[2]string{"Cluster", info.Cluster},
 		[2]string{"Proxy", info.Proxy},
@@ -179,8 +185,13 @@ func (a *app) logoutCmd() *cobra.Command {
 	return cmd
 }
 
-// runLogout logs out at the current proxy, or at every proxy. It works without a network: the certificates
-// stay valid on the server's side until they expire, but their keys are gone.
+// runLogout logs out at the current proxy, or with all at every proxy: it deletes the private keys and the
+// certificates from this machine and from ssh-agent. It keeps each profile's pin. It connects to no server,
+// so nothing is revoked: servers would accept the certificates until they expire, but without the private
+// keys, which existed only here, nobody can use them.
+//
+// Without a login at the current proxy it prints that there is nothing to do and succeeds. It returns a
+// NotFound fault if there is no profile at all.
 func (a *app) runLogout(all bool) error {
 	home, err := a.home()
 	if err != nil {

@@ -30,8 +30,8 @@ type tokenSpec struct {
 	Labels map[string]string `json:"labels,omitempty"` // override the labels that the machine requests
 }
 
-// tokenCmd is "tsh token". A token is a resource: create applies one and shows its secret, and get and rm
-// work with it too.
+// tokenCmd is "tsh token". A token is a resource: "tsh token create" applies one and shows its secret, and
+// "tsh get tokens" and "tsh rm token" work as for other resources.
 func (a *app) tokenCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Create join tokens for machines", GroupID: admin}
 	kind, ttl := string(identity.Node), defaultTokenTTL
@@ -52,8 +52,8 @@ func (a *app) tokenCmd() *cobra.Command {
 		if *format == output.Text {
 			return a.apply(cmd.Context(), []authrpc.Resource{resource})
 		}
-		created := createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
-		return a.createToken(cmd.Context(), resource, created, *format)
+		token := createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
+		return a.createToken(cmd.Context(), resource, token, *format)
 	}
 	flags := create.Flags()
 	flags.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
@@ -73,11 +73,12 @@ type createdToken struct {
 	Token string          `json:"token"` // secret; shown only here
 }
 
-// createToken creates a token and writes only t, completed, to standard output.
+// createToken sends resource to the auth service, which creates the token, and writes the token to standard
+// output as JSON or YAML. token has its kind and lifetime; createToken adds the name and the secret.
 func (a *app) createToken(
 	ctx context.Context,
 	resource authrpc.Resource,
-	t createdToken,
+	token createdToken,
 	format output.Format,
 ) error {
 	prof, err := a.currentLogin()
@@ -87,37 +88,40 @@ func (a *app) createToken(
 	client := a.auth(prof)
 	defer client.Close()
 	req := authrpc.ApplyResourceRequest{Resource: resource}
-	got, err := authrpc.Call(ctx, client, authrpc.ApplyResource, req)
+	resp, err := authrpc.Call(ctx, client, authrpc.ApplyResource, req)
 	if err != nil {
 		return err
 	}
-	t.Name, t.Token = got.Resource.Metadata.Name, got.Secret
-	return a.write(format, t, nil)
+	token.Name, token.Token = resp.Resource.Metadata.Name, resp.Secret
+	return a.write(format, token, nil /* text is never asked for */)
 }
 
-// newToken returns the resource of a token, without a name: the auth service generates it.
-func newToken(kind string, ttl time.Duration, labels []string) (resource authrpc.Resource, err error) {
+// newToken returns the resource of a token for one machine of the kind. labels are KEY=VALUE. The resource
+// has no name: the auth service generates one. newToken returns an Invalid fault for another kind than node
+// or proxy, a lifetime out of range and labels that are not valid.
+func newToken(kind string, ttl time.Duration, labels []string) (authrpc.Resource, error) {
 	if kind != string(identity.Node) && kind != string(identity.Proxy) {
 		msg := fmt.Sprintf("--kind=%s is not a kind of machine that joins with a token", kind)
-		return resource, fault.New(fault.Invalid, "", msg, "use node or proxy")
+		return authrpc.Resource{}, fault.New(fault.Invalid, "", msg, "use node or proxy")
 	}
 	if ttl < minTokenTTL || ttl > maxTokenTTL {
 		msg := fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL)
-		return resource, fault.New(fault.Invalid, "", msg, "choose a duration in this range")
+		return authrpc.Resource{}, fault.New(fault.Invalid, "", msg, "choose a duration in this range")
 	}
 	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
-	if len(labels) > 0 {
-		if spec.Labels, err = parseLabels(labels); err == nil {
-			err = identity.Labels(spec.Labels).Check()
+	if len(labels) > 0 { // without labels the machine keeps those that it requests
+		parsed, err := parseLabels(labels)
+		if err == nil {
+			err = identity.Labels(parsed).Check()
 		}
 		if err != nil {
 			hint := "write --label KEY=VALUE, as --label env=prod"
-			return resource, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), hint)
+			return authrpc.Resource{}, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), hint)
 		}
+		spec.Labels = parsed
 	}
-	resource = authrpc.Resource{Kind: "token", Version: "v1"}
-	resource.Spec, err = json.Marshal(spec)
-	return resource, err
+	encoded, err := json.Marshal(spec)
+	return authrpc.Resource{Kind: "token", Version: "v1", Spec: encoded}, err
 }
 
 // showToken prints a join token, which cannot be shown again, with the commands to type on the new machine.

@@ -23,9 +23,10 @@ import (
 // maxClockGap is how far this machine's clock may differ from that of the auth service.
 const maxClockGap = 2 * time.Minute
 
-// verify checks the answer to a redeemed login and returns the profile to store. Nothing of the answer may be
-// stored or used before. It is an Invalid fault if the clocks differ too much, if the authorities are not
-// those of the pin, or if a certificate is not of these authorities, not for the keys of this login, or not
+// verify checks resp, the answer of the auth service that ends a login, and returns the profile to store. The
+// caller must not store or use anything of resp that verify has not accepted. It returns an Invalid fault if
+// this machine's clock differs too much from the auth service's, if the pin of target does not verify the
+// authorities, or if a certificate is not signed by these authorities, not for the keys of this login, or not
 // valid now.
 func verify(
 	resp authrpc.RedeemLoginResponse,
@@ -45,9 +46,10 @@ func verify(
 	return prof, nil
 }
 
-// checkClock refuses a clock that differs from the cluster's by more than maxClockGap.
-func checkClock(theirs, now time.Time) error {
-	gap := now.Sub(theirs)
+// checkClock returns an Invalid fault if now, this machine's time, differs by more than maxClockGap from
+// clusterTime, which a proxy or the auth service has just sent.
+func checkClock(clusterTime, now time.Time) error {
+	gap := now.Sub(clusterTime)
 	if gap.Abs() <= maxClockGap {
 		return nil
 	}
@@ -60,13 +62,14 @@ func checkClock(theirs, now time.Time) error {
 		gap.Abs().Round(time.Second),
 		side,
 		now.UTC().Format(time.RFC3339),
-		theirs.UTC().Format(time.RFC3339),
+		clusterTime.UTC().Format(time.RFC3339),
 	)
 	return fault.New(fault.Invalid, "", msg, "set this machine's clock, then log in again")
 }
 
-// verifyLogin verifies in the order of trust: the pin verifies the authorities, and they verify the
-// certificates. The profile that it returns has no proxy yet.
+// verifyLogin verifies resp in the order of trust: the pin of target verifies the authorities, and the
+// authorities verify the certificates. It returns the profile of the login without the address of the proxy,
+// which the caller sets.
 func verifyLogin(
 	resp authrpc.RedeemLoginResponse,
 	target cluster,
@@ -116,17 +119,18 @@ func verifyLogin(
 	return prof, nil
 }
 
-// verifyX509 verifies the chain of the X.509 certificate, that it is a user's, and that it is for the key of
-// this login.
+// verifyX509 verifies that chainDER, with the leaf first, is a user's X.509 certificate of the cluster,
+// signed by its authorities, valid now, and for the key of this login. It returns who the certificate names,
+// and the certificate with its key.
 func verifyX509(
-	ders [][]byte,
-	name string,
+	chainDER [][]byte,
+	clusterName string,
 	authorities rules.ParsedAuthorities,
 	keys *loginKeys,
 	now time.Time,
 ) (identity.Peer, tls.Certificate, error) {
 	var chain []*x509.Certificate
-	for _, der := range ders {
+	for _, der := range chainDER {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return identity.Peer{}, tls.Certificate{}, err
@@ -134,20 +138,22 @@ func verifyX509(
 		chain = append(chain, c)
 	}
 	usage := x509.ExtKeyUsageClientAuth
-	peer, err := identity.VerifyX509(chain, name, authorities.UserRoots, usage, now, identity.User)
+	peer, err := identity.VerifyX509(chain, clusterName, authorities.UserRoots, usage, now, identity.User)
 	if err != nil {
 		return identity.Peer{}, tls.Certificate{}, err
 	}
 	if !keys.x509.PublicKey.Equal(peer.Cert.PublicKey) {
 		return identity.Peer{}, tls.Certificate{}, errors.New("the X.509 certificate is not for our key")
 	}
-	return peer, tls.Certificate{Certificate: ders, PrivateKey: keys.x509, Leaf: peer.Cert}, nil
+	return peer, tls.Certificate{Certificate: chainDER, PrivateKey: keys.x509, Leaf: peer.Cert}, nil
 }
 
-// verifySSH verifies the SSH certificate in the same way.
+// verifySSH verifies that wire, in SSH wire format, is a user's SSH certificate of the cluster, signed by its
+// authorities, valid now, and for the key of this login. It returns who the certificate names, and the
+// certificate.
 func verifySSH(
 	wire []byte,
-	name string,
+	clusterName string,
 	authorities rules.ParsedAuthorities,
 	keys *loginKeys,
 	now time.Time,
@@ -156,7 +162,7 @@ func verifySSH(
 	if err != nil {
 		return identity.SSHUser{}, nil, err
 	}
-	user, err := identity.VerifySSHUser(key, name, authorities.UserSSH, permittedAddress(key), now)
+	user, err := identity.VerifySSHUser(key, clusterName, authorities.UserSSH, permittedAddress(key), now)
 	if err != nil {
 		return identity.SSHUser{}, nil, err
 	}
@@ -167,9 +173,9 @@ func verifySSH(
 	return user, cert, nil
 }
 
-// permittedAddress returns an address that the certificate's source-address option permits, or nil if it has
-// none. tsh does not know which of its addresses the proxy sees; checking that is the task of the proxy and
-// the node.
+// permittedAddress returns an address from which the certificate's source-address option permits a login, or
+// nil without that option. VerifySSHUser wants the client's address, but tsh does not know which address the
+// proxy and the node will see. They check it; here any permitted address lets the other checks run.
 func permittedAddress(key ssh.PublicKey) net.Addr {
 	cert, ok := key.(*ssh.Certificate)
 	if !ok {

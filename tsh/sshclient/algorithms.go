@@ -47,10 +47,10 @@ func HasAES() bool {
 
 // Algorithms names the key exchange and the cipher of the connection, or is empty if they are not known.
 func (c *Client) Algorithms() string {
-	a, ok := c.Conn.(ssh.AlgorithmsConnMetadata)
+	conn, ok := c.Conn.(ssh.AlgorithmsConnMetadata)
 	if !ok {
 		return ""
 	}
-	n := a.Algorithms()
-	return terminal.Clean(n.KeyExchange) + ", " + terminal.Clean(n.Write.Cipher)
+	negotiated := conn.Algorithms()
+	return terminal.Clean(negotiated.KeyExchange) + ", " + terminal.Clean(negotiated.Write.Cipher)
 }

@@ -1,4 +1,4 @@
-// Package sshclient answers: how does tsh speak SSH with a node?
+// Package sshclient answers: how does tsh connect to a node by SSH?
 //
 // Connect verifies the node's host certificate and logs in with the user's certificate. A Client opens
 // sessions, sends keepalives and keeps the reason that a node gives before it ends the connection. Refusals
@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	// keepaliveEvery and keepaliveMissed end a connection whose other side is gone: after 45 s.
+	// keepaliveEvery is the interval of keepalives, and keepaliveMissed the number of intervals after which a
+	// connection is closed whose other side has stopped answering: 45 s.
 	keepaliveEvery  = 15 * time.Second
 	keepaliveMissed = 3
 	// MaxMessage bounds, in bytes, what is kept of each message of a node: banner, end notice and refusal.
@@ -39,8 +40,8 @@ type Config struct {
 	Cert            *ssh.Certificate // for Key
 	HostAuthorities []ssh.PublicKey  // one of them must have signed the host certificate
 	Now             func() time.Time
-	// Refused returns why the connection below SSH was refused, or nil. It explains a failed handshake better
-	// than SSH can.
+	// Refused returns why the proxy refused the connection under SSH, or nil if it did not. Connect calls it
+	// after a failed handshake: SSH itself only sees that the connection ended. It may be nil.
 	Refused func() error
 }
 
@@ -49,32 +50,34 @@ type Client struct {
 	*ssh.Client
 	banner string
 
-	// endNotice is the reason that the node gives before it ends the connection; nil: none. The goroutine in
-	// readers sets it; it ends with the connection.
+	// endNotice is the reason that the node gives before it ends the connection; nil: none so far. The
+	// goroutine of watchEndNotice sets it.
 	endNotice atomic.Pointer[string]
-	readers   sync.WaitGroup
+	readers   sync.WaitGroup // the goroutine of watchEndNotice, which ends with the connection
 }
 
-// Connect opens an SSH connection over conn. It closes conn if that fails.
+// Connect opens an SSH connection over conn. It accepts only the node cfg.Node, by its host certificate, and
+// logs in with the user's certificate. The caller closes the Client, which closes conn. On an error Connect
+// has closed conn. See handshake.explain for the faults.
 func Connect(ctx context.Context, conn net.Conn, cfg Config) (*Client, error) {
 	signer, err := certSigner(cfg)
 	if err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
-	h := &handshake{cfg: cfg}
-	return h.run(ctx, conn, &ssh.ClientConfig{
+	attempt := &handshake{cfg: cfg}
+	return attempt.run(ctx, conn, &ssh.ClientConfig{
 		Config:            ssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers(HasAES())},
 		User:              string(cfg.Login),
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		HostKeyCallback:   h.checkHost,
+		HostKeyCallback:   attempt.checkHost,
 		HostKeyAlgorithms: hostAlgorithms,
-		BannerCallback:    h.keepBanner,
+		BannerCallback:    attempt.keepBanner,
 		ClientVersion:     dial.ClientVersion,
 	})
 }
 
-// certSigner logs in with the certificate.
+// certSigner returns the signer by which SSH logs in: it shows cfg.Cert and signs with cfg.Key.
 func certSigner(cfg Config) (ssh.Signer, error) {
 	plain, err := ssh.NewSignerFromSigner(cfg.Key)
 	if err != nil {
@@ -90,26 +93,28 @@ func certSigner(cfg Config) (ssh.Signer, error) {
 // Banner returns what the node sent before the login succeeded, safe to print. It may have several lines.
 func (c *Client) Banner() string { return terminal.CleanLines(c.banner) }
 
-// watchEndNotice reads the node's global requests. It stores the reason that the node gives before it ends
-// the connection and passes every other request on.
+// watchEndNotice starts a goroutine that reads the node's global requests. It stores the reason that the node
+// gives before it ends the connection in c.endNotice, and sends every other request to the channel that
+// watchEndNotice returns. x/crypto/ssh reads that channel until it is closed.
 func (c *Client) watchEndNotice(reqs <-chan *ssh.Request) <-chan *ssh.Request {
-	rest := make(chan *ssh.Request)
-	c.readers.Go(func() { // ends with the connection, which its owner closes
-		defer close(rest)
-		for r := range reqs {
-			if r.Type != dial.EndNotice {
-				rest <- r
+	others := make(chan *ssh.Request)
+	c.readers.Go(func() { // ends with the connection, which the owner of the Client closes
+		defer close(others)
+		for request := range reqs {
+			if request.Type != dial.EndNotice {
+				others <- request
 				continue
 			}
-			text := string(r.Payload[:min(len(r.Payload), MaxMessage)])
+			text := string(request.Payload[:min(len(request.Payload), MaxMessage)])
 			c.endNotice.Store(&text)
 		}
 	})
-	return rest
+	return others
 }
 
-// LostError is the error of a connection after it has ended. It contains the node's reason if the node gave
-// one. It waits for watchEndNotice, because the notice may be the last thing that arrived.
+// LostError returns an Unavailable fault that says why the connection was lost: the node's reason, if the
+// node gave one, else ErrLost. It may be called only after the connection has ended, because it first waits
+// until watchEndNotice has read everything that arrived: the reason comes last.
 func (c *Client) LostError() error {
 	c.readers.Wait()
 	if text := c.endNotice.Load(); text != nil {
@@ -129,13 +134,15 @@ var ErrLost = fault.New(
 	"connect again; if an administrator ended it, tsh status shows what you may still do",
 )
 
-// KeepAlive sends a request to the node every keepaliveEvery until ctx ends. It closes the connection if the
-// node does not answer one for keepaliveMissed intervals.
+// KeepAlive sends a request to the node every keepaliveEvery until ctx ends or the connection is lost. While
+// a request is unanswered, it sends no other. It closes the connection if no answer has come by the second
+// tick after the request. So at most keepaliveMissed intervals pass after the other side has gone: nearly one
+// until the next request, and two without an answer.
 func (c *Client) KeepAlive(ctx context.Context) {
 	tick := time.NewTicker(keepaliveEvery)
 	defer tick.Stop()
 	answered := make(chan error, 1)
-	waiting, missed := false, 0
+	waiting, missed := false, 0 // waiting: a request is unanswered; missed: ticks since then
 	for {
 		select {
 		case <-ctx.Done():
@@ -154,7 +161,7 @@ func (c *Client) KeepAlive(ctx context.Context) {
 				}()
 				continue
 			}
-			if missed++; missed >= keepaliveMissed-1 {
+			if missed++; missed >= keepaliveMissed-1 { // the interval before the request counts too
 				_ = c.Close()
 				return
 			}

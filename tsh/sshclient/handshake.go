@@ -20,25 +20,28 @@ import (
 // handshakeTime bounds the SSH handshake with the node.
 const handshakeTime = 30 * time.Second
 
-// handshake is one SSH handshake with a node. It collects what explains a failure.
+// handshake is one SSH handshake with a node. Its callbacks store why the host certificate was refused and
+// what the node says, by which explain describes a failure.
 type handshake struct {
 	cfg Config
 
-	mu      sync.Mutex // guards what follows: x/crypto calls back from goroutines of its own
-	hostErr error      // why the host certificate was refused
+	mu      sync.Mutex // guards hostErr and banner, which callbacks set on goroutines of x/crypto/ssh
+	hostErr error      // why the host certificate was refused; nil: it was accepted, or none has arrived
 	banner  strings.Builder
 }
 
-// run performs the handshake. It closes conn if that fails.
+// run performs the handshake over conn and returns the connected Client. It gives up after handshakeTime or
+// when ctx ends. On an error it has closed conn; see explain for the faults.
 func (h *handshake) run(ctx context.Context, conn net.Conn, cfg *ssh.ClientConfig) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends NewClientConn
 	packets := coalesce.NewSSHConn(conn)
-	c, chans, reqs, err := ssh.NewClientConn(packets, h.cfg.Node, cfg)
-	if !stop() && err == nil { // ctx ended at the last moment and has closed conn
+	sshConn, chans, reqs, err := ssh.NewClientConn(packets, h.cfg.Node, cfg) // closes packets on an error
+	ctxEnded := !stop()
+	if ctxEnded && err == nil { // conn was closed just after the handshake
 		err = context.Cause(ctx)
-		_ = c.Close()
+		_ = sshConn.Close()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -47,11 +50,12 @@ func (h *handshake) run(ctx context.Context, conn net.Conn, cfg *ssh.ClientConfi
 	}
 	packets.JoinPackets()
 	client := &Client{banner: h.banner.String()}
-	client.Client = ssh.NewClient(c, chans, client.watchEndNotice(reqs))
+	client.Client = ssh.NewClient(sshConn, chans, client.watchEndNotice(reqs))
 	return client, nil
 }
 
-// checkHost accepts only a certificate of a host authority that names the intended node.
+// checkHost is the callback for the node's host key. It accepts only a certificate that a host authority of
+// the cluster signed, that names the node cfg.Node, and that is valid now. It keeps the error for explain.
 func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -59,8 +63,8 @@ func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
 	return h.hostErr
 }
 
-// keepBanner collects the banner. A hostile node may send any number of them, so it keeps at most MaxMessage
-// bytes.
+// keepBanner is the callback for banners, the messages that a node may send before the login has succeeded. A
+// hostile node may send any number of them, so it keeps at most MaxMessage bytes and drops the rest.
 func (h *handshake) keepBanner(msg string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,10 +74,11 @@ func (h *handshake) keepBanner(msg string) error {
 	return nil
 }
 
-// explain returns the error of a failed handshake. err is that of x/crypto, which does not say enough: the
-// cases are an interruption, a refusal of the layer below, a host certificate that is expired or wrong, no
-// answer in time, a refused login, and a broken connection. Their order matters, because each may cause the
-// ones after it. The caller holds mu.
+// explain returns the error to show for a failed handshake. err is the error of x/crypto/ssh, which does not
+// say enough. The cases are: context.Canceled if the user interrupted tsh, the refusal of the proxy, an
+// Expired or a Denied fault for the host certificate, Unavailable for no answer in time, Denied for a refused
+// login, and Unavailable for a broken connection. Their order matters: each can cause the errors of those
+// after it, so the first that holds is the reason. The caller holds h.mu.
 func (h *handshake) explain(ctx context.Context, err error) error {
 	var refused error
 	if h.cfg.Refused != nil {
@@ -81,7 +86,8 @@ func (h *handshake) explain(ctx context.Context, err error) error {
 	}
 	node := h.cfg.Node
 	var expired *identity.ExpiredError
-	var auth *ssh.ServerAuthError
+	var authErr *ssh.ServerAuthError
+	loginRefused := strings.Contains(err.Error(), "unable to authenticate") || errors.As(err, &authErr)
 	switch {
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		return context.Canceled
@@ -99,7 +105,7 @@ func (h *handshake) explain(ctx context.Context, err error) error {
 		return fault.Wrap(err, fault.Unavailable, "",
 			"node "+node+" does not answer",
 			"check that the machine runs, then try again")
-	case strings.Contains(err.Error(), "unable to authenticate"), errors.As(err, &auth):
+	case loginRefused:
 		return h.loginRefusedFault(err)
 	}
 	return fault.Wrap(err, fault.Unavailable, "",

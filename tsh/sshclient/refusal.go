@@ -14,8 +14,9 @@ import (
 const HintAskForRole = "ask an administrator whether your roles allow it; " +
 	"after a change of roles run: tsh login"
 
-// ParseRefusal reads the reason and the hint from a message of a node. Its lines are "threshold: error: …"
-// and "threshold: hint: …"; other lines count as reasons. Both results are safe to print.
+// ParseRefusal reads the reason and the hint from a message of a node. A Threshold node sends the lines
+// "threshold: error: …" and "threshold: hint: …". Any other line counts as a reason, and several reasons are
+// joined by semicolons. Both results are safe to print; each is empty if the message has none.
 func ParseRefusal(text string) (reason, hint string) {
 	var reasons []string
 	for line := range strings.SplitSeq(terminal.CleanLines(text), "\n") {
@@ -38,17 +39,18 @@ func attributeHint(nodeHint, own string) string {
 	return "the node says: " + nodeHint
 }
 
-// ChannelRefusedFault is the error of a node that refuses to open a channel. what describes the channel; the
-// node's reason and hint are appended if it gave them.
-func ChannelRefusedFault(err error, what string) error {
-	var open *ssh.OpenChannelError
+// ChannelRefusedFault returns a Denied fault for err, the error of a node that refuses to open a channel. msg
+// is the beginning of the message. If the node gave a reason, it is appended to msg; if it gave a hint, that
+// is the hint, else HintAskForRole.
+func ChannelRefusedFault(err error, msg string) error {
+	var refusal *ssh.OpenChannelError
 	hint := HintAskForRole
-	if errors.As(err, &open) && open.Message != "" {
-		reason, remedy := fault.SplitLine(terminal.Clean(open.Message))
-		what += ": " + reason
-		if remedy != "" {
-			hint = remedy
+	if errors.As(err, &refusal) && refusal.Message != "" {
+		reason, nodeHint := fault.SplitLine(terminal.Clean(refusal.Message))
+		msg += ": " + reason
+		if nodeHint != "" {
+			hint = nodeHint
 		}
 	}
-	return fault.Wrap(err, fault.Denied, "", what, hint)
+	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }

@@ -26,13 +26,14 @@ func EnvRequest(name, value string) dial.ChannelRequest {
 	return dial.ChannelRequest{Type: "env", Payload: payload}
 }
 
-// PTYRequest asks for a terminal (RFC 4254 section 6.2). kind is the value of TERM.
-func PTYRequest(kind string, columns, rows int) dial.ChannelRequest {
+// PTYRequest asks for a terminal (RFC 4254 section 6.2). terminalType is the value of TERM. The size in
+// pixels is left out.
+func PTYRequest(terminalType string, columns, rows int) dial.ChannelRequest {
 	return dial.ChannelRequest{Type: "pty-req", Payload: ssh.Marshal(struct {
 		Term                         string
 		Columns, Rows, Width, Height uint32
 		Modes                        string // only TTY_OP_END: the node's defaults
-	}{kind, uint32(columns), uint32(rows), 0, 0, "\x00"})}
+	}{terminalType, uint32(columns), uint32(rows), 0, 0, "\x00"})}
 }
 
 // AgentRequest lets the program use the client's ssh-agent (OpenSSH PROTOCOL.agent).

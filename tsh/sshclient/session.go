@@ -27,13 +27,25 @@ type Exit struct {
 	Signal   string // not empty: the signal that ended the program, without SIG
 }
 
-// OpenSession opens a session channel and requests a program in it. requests, such as pty-req and env, go
-// before the program and want no reply.
+// ProgramRefusedError is the error of OpenSession if the node opened the channel but did not start the
+// program. The node may give the reason on the standard error of Session. Who gets the error must close
+// Session, as CopyReason does.
+type ProgramRefusedError struct {
+	Session *Session // runs no program
+	Err     error    // of the request
+}
+
+func (e *ProgramRefusedError) Error() string { return e.Err.Error() }
+
+func (e *ProgramRefusedError) Unwrap() error { return e.Err }
+
+// OpenSession opens a session channel and requests a program in it. requests, such as pty-req and env, are
+// sent before the request for the program; no reply to them is awaited. It returns the session of the
+// program. If the node does not open the channel, it returns a Denied fault with the node's reason.
 //
 // A Threshold node reads all requests from the message that opens the channel, which saves a round trip. A
-// refusal then comes as text on standard error and an exit status, as from a program. Another server gets
-// each request in a message of its own; if it refuses the program, OpenSession returns both the session and
-// an error, and the reason can be read from the session.
+// refusal of such a node looks like a program: text on standard error and an exit status. Another server gets
+// each request in a message of its own; if it refuses the program, OpenSession returns a ProgramRefusedError.
 func (c *Client) OpenSession(requests []dial.ChannelRequest, program dial.ChannelRequest) (*Session, error) {
 	extra, fits := dial.MarshalEarlyRequests(append(requests, program))
 	early := fits && dial.ReadsEarlyRequests(c.ServerVersion())
@@ -49,60 +61,78 @@ func (c *Client) OpenSession(requests []dial.ChannelRequest, program dial.Channe
 	if early {
 		return s, nil
 	}
-	for _, q := range requests {
-		_, _ = ch.SendRequest(q.Type, false, q.Payload) // a lost connection fails the request for the program
+	for _, request := range requests {
+		// An error is ignored: it means that the connection is lost, and the request for the program reports
+		// that.
+		_, _ = ch.SendRequest(request.Type, false, request.Payload)
 	}
-	granted, err := ch.SendRequest(program.Type, true, program.Payload)
+	const wantReply = true
+	granted, err := ch.SendRequest(program.Type, wantReply, program.Payload)
 	if err == nil && !granted {
 		err = errRequestDenied
 	}
-	return s, err
+	if err != nil {
+		return nil, &ProgramRefusedError{Session: s, Err: err}
+	}
+	return s, nil
 }
 
-// errRequestDenied is a refused request for a program. The node may give the reason on the channel.
+// errRequestDenied is the answer of a node that refuses the request for a program.
 var errRequestDenied = errors.New("the node refused to run the command")
 
-// readRequests stores how the program ended. It refuses every request that wants a reply: such a request is
-// the node's keepalive.
+// readRequests reads the node's requests on the channel until the channel is closed. It stores how the
+// program ended in s.exit. It answers "failure" to every request that wants a reply: such a request is the
+// node's keepalive, for which any answer will do.
 func (s *Session) readRequests(reqs <-chan *ssh.Request) {
 	defer close(s.closed)
-	for q := range reqs {
-		switch q.Type {
+	for request := range reqs {
+		switch request.Type {
 		case "exit-status":
-			if len(q.Payload) == 4 {
-				s.exit = Exit{Received: true, Status: binary.BigEndian.Uint32(q.Payload)}
+			if len(request.Payload) == 4 {
+				s.exit = Exit{Received: true, Status: binary.BigEndian.Uint32(request.Payload)}
 			}
 		case "exit-signal":
-			var m struct {
+			var signal struct {
 				Name       string
 				CoreDumped bool
 				Message    string
 				Language   string
 			}
-			if ssh.Unmarshal(q.Payload, &m) == nil {
-				s.exit = Exit{Received: true, Signal: m.Name}
+			if ssh.Unmarshal(request.Payload, &signal) == nil {
+				s.exit = Exit{Received: true, Signal: signal.Name}
 			}
 		}
-		_ = q.Reply(false, nil)
+		_ = request.Reply(false, nil) // does nothing if no reply is wanted
 	}
 }
 
+// CopyReason closes a session whose program the node refused, and copies the node's standard error, which may
+// have the reason, to w until the node closes the channel too.
+func (s *Session) CopyReason(w io.Writer) {
+	_ = s.CloseWrite()
+	_ = s.Close()
+	_, _ = s.CopyOutput(io.Discard, w)
+}
+
 // CopyOutput copies the program's standard output and standard error until the node has closed the channel,
-// and returns how the program ended. If one of them cannot be written, it ends the session and returns an
-// error.
+// and returns how the program ended: the zero Exit if the node did not report it. If stdout or stderr cannot
+// be written, CopyOutput ends the session and returns an Internal fault.
 func (s *Session) CopyOutput(stdout, stderr io.Writer) (Exit, error) {
+	copyOne := func(to io.Writer, from io.Reader) error {
+		_, err := io.Copy(to, from)
+		if err != nil {
+			_ = s.Close()
+			// Both outputs share the channel's window: unread data of this one would block the other.
+			_, _ = io.Copy(io.Discard, from)
+		}
+		return err
+	}
 	var both sync.WaitGroup
 	var stdoutErr, stderrErr error
-	write := func(to io.Writer, from io.Reader, failed *error) {
-		if _, *failed = io.Copy(to, from); *failed != nil {
-			_ = s.Close()
-			_, _ = io.Copy(io.Discard, from) // else the other output, which shares the window, could block
-		}
-	}
-	both.Go(func() { write(stdout, s.Channel, &stdoutErr) })
-	both.Go(func() { write(stderr, s.Stderr(), &stderrErr) })
+	both.Go(func() { stdoutErr = copyOne(stdout, s.Channel) })
+	both.Go(func() { stderrErr = copyOne(stderr, s.Stderr()) })
 	both.Wait()
-	<-s.closed
+	<-s.closed // from here on s.exit may be read
 	if err := errors.Join(stdoutErr, stderrErr); err != nil {
 		msg := "cannot write the output of the remote command: " + fault.DescribeNetwork(err)
 		return s.exit, fault.Wrap(err, fault.Internal, "", msg, "check where standard output goes")

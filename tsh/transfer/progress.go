@@ -28,8 +28,8 @@ func NewProgress(out io.Writer, terminal *os.File) *Progress {
 	return &Progress{out: out, terminal: terminal}
 }
 
-// bar is the progress line of one file. start begins a goroutine that draws it; the caller must call end,
-// which stops the goroutine and waits for it.
+// bar is the progress line of one file. If there is a terminal, start starts a goroutine that draws the line.
+// The caller must call end, which stops the goroutine and waits for it.
 type bar struct {
 	*Progress
 	name        string
@@ -40,7 +40,8 @@ type bar struct {
 	stopped     chan struct{} // closed once the goroutine has ended
 }
 
-// start shows the progress of one file. size is 0 if it is not known.
+// start begins the progress line of the file name. size is its size in bytes, or 0 if that is not known. The
+// caller counts bytes by reading or writing through bar.reader or bar.writer.
 func (p *Progress) start(name string, size int64) *bar {
 	b := &bar{
 		Progress: p,
@@ -98,26 +99,31 @@ func (b *bar) end() {
 	}
 }
 
-// progressLine is "name  45%  12.3 MB  4.5 MB/s  0:03 left" in at most width columns.
+// progressLine returns "name 45% 12.3 MB 4.5 MB/s 0:03 left" in at most width columns; a long name loses its
+// beginning. It leaves out the percentage and the time left if size is 0, which means unknown, and in the
+// first half second the speed and the time left.
 func progressLine(name string, transferred, size int64, elapsed time.Duration, width int) string {
 	var tail strings.Builder
 	if size > 0 {
 		fmt.Fprintf(&tail, "  %3d%%", min(100, transferred*100/size))
 	}
 	fmt.Fprintf(&tail, "  %9s", sizeText(transferred))
-	if secs := elapsed.Seconds(); secs > 0.5 || transferred == size {
-		rate := float64(transferred) / max(secs, 1e-3)
+	if seconds := elapsed.Seconds(); seconds > 0.5 || transferred == size {
+		rate := float64(transferred) / max(seconds, 1e-3) // bytes a second
 		fmt.Fprintf(&tail, "  %9s/s", sizeText(int64(rate)))
 		if left := size - transferred; left > 0 && rate > 0 {
-			eta := time.Duration(float64(left) / rate * float64(time.Second)).Round(time.Second)
-			fmt.Fprintf(&tail, "  %s left", durationText(eta))
+			timeLeft := time.Duration(float64(left) / rate * float64(time.Second)).Round(time.Second)
+			fmt.Fprintf(&tail, "  %s left", durationText(timeLeft))
 		}
 	}
-	nameWidth := max(8, width-tail.Len())
+	// Names shorter than alignedWidth are filled with spaces, so that the columns of several lines align.
+	const minNameWidth, alignedWidth = 8, 24
+	nameWidth := max(minNameWidth, width-tail.Len())
 	if runes := []rune(name); len(runes) > nameWidth {
 		name = "…" + string(runes[len(runes)-nameWidth+1:])
 	}
-	return name + strings.Repeat(" ", max(0, min(nameWidth, 24)-len([]rune(name)))) + tail.String()
+	padding := max(0, min(nameWidth, alignedWidth)-len([]rune(name)))
+	return name + strings.Repeat(" ", padding) + tail.String()
 }
 
 // durationText is h:mm:ss, or m:ss below an hour.
@@ -142,13 +148,14 @@ func sizeText(n int64) string {
 	return ""
 }
 
-// countingStream passes bytes on, counts them in bar, and returns the error of ctx once that has ended.
+// countingStream reads from r or writes to w, and counts the bytes in bar. When ctx has ended, it returns the
+// error of ctx instead. bar.reader sets r, and bar.writer sets w.
 type countingStream struct {
 	ctx      context.Context
 	bar      *bar
 	r        io.Reader
 	w        io.Writer
-	writeErr error // the error of w, to tell it from errors of the source
+	writeErr error // the last error of w; after a copy it says that the destination failed, not the source
 }
 
 func (b *bar) reader(ctx context.Context, r io.Reader) *countingStream {

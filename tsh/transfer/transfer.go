@@ -40,8 +40,8 @@ func New(remote *sftp.Client, opts Options, progress *Progress, skipped func(nam
 	return &Copier{remote: remote, opts: opts, progress: progress, skipped: skipped}
 }
 
-// tempName returns the name of a file while it is being written. A long base is cut, because file systems
-// allow 255 bytes.
+// tempName returns a name, random at its end, for the file base while it is being written. It uses at most
+// 200 bytes of base, because file systems allow names of 255 bytes.
 func tempName(base string) string {
 	var b [6]byte
 	_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
@@ -53,8 +53,17 @@ func isSpecial(m fs.FileMode) bool {
 	return m&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket|fs.ModeCharDevice|fs.ModeIrregular) != 0
 }
 
-// localFault returns the fault for an error of this machine's file system with the file name: Exhausted for a
-// full disk, NotFound, or Invalid. It is nil for a nil error.
+// withExecuteBits returns the mode of a new file that is a copy of a file with the mode source: owner, group
+// and others may execute it if they may read it and might execute the source.
+func withExecuteBits(created, source fs.FileMode) fs.FileMode {
+	const executeBits = 0o111
+	mayRead := created >> 2 & executeBits // the read bits, in the places of the execute bits
+	return created | source&executeBits&mayRead
+}
+
+// localFault returns the fault for err, an error of this machine's file system with the file name: Exhausted
+// for a full disk, NotFound for a file or folder that does not exist, else Invalid. It returns nil if err is
+// nil.
 func localFault(name string, err error) error {
 	if err == nil {
 		return nil
@@ -75,10 +84,10 @@ func localFault(name string, err error) error {
 	return fault.Wrap(err, fault.Invalid, "", msg, "check the path and its permissions")
 }
 
-// remoteFault returns the fault for an error of SFTP with the file name: Exhausted for a full disk, NotFound,
-// Denied for missing permissions, Invalid for any other answer of the node, and Unavailable if the connection
-// failed. If ctx has ended, it returns the error of ctx. SFTP has no status for a full disk, so servers
-// describe it in their message.
+// remoteFault returns the fault for err, an error of SFTP with the file name on the node: Exhausted for a
+// full disk, NotFound for a file or folder that does not exist, Denied for missing permissions, Invalid for
+// any other answer of the node, and Unavailable if the connection failed. If ctx has ended, it returns the
+// error of ctx. SFTP has no status for a full disk, so it is recognised by the message that servers send.
 func remoteFault(ctx context.Context, name string, err error) error {
 	name = terminal.Clean(name)
 	var status *sftp.StatusError

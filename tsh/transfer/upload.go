@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -17,9 +18,11 @@ import (
 // MaxConcurrentRequests bounds the SFTP requests in flight for one file.
 const MaxConcurrentRequests = 64
 
-// Upload copies local files to the node. If to is a folder there, each file keeps its name in it. Otherwise
-// to is the new name of the one source; several sources, or a to that ends in a slash, are an error. It stops
-// at the first error and returns the error of ctx if that ends.
+// Upload copies local files, and with Recursive folders, to the node. If to is a folder on the node, it
+// copies each source into that folder under the source's name. Otherwise to is the new name of the one
+// source: several sources, or a slash at the end of to, are an Invalid fault. Upload stops at the first
+// error; what it has copied before stays. Its errors are localFault, remoteFault, and the error of ctx if ctx
+// ends.
 func (c *Copier) Upload(ctx context.Context, sources []string, to string) error {
 	info, err := c.remote.Stat(to)
 	intoDir := err == nil && info.IsDir()
@@ -30,11 +33,11 @@ func (c *Copier) Upload(ctx context.Context, sources []string, to string) error 
 	for _, src := range sources {
 		dst := to
 		if intoDir {
-			name, err := filepath.Abs(src)
+			absolute, err := filepath.Abs(src) // so that "." has a name
 			if err != nil {
 				return localFault(src, err)
 			}
-			dst = path.Join(to, filepath.Base(name))
+			dst = path.Join(to, filepath.Base(absolute))
 		}
 		if err := c.put(ctx, src, dst); err != nil {
 			return err
@@ -43,8 +46,9 @@ func (c *Copier) Upload(ctx context.Context, sources []string, to string) error 
 	return nil
 }
 
-// put copies the local file or folder src to dst on the node. It is an error if src is a folder and Recursive
-// is not set.
+// put copies the local file or folder src to dst on the node. Without Recursive a folder is an Invalid fault.
+// With it, put copies everything in the folder except special files, which it reports to c.skipped. Symbolic
+// links are followed.
 func (c *Copier) put(ctx context.Context, src, dst string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -65,12 +69,13 @@ func (c *Copier) put(ctx context.Context, src, dst string) error {
 	if err := c.remote.MkdirAll(dst); err != nil {
 		return remoteFault(ctx, dst, err)
 	}
-	for _, e := range entries {
-		if isSpecial(e.Type()) {
-			c.skipped(terminal.Clean(filepath.Join(src, e.Name())))
+	for _, entry := range entries {
+		entryPath := filepath.Join(src, entry.Name())
+		if isSpecial(entry.Type()) {
+			c.skipped(terminal.Clean(entryPath))
 			continue
 		}
-		if err := c.put(ctx, filepath.Join(src, e.Name()), path.Join(dst, e.Name())); err != nil {
+		if err := c.put(ctx, entryPath, path.Join(dst, entry.Name())); err != nil {
 			return err
 		}
 	}
@@ -80,114 +85,128 @@ func (c *Copier) put(ctx context.Context, src, dst string) error {
 	return nil
 }
 
-// putFile copies one local file to dst on the node. It writes to a temporary file beside dst and renames it
-// when it is complete; on an error it removes the temporary file. An existing device or pipe is written to
-// directly.
-func (c *Copier) putFile(ctx context.Context, src, dst string) (err error) {
-	f, err := os.Open(src)
+// putFile copies the local file src to dst on the node. If dst is a symbolic link, it replaces the file to
+// which the link leads. It writes to a temporary file beside that file and renames the temporary file when it
+// is complete, so a copy that fails leaves the previous file as it was. On an error it removes the temporary
+// file. An existing device or pipe is written to directly, because renaming would replace it by a file.
+func (c *Copier) putFile(ctx context.Context, src, dst string) error {
+	in, err := os.Open(src)
 	if err != nil {
 		return localFault(src, err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer in.Close()
+	info, err := in.Stat()
 	if err != nil {
 		return localFault(src, err)
 	}
-	dst, old, err := c.resolveLinks(ctx, dst)
+	target, err := c.resolveLinks(ctx, dst)
 	if err != nil {
 		return err
 	}
-	temp := dst
-	if old == nil || old.Mode().IsRegular() {
-		temp = path.Join(path.Dir(dst), tempName(path.Base(dst)))
-		defer func() {
-			if err != nil { // without a connection the file stays on the node; its name shows what it is
-				_ = c.remote.Remove(temp)
-			}
-		}()
+	isDeviceOrPipe := target.old != nil && !target.old.Mode().IsRegular()
+	if isDeviceOrPipe {
+		return c.send(ctx, in, info, target.path, target.path)
 	}
-	if err := c.send(ctx, f, info, temp, dst); err != nil {
-		return err
+	temp := path.Join(path.Dir(target.path), tempName(path.Base(target.path)))
+	err = c.send(ctx, in, info, temp, target.path)
+	if err == nil {
+		err = c.setRemoteMode(ctx, temp, info, target.old)
 	}
-	if temp == dst {
-		return nil
+	if err == nil {
+		if renameErr := c.remote.PosixRename(temp, target.path); renameErr != nil {
+			err = remoteFault(ctx, target.path, renameErr)
+		}
 	}
-	if err := c.setRemoteMode(ctx, temp, info, old); err != nil {
-		return err
+	if err != nil { // without a connection the file stays on the node; its name shows what it is
+		_ = c.remote.Remove(temp)
 	}
-	if err := c.remote.PosixRename(temp, dst); err != nil {
-		return remoteFault(ctx, dst, err)
-	}
-	return nil
+	return err
 }
 
 // maxLinks bounds how many symbolic links are followed at a destination, as kernels do.
 const maxLinks = 40
 
-// resolveLinks returns the path that dst leads to through symbolic links, and the file there, which is nil if
-// there is none. The file is then replaced by renaming, which would otherwise replace the link. SFTP's
-// RealPath is of no use: not every server follows links in it. An existing folder and a loop of links are
-// errors.
-func (c *Copier) resolveLinks(ctx context.Context, dst string) (string, fs.FileInfo, error) {
-	for range maxLinks {
-		old, err := c.remote.Lstat(dst)
-		switch {
-		case err != nil:
-			return dst, nil, nil // writing reports what is wrong, if anything is
-		case old.IsDir():
-			msg := dst + " is a folder on the node"
-			return dst, old, fault.New(fault.Invalid, "", msg, "name a file, or remove the folder")
-		case old.Mode()&fs.ModeSymlink == 0:
-			return dst, old, nil
-		}
-		to, err := c.remote.ReadLink(dst)
-		if err != nil {
-			return dst, nil, remoteFault(ctx, dst, err)
-		}
-		if !path.IsAbs(to) {
-			to = path.Join(path.Dir(dst), to)
-		}
-		dst = to
-	}
-	msg := terminal.Clean(dst) + " is part of a loop of symbolic links on the node"
-	return dst, nil, fault.New(fault.Invalid, "", msg, "name the file itself")
+// remoteTarget is the file on the node that an upload creates or replaces. It is no folder and no symbolic
+// link.
+type remoteTarget struct {
+	path string
+	old  fs.FileInfo // the file that exists at path; nil: none that the node shows
 }
 
-// send writes the contents of f to the file temp on the node and shows the progress. temp must not exist
-// unless it is the destination itself. shown is the name of the destination for progress and errors.
-func (c *Copier) send(ctx context.Context, f *os.File, info fs.FileInfo, temp, shown string) (err error) {
+// resolveLinks returns the file to which dst leads on the node, which is dst itself if that is no symbolic
+// link. putFile renames its temporary file to this path: a rename to a link would replace the link.
+// resolveLinks follows the links one by one, because not every server follows them in SFTP's REALPATH.
+//
+// If LSTAT fails, for whatever reason, the path counts as free: the upload then fails with the node's reason
+// if it is not. resolveLinks returns an Invalid fault for a folder and after maxLinks links, which are
+// probably a loop. Names in its messages are cleaned, because they can come from links on the node.
+func (c *Copier) resolveLinks(ctx context.Context, dst string) (remoteTarget, error) {
+	at := dst
+	for range maxLinks {
+		info, err := c.remote.Lstat(at)
+		switch {
+		case err != nil:
+			return remoteTarget{path: at}, nil
+		case info.IsDir():
+			msg := terminal.Clean(at) + " is a folder on the node"
+			return remoteTarget{}, fault.New(fault.Invalid, "", msg, "name a file, or remove the folder")
+		case info.Mode()&fs.ModeSymlink == 0:
+			return remoteTarget{path: at, old: info}, nil
+		}
+		next, err := c.remote.ReadLink(at)
+		if err != nil {
+			return remoteTarget{}, remoteFault(ctx, at, err)
+		}
+		if !path.IsAbs(next) {
+			next = path.Join(path.Dir(at), next)
+		}
+		at = next
+	}
+	const format = "%s leads through %d or more symbolic links on the node, perhaps in a loop"
+	msg := fmt.Sprintf(format, terminal.Clean(dst), maxLinks)
+	return remoteTarget{}, fault.New(fault.Invalid, "", msg, "name the file itself")
+}
+
+// send writes the contents of the local file in, which info describes, to the file out on the node and shows
+// the progress. dst is the name of the destination in the progress line and in errors. If out is another file
+// than dst, it is a temporary file, which send creates and which must not exist before. On an error send
+// leaves what it has written. It returns localFault for an error of reading, remoteFault for one of the node,
+// and the error of ctx if ctx ends.
+func (c *Copier) send(ctx context.Context, in *os.File, info fs.FileInfo, out, dst string) error {
 	flags := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
-	if temp != shown {
+	if out != dst {
 		flags |= os.O_EXCL
 	}
-	out, err := c.remote.OpenFile(temp, flags)
+	w, err := c.remote.OpenFile(out, flags)
 	if err != nil {
-		return remoteFault(ctx, shown, err)
+		return remoteFault(ctx, dst, err)
 	}
-	bar := c.progress.start(shown, info.Size())
+	bar := c.progress.start(dst, info.Size())
 	defer bar.end()
+	r := bar.reader(ctx, in)
 	if info.Mode().IsRegular() {
-		_, err = out.ReadFromWithConcurrency(bar.reader(ctx, f), MaxConcurrentRequests)
-	} else { // the size of a pipe or device is unknown: write in order
-		_, err = io.Copy(struct{ io.Writer }{out}, bar.reader(ctx, f))
+		_, err = w.ReadFromWithConcurrency(r, MaxConcurrentRequests)
+	} else { // the size of a pipe or device is unknown: write in order, without w's own ReadFrom
+		_, err = io.Copy(struct{ io.Writer }{w}, r)
 	}
-	if closeErr := out.Close(); err == nil {
+	if closeErr := w.Close(); err == nil {
 		err = closeErr
 	}
-	var local *fs.PathError
+	var readErr *fs.PathError // SFTP has no errors of this type
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.As(err, &local):
-		return localFault(f.Name(), err)
+	case errors.As(err, &readErr):
+		return localFault(in.Name(), err)
 	}
-	return remoteFault(ctx, shown, err)
+	return remoteFault(ctx, dst, err)
 }
 
-// setRemoteMode gives the new file its mode: the source's with Preserve, else that of the file that it
-// replaces. A new file is executable for those who may read it where the source was.
+// setRemoteMode gives the new file name on the node its mode: with Preserve the mode of the source src, else
+// the mode of old, the file that it replaces. If old is nil, the new file keeps the mode that the node gave
+// it, and everybody who may read the new file may also execute it if they might execute the source.
 func (c *Copier) setRemoteMode(ctx context.Context, name string, src, old fs.FileInfo) error {
 	if c.opts.Preserve {
 		return c.preserveRemote(ctx, name, src)
@@ -196,8 +215,7 @@ func (c *Copier) setRemoteMode(ctx context.Context, name string, src, old fs.Fil
 	if err != nil {
 		return remoteFault(ctx, name, err)
 	}
-	mode := created.Mode().Perm()
-	mode |= src.Mode().Perm() & 0o111 & (mode >> 2)
+	mode := withExecuteBits(created.Mode().Perm(), src.Mode().Perm())
 	if old != nil {
 		mode = old.Mode().Perm()
 	}
