@@ -60,7 +60,7 @@ const (
 )
 
 // Begin starts a login attempt for a browser at the proxy by. The response has one of three forms:
-//   - Redirect and Attempt: the provider's page to send the browser to, and the sealed attempt for its cookie;
+//   - Redirect and Attempt: the provider's page, where the browser goes, and the sealed attempt, its cookie;
 //   - Connectors: the request names no connector and there are several, so the user must choose one;
 //   - Headless: the handle in the request is that of a headless login, which the user must confirm first.
 //
