@@ -54,11 +54,8 @@ func Main(ctx context.Context, version string, args []string, stdout, stderr io.
 		c := command{version: version, stdout: stdout, stderr: stderr}
 		return c.run(ctx, args[0], args[1:])
 	}
-	fmt.Fprintf(
-		stderr,
-		"threshold: error: there is no command %q\nthreshold: hint: run: threshold help\n",
-		args[0],
-	)
+	fmt.Fprintf(stderr,
+		"threshold: error: there is no command %q\nthreshold: hint: run: threshold help\n", args[0])
 	return 2
 }
 
@@ -74,7 +71,8 @@ type command struct {
 	firstProxy bool
 }
 
-// run reads the flags and does what name says.
+// run reads the flags in args, runs the command called name ("start" or "check"), and reports its error. It
+// returns the exit status, as Main does.
 func (c *command) run(ctx context.Context, name string, args []string) int {
 	flags := c.flags(name)
 	err := flags.Parse(args)
@@ -87,9 +85,8 @@ func (c *command) run(ctx context.Context, name string, args []string) int {
 	case err == nil && flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q: files are named with flags", flags.Arg(0))
 	case err == nil && c.firstProxy && !c.untilReady:
-		err = errors.New(
-			"--first-proxy prints a secret, which must not enter a service's log: add --until-ready",
-		)
+		err = errors.New("--first-proxy prints a secret, which must not enter a service's log: " +
+			"add --until-ready")
 	}
 	if err != nil {
 		fmt.Fprintf(c.stderr, "threshold: error: %v\nthreshold: hint: run: threshold %s -h\n", err, name)
@@ -107,56 +104,39 @@ func (c *command) run(ctx context.Context, name string, args []string) int {
 	return 1
 }
 
+// flags returns the flags of the command called name, which set the fields of c.
 func (c *command) flags(name string) *flag.FlagSet {
-	f := flag.NewFlagSet("threshold "+name, flag.ContinueOnError)
-	f.SetOutput(io.Discard) // an error is printed without the whole help around it
-	f.StringVar(&c.config, "config", defaultConfig, "the server's configuration `file`")
-	f.StringVar(
-		&c.bootstrap,
-		"bootstrap",
-		"",
-		"create a new cluster as this `file` says; refused where one exists",
-	)
-	if name == "start" {
-		f.StringVar(
-			&c.log.Level,
-			"log-level",
-			"",
-			"least `level` that is logged: debug, info, warn or error; overrides the file",
-		)
-		f.StringVar(&c.log.Format, "log-format", "", "`format` of the log: text or json; overrides the file")
-		f.BoolVar(
-			&c.untilReady,
-			"until-ready",
-			false,
-			"stop as soon as every part is ready: to create a cluster that a service then runs",
-		)
-		f.BoolVar(
-			&c.firstProxy,
-			"first-proxy",
-			false,
-			"with --until-ready: print a join token for the first proxy; refused once there is a proxy",
-		)
+	flags := flag.NewFlagSet("threshold "+name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // an error is printed without the whole help around it
+	flags.StringVar(&c.config, "config", defaultConfig, "the server's configuration `file`")
+	flags.StringVar(&c.bootstrap, "bootstrap", "",
+		"create a new cluster as this `file` says; refused where one exists")
+	if name != "start" {
+		return flags
 	}
-	return f
+	flags.StringVar(&c.log.Level, "log-level", "",
+		"least `level` that is logged: debug, info, warn or error; overrides the file")
+	flags.StringVar(&c.log.Format, "log-format", "", "`format` of the log: text or json; overrides the file")
+	flags.BoolVar(&c.untilReady, "until-ready", false,
+		"stop as soon as every part is ready: to create a cluster that a service then runs")
+	flags.BoolVar(&c.firstProxy, "first-proxy", false,
+		"with --until-ready: print a join token for the first proxy; refused once there is a proxy")
+	return flags
 }
 
-// check reports what is wrong with the files. It changes nothing, and opens nothing that a running server
-// holds.
+// check reads the configuration file, the web certificate and, if --bootstrap names one, the bootstrap file.
+// It prints a line for each file that is valid, and returns the error of the first that is not: that error
+// names every mistake in the file. It changes nothing and takes no lock or port, so a server may run
+// meanwhile.
 func (c *command) check() error {
-	s, err := readConfig(c.config)
+	spec, err := readConfig(c.config)
 	if err != nil {
 		return err
 	}
-	if p := s.Proxy; p != nil && p.CertFile != "" {
+	if p := spec.Proxy; p != nil && p.CertFile != "" {
 		if _, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile); err != nil {
-			return fault.Wrap(
-				err,
-				fault.Invalid,
-				"threshold check",
-				"the web certificate cannot be used: "+err.Error(),
-				"check spec.proxy.cert_file and key_file",
-			)
+			return fault.Wrap(err, fault.Invalid, "threshold check",
+				"the web certificate cannot be used: "+err.Error(), "check spec.proxy.cert_file and key_file")
 		}
 	}
 	if c.bootstrap != "" {
@@ -169,11 +149,12 @@ func (c *command) check() error {
 		}
 		fmt.Fprintf(c.stdout, "%s: ok\n", c.bootstrap)
 	}
-	fmt.Fprintf(c.stdout, "%s: ok, runs %s\n", c.config, s.parts())
+	fmt.Fprintf(c.stdout, "%s: ok, runs %s\n", c.config, spec.parts())
 	return nil
 }
 
-// start runs the server, its health port and the service manager's watchdog until ctx ends.
+// start reads the configuration and runs the server, its health port and the service manager's watchdog until
+// ctx ends, or until the server is ready if --until-ready is set. It returns nil after a clean stop.
 func (c *command) start(ctx context.Context) error {
 	if err := c.log.Validate(); err != nil {
 		return err
@@ -214,7 +195,9 @@ func (c *command) start(ctx context.Context) error {
 	return err
 }
 
-// serve waits until the server is ready, tells whom it concerns, and waits for the end.
+// serve waits until the server is ready. Then it prints the join token of --first-proxy, logs that the server
+// is ready and tells the service manager. Unless --until-ready is set, it waits until ctx ends and announces
+// the stop in the same way. It does not stop the server; start does.
 func (c *command) serve(
 	ctx context.Context,
 	srv *Server,
@@ -226,11 +209,11 @@ func (c *command) serve(
 		return err
 	}
 	if c.firstProxy {
-		t, err := srv.InviteFirstProxy(ctx, firstProxyTokenTTL)
+		token, err := srv.InviteFirstProxy(ctx, firstProxyTokenTTL)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(c.stdout, t)
+		fmt.Fprintln(c.stdout, token)
 	}
 	log.Info("ready", "version", c.version, "parts", spec.parts())
 	manager.Ready("runs " + spec.parts())
@@ -238,28 +221,23 @@ func (c *command) serve(
 		return nil
 	}
 	<-ctx.Done()
-	log.Info(
-		"stopping: open sessions may go on for the drain time, a second signal ends them",
-		"drain",
-		spec.drain(),
-	)
+	log.Info("stopping: open sessions may go on for the drain time, a second signal ends them",
+		"drain", spec.drain())
 	manager.Stopping(spec.longestStop())
 	return nil
 }
 
-// serverConfig makes the configuration of the server from the files.
+// serverConfig returns the configuration of the server from the configuration file, which s holds, and the
+// bootstrap file, which it reads if --bootstrap names one. The caller adds Version and Log.
 func (c *command) serverConfig(s spec) (Config, error) {
 	cfg := s.config()
 	if c.bootstrap == "" {
 		return cfg, nil
 	}
 	if cfg.Auth == nil {
-		return Config{}, fault.New(
-			fault.Invalid,
-			"threshold start",
+		return Config{}, fault.New(fault.Invalid, "threshold start",
 			"--bootstrap is for a server that runs auth",
-			"add auth to the configuration, or leave out --bootstrap",
-		)
+			"add auth to the configuration, or leave out --bootstrap")
 	}
 	var err error
 	cfg.Auth.BootstrapName = c.bootstrap

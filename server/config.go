@@ -154,18 +154,20 @@ func (a authSpec) check(report func(path, format string, args ...any)) {
 	}
 }
 
-// checkListen checks the form alone. Whether the port is free turns out at the start.
+// checkListen reports an address to listen on that is not valid; empty is valid. It checks the form alone:
+// the server finds out at its start whether the port is free.
 func checkListen(path, addr string, report func(path, format string, args ...any)) {
 	_, port, err := net.SplitHostPort(addr)
-	if _, bad := strconv.ParseUint(port, 10, 16); addr != "" && (err != nil || bad != nil) {
-		report(
-			path,
+	_, portErr := strconv.ParseUint(port, 10, 16)
+	if valid := err == nil && portErr == nil; addr != "" && !valid {
+		report(path,
 			"%q is not an address to listen on: write host:port, or :port for all addresses of this machine",
-			addr,
-		)
+			addr)
 	}
 }
 
+// check reports what is wrong in the section of the proxy. besideAuth says that the same server runs auth,
+// whose address then is the default.
 func (p proxySpec) check(besideAuth bool, report func(path, format string, args ...any)) {
 	checkListen("proxy.listen", p.Listen, report)
 	if len(p.Public) == 0 {
@@ -202,20 +204,20 @@ func (p proxySpec) check(besideAuth bool, report func(path, format string, args 
 	}
 }
 
+// check reports what is wrong in the section of ACME, which is a part of p.
 func (a acmeSpec) check(p proxySpec, report func(path, format string, args ...any)) {
 	if p.CertFile != "" {
 		report("proxy.acme", "excludes cert_file: leave out one of them")
 	}
-	if u, err := url.Parse(a.Directory); a.Directory != "" &&
-		(err != nil || u.Scheme != "https" || u.Host == "") {
+	u, err := url.Parse(a.Directory)
+	isHTTPS := err == nil && u.Scheme == "https" && u.Host != ""
+	if a.Directory != "" && !isHTTPS {
 		report("proxy.acme.directory", "%q is not an https:// URL", a.Directory)
 	}
 	public := p.hostNames()
 	if len(public) == 0 {
-		report(
-			"proxy.acme",
-			"cannot be used: proxy.public has no host name to get a certificate for, only IP addresses",
-		)
+		report("proxy.acme",
+			"cannot be used: proxy.public has no host name to get a certificate for, only IP addresses")
 	}
 	for i, h := range a.Hosts {
 		if !slices.Contains(public, strings.ToLower(h)) {
@@ -224,7 +226,8 @@ func (a acmeSpec) check(p proxySpec, report func(path, format string, args ...an
 	}
 }
 
-// config makes the server's configuration. The caller adds what no file says.
+// config returns the server's configuration with everything that the file says. The caller adds Version, Log
+// and the bootstrap file.
 func (s spec) config() Config {
 	cfg := Config{Dir: s.Data, Drain: s.drain()}
 	if s.Auth != nil {
@@ -265,7 +268,8 @@ func (n nodeSpec) config() node.Config {
 	}
 }
 
-// acme is the section as the proxy takes it; nil where there is none.
+// acme returns the section of ACME as the proxy wants it, or nil if there is none. Without a list of hosts,
+// the certificates are for every host name in Public.
 func (p proxySpec) acme() *webcert.ACME {
 	if p.ACME == nil {
 		return nil
@@ -285,18 +289,22 @@ func (p proxySpec) acme() *webcert.ACME {
 	}
 }
 
-// hostNames are the public hosts that are names, not addresses.
-func (p proxySpec) hostNames() (out []string) {
-	for _, a := range p.Public {
-		a, _ = withPort(a)
-		host, _, _ := net.SplitHostPort(a)
-		if _, err := netip.ParseAddr(host); err != nil && strings.Contains(host, ".") {
-			out = append(out, strings.ToLower(host))
+// hostNames returns, in lower case, those hosts of Public for which an authority gives certificates: names
+// with a dot, not IP addresses.
+func (p proxySpec) hostNames() (names []string) {
+	for _, addr := range p.Public {
+		addr, _ = withPort(addr) // without an error: check reports it
+		host, _, _ := net.SplitHostPort(addr)
+		_, err := netip.ParseAddr(host)
+		if isName := err != nil; isName && strings.Contains(host, ".") {
+			names = append(names, strings.ToLower(host))
 		}
 	}
-	return out
+	return names
 }
 
+// check reports what is wrong in the section of the node. besideProxy says that the same server runs a proxy,
+// whose address then is the default.
 func (n nodeSpec) check(besideProxy bool, report func(path, format string, args ...any)) {
 	if n.Name != "" && identity.CheckMachineName(n.Name) != nil {
 		report("node.name", "%q is not a lower-case host name", n.Name)
@@ -327,7 +335,7 @@ const (
 // drain is how long the sessions of a part may go on after a stop.
 func (s spec) drain() time.Duration { return cmp.Or(s.Drain, defaultDrain) }
 
-// longestStop is how long a stop may take. Proxy and node drain one after the other.
+// longestStop returns how long a stop may take at most. Proxy and node drain one after the other.
 func (s spec) longestStop() time.Duration {
 	longest := stopMargin
 	for _, drains := range []bool{s.Proxy != nil, s.Node != nil} {
@@ -352,47 +360,42 @@ func (s spec) parts() string {
 	return strings.Join(out, ", ")
 }
 
-// withPort adds the HTTPS port to an address that has none.
+// withPort returns addr, which is host or host:port, with the HTTPS port added if it has none. The error says
+// that it is neither.
 func withPort(addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
-	if _, bad := strconv.ParseUint(port, 10, 16); err == nil && bad == nil && host != "" {
+	hasPort := err == nil
+	_, portErr := strconv.ParseUint(port, 10, 16)
+	if hasPort && portErr == nil && host != "" {
 		return addr, nil
 	}
-	if addr == "" || strings.ContainsAny(addr, " /") || err == nil {
+	if addr == "" || strings.ContainsAny(addr, " /") || hasPort {
 		return "", fmt.Errorf("%q is not an address: write host or host:port", addr)
 	}
 	return net.JoinHostPort(strings.Trim(addr, "[]"), httpsPort), nil
 }
 
-// addressesWithPort is withPort for addresses that were checked with the file.
+// addressesWithPort is withPort for a list of addresses. They are valid: reading the file has checked them.
 func addressesWithPort(addrs []string) (out []string) {
-	for _, a := range addrs {
-		a, _ = withPort(a)
-		out = append(out, a)
+	for _, addr := range addrs {
+		addr, _ = withPort(addr)
+		out = append(out, addr)
 	}
 	return out
 }
 
+// readFile reads a file that the user has named. The error is a fault of kind NotFound or Invalid.
 func readFile(name string) ([]byte, error) {
 	b, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Wrap(
-			err,
-			fault.NotFound,
-			"threshold start",
-			"there is no file "+name,
-			"see docs/cli.md for its contents",
-		)
+		return nil, fault.Wrap(err, fault.NotFound, "threshold start",
+			"there is no file "+name, "see docs/cli.md for its contents")
 	}
-	return b, fault.Wrap(
-		err,
-		fault.Invalid,
-		"threshold start",
-		"cannot read "+name,
-		"check the file's permissions",
-	)
+	return b, fault.Wrap(err, fault.Invalid, "threshold start",
+		"cannot read "+name, "check the file's permissions")
 }
 
+// readConfig reads and checks a configuration file. The error names every mistake in it.
 func readConfig(name string) (spec, error) {
 	b, err := readFile(name)
 	if err != nil {
@@ -405,8 +408,8 @@ func readConfig(name string) (spec, error) {
 	return f.Spec, nil
 }
 
-// readToken reads a join token from a file: on the command line every account could read it in the list of
-// processes. An empty name gives no token.
+// readToken reads a join token from a file, or returns "" for an empty name. A token is in a file because
+// every account of the machine can read command lines in the list of processes.
 func readToken(name string) (string, error) {
 	if name == "" {
 		return "", nil

@@ -96,20 +96,12 @@ type Server struct {
 // it starts.
 func New(cfg Config) (*Server, error) {
 	if cfg.Auth == nil && cfg.Proxy == nil && cfg.Node == nil {
-		return nil, fault.New(
-			fault.Invalid,
-			"server.New",
-			"there is no part to run",
-			"configure auth, proxy or node",
-		)
+		return nil, fault.New(fault.Invalid, "server.New",
+			"there is no part to run", "configure auth, proxy or node")
 	}
 	if cfg.Dir == "" || cfg.Log == nil {
-		return nil, fault.New(
-			fault.Internal,
-			"server.New",
-			"the data folder or the log is missing",
-			"report this defect",
-		)
+		return nil, fault.New(fault.Internal, "server.New",
+			"the data folder or the log is missing", "report this defect")
 	}
 	cfg.Drain = cmp.Or(cfg.Drain, defaultDrain)
 	s := &Server{cfg: cfg, ready: lifecycle.NewReadiness("the server")}
@@ -120,35 +112,38 @@ func New(cfg Config) (*Server, error) {
 	return s, err
 }
 
-// newAuth opens the auth port early, so that one in use is reported before anything starts.
+// newAuth returns the auth service, which is not started yet. It opens the auth port already, so that a port
+// that is in use is reported before anything starts, and keeps the listener in cfg.Auth: startProxy needs its
+// address.
 func newAuth(cfg Config) (*auth.Server, error) {
-	c := cfg.Auth.Config
-	if c.Listener == nil {
+	authCfg := cfg.Auth.Config
+	if authCfg.Listener == nil {
 		l, err := Listen(cmp.Or(cfg.Auth.Listen, defaultAuthListen), "change spec.auth.listen")
 		if err != nil {
 			return nil, err
 		}
-		c.Listener = l
+		authCfg.Listener = l
 	}
-	c.Dir = filepath.Join(cfg.Dir, "auth")
-	c.ReplicaID = cmp.Or(c.ReplicaID, defaultReplica)
-	c.Version, c.Log = cfg.Version, cfg.Log.With("part", "auth")
-	srv, err := auth.New(c)
+	authCfg.Dir = filepath.Join(cfg.Dir, "auth")
+	authCfg.ReplicaID = cmp.Or(authCfg.ReplicaID, defaultReplica)
+	authCfg.Version, authCfg.Log = cfg.Version, cfg.Log.With("part", "auth")
+	srv, err := auth.New(authCfg)
 	if err != nil {
-		return nil, errors.Join(err, c.Listener.Close())
+		return nil, errors.Join(err, authCfg.Listener.Close())
 	}
-	cfg.Auth.Listener = c.Listener
+	cfg.Auth.Listener = authCfg.Listener
 	return srv, nil
 }
 
 // Health reports how the parts are. Its list is complete once the server is ready.
 func (s *Server) Health() *daemon.Health { return &s.health }
 
-// Ready waits until every part is ready. It returns why the server ended when it ends before.
+// Ready waits until every part is ready, and then returns nil. It returns an error when ctx ends before that,
+// and the reason when the server does.
 func (s *Server) Ready(ctx context.Context) error { return s.ready.Wait(ctx) }
 
-// RootPEM is the cluster root's certificate; nil where this process runs no auth service, and before it is
-// ready.
+// RootPEM returns the cluster root's certificate in PEM form. It is nil if this process runs no auth service,
+// and until that is ready.
 func (s *Server) RootPEM() []byte {
 	if s.auth == nil {
 		return nil
@@ -156,22 +151,20 @@ func (s *Server) RootPEM() []byte {
 	return s.auth.RootPEM()
 }
 
-// InviteFirstProxy makes a join token for the cluster's first proxy, good for ttl. It is refused once there
-// is a proxy.
+// InviteFirstProxy makes a join token for the cluster's first proxy, which is valid for ttl. It returns a
+// fault if there is a proxy already or this process runs no auth service.
 func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authrpc.Token, error) {
 	if s.auth == nil {
-		return authrpc.Token{}, fault.New(
-			fault.Invalid,
-			"threshold start",
+		return authrpc.Token{}, fault.New(fault.Invalid, "threshold start",
 			"--first-proxy is for a server that runs auth",
-			"run it on the machine whose configuration has an auth section",
-		)
+			"run it on the machine whose configuration has an auth section")
 	}
 	return s.auth.InviteFirstProxy(ctx, ttl)
 }
 
-// Run starts the parts in order and serves until ctx ends, or until a part fails. It returns nil after a
-// clean stop, also while starting.
+// Run starts the parts in order, serves until ctx ends or a part fails, and stops the parts in the reverse
+// order. It returns nil after a clean stop, also if ctx ends while the parts start, else the error of the
+// part that failed. It is called once.
 func (s *Server) Run(ctx context.Context) (err error) {
 	defer func() { s.ready.End(err) }()
 	stack := lifecycle.New(ctx)
@@ -192,7 +185,8 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	return err
 }
 
-// start starts the parts in order. Each is ready before the next one starts.
+// start starts the parts in order, within startTimeout in all. Each is ready before the next one starts.
+// After an error the parts that have been started run on; the caller stops them.
 func (s *Server) start(stack *lifecycle.Stack) error {
 	ctx, cancel := context.WithTimeout(stack.Context(), startTimeout)
 	defer cancel()
@@ -205,6 +199,8 @@ func (s *Server) start(stack *lifecycle.Stack) error {
 	return nil
 }
 
+// startAuth starts the auth service, waits until it is ready, and writes the cluster root's certificate to
+// ca.pem. It does nothing if another process runs the auth service.
 func (s *Server) startAuth(ctx context.Context, stack *lifecycle.Stack) error {
 	if s.auth == nil {
 		return nil
@@ -216,13 +212,8 @@ func (s *Server) startAuth(ctx context.Context, stack *lifecycle.Stack) error {
 	}
 	// Users whose proxy shows the cluster's own web certificate need the file: tsh login --ca-file.
 	if err := os.WriteFile(filepath.Join(s.cfg.Dir, "ca.pem"), s.auth.RootPEM(), 0o644); err != nil {
-		return fault.Wrap(
-			err,
-			fault.Exhausted,
-			"threshold start",
-			"cannot write ca.pem",
-			"check the disk that holds spec.data",
-		)
+		return fault.Wrap(err, fault.Exhausted, "threshold start",
+			"cannot write ca.pem", "check the disk that holds spec.data")
 	}
 	s.cfg.Log.Info(
 		"auth is ready",
@@ -233,79 +224,83 @@ func (s *Server) startAuth(ctx context.Context, stack *lifecycle.Stack) error {
 	return nil
 }
 
+// startProxy opens the public port, starts the proxy and waits until it serves. It does nothing if this
+// server has no proxy part.
 func (s *Server) startProxy(ctx context.Context, stack *lifecycle.Stack) error {
 	if s.cfg.Proxy == nil {
 		return nil
 	}
-	c := s.cfg.Proxy.Config
-	if c.AuthAddr == "" && s.auth != nil {
-		c.AuthAddr = s.cfg.Auth.Listener.Addr().String()
+	cfg := s.cfg.Proxy.Config
+	if cfg.AuthAddr == "" && s.auth != nil {
+		cfg.AuthAddr = s.cfg.Auth.Listener.Addr().String()
 	}
-	c.Dir = filepath.Join(s.cfg.Dir, "proxy")
-	c.Version, c.Drain, c.Log = s.cfg.Version, s.cfg.Drain, s.cfg.Log.With("part", "proxy")
+	cfg.Dir = filepath.Join(s.cfg.Dir, "proxy")
+	cfg.Version, cfg.Drain, cfg.Log = s.cfg.Version, s.cfg.Drain, s.cfg.Log.With("part", "proxy")
 	var err error
-	if c.Name == "" {
-		if c.Name, err = os.Hostname(); err != nil {
-			return fault.Wrap(
-				err,
-				fault.Invalid,
-				"threshold start",
-				"this machine's host name cannot be read",
-				"set spec.proxy.name in the configuration",
-			)
+	if cfg.Name == "" {
+		if cfg.Name, err = os.Hostname(); err != nil {
+			return fault.Wrap(err, fault.Invalid, "threshold start",
+				"this machine's host name cannot be read", "set spec.proxy.name in the configuration")
 		}
 	}
-	if c.Listener == nil {
-		if c.Listener, err = Listen(cmp.Or(s.cfg.Proxy.Listen, defaultProxyListen), "change spec.proxy.listen"); err != nil {
+	if cfg.Listener == nil {
+		addr := cmp.Or(s.cfg.Proxy.Listen, defaultProxyListen)
+		if cfg.Listener, err = Listen(addr, "change spec.proxy.listen"); err != nil {
 			return err
 		}
 	}
-	if c.Token, err = s.joinToken(ctx, c.Dir, s.cfg.Proxy.TokenFile, identity.Proxy, nil); err != nil {
-		return errors.Join(err, c.Listener.Close())
-	}
-	p, err := proxy.New(c)
+	noLabels := identity.Labels(nil)
+	cfg.Token, err = s.joinToken(ctx, cfg.Dir, s.cfg.Proxy.TokenFile, identity.Proxy, noLabels)
 	if err != nil {
-		return errors.Join(err, c.Listener.Close())
+		return errors.Join(err, cfg.Listener.Close())
 	}
-	stack.Run("proxy", p.Run)
-	s.health.Add("proxy", p.Health)
-	if err := p.Ready(ctx); err != nil {
+	part, err := proxy.New(cfg)
+	if err != nil {
+		return errors.Join(err, cfg.Listener.Close())
+	}
+	stack.Run("proxy", part.Run)
+	s.health.Add("proxy", part.Health)
+	if err := part.Ready(ctx); err != nil {
 		return err
 	}
-	s.cfg.Log.Info("proxy is ready", "listen", c.Listener.Addr(), "public", c.Public)
+	s.cfg.Log.Info("proxy is ready", "listen", cfg.Listener.Addr(), "public", cfg.Public)
 	return nil
 }
 
+// startNode starts the node and waits until it is attached to a proxy. It does nothing if this server has no
+// node part.
 func (s *Server) startNode(ctx context.Context, stack *lifecycle.Stack) error {
 	if s.cfg.Node == nil {
 		return nil
 	}
-	c := s.cfg.Node.Config
-	if len(c.Proxies) == 0 && s.cfg.Proxy != nil {
-		c.Proxies = s.cfg.Proxy.Public[:1]
+	cfg := s.cfg.Node.Config
+	if len(cfg.Proxies) == 0 && s.cfg.Proxy != nil {
+		cfg.Proxies = s.cfg.Proxy.Public[:1] // the preferred address
 	}
-	c.Dir = filepath.Join(s.cfg.Dir, "node")
-	c.Version, c.Drain, c.Log = s.cfg.Version, cmp.Or(c.Drain, s.cfg.Drain), s.cfg.Log.With("part", "node")
+	cfg.Dir = filepath.Join(s.cfg.Dir, "node")
+	cfg.Version, cfg.Log = s.cfg.Version, s.cfg.Log.With("part", "node")
+	cfg.Drain = cmp.Or(cfg.Drain, s.cfg.Drain)
 	var err error
-	if c.Token, err = s.joinToken(ctx, c.Dir, s.cfg.Node.TokenFile, identity.Node, c.Labels); err != nil {
-		return err
-	}
-	n, err := node.New(c)
+	cfg.Token, err = s.joinToken(ctx, cfg.Dir, s.cfg.Node.TokenFile, identity.Node, cfg.Labels)
 	if err != nil {
 		return err
 	}
-	stack.Run("node", n.Run)
-	s.health.Add("node", n.Health)
-	if err := n.Ready(ctx); err != nil {
+	part, err := node.New(cfg)
+	if err != nil {
 		return err
 	}
-	s.cfg.Log.Info("node is attached", "proxies", c.Proxies)
+	stack.Run("node", part.Run)
+	s.health.Add("node", part.Health)
+	if err := part.Ready(ctx); err != nil {
+		return err
+	}
+	s.cfg.Log.Info("node is attached", "proxies", cfg.Proxies)
 	return nil
 }
 
-// joinToken is what a part needs to join: nothing once it is a member, else the token in its file, else an
-// invitation by the auth service of this process. It is empty where there is none of these, and the part says
-// what to do.
+// joinToken returns the token by which a part joins the cluster. It is empty if the membership in dir shows
+// that the part is a member already. Else it is the token in file, or without a file a new one from the auth
+// service of this process. Without any of these it is empty too; the part then reports that it needs one.
 func (s *Server) joinToken(
 	ctx context.Context,
 	dir, file string,
@@ -318,9 +313,9 @@ func (s *Server) joinToken(
 	if file != "" || s.auth == nil {
 		return readToken(file)
 	}
-	t, err := s.auth.Invite(ctx, kind, labels, joinTokenTTL)
+	token, err := s.auth.Invite(ctx, kind, labels, joinTokenTTL)
 	if err != nil {
 		return "", err
 	}
-	return t.String(), nil
+	return token.String(), nil
 }

@@ -44,11 +44,8 @@ const (
 func Main(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("threshold-demo", flag.ContinueOnError)
 	listen := flags.String("listen", "127.0.0.1:8443", "`address` of the cluster's public port")
-	dir := flags.String(
-		"data",
-		"",
-		"keep the data in this `folder` (default: a temporary one, removed at the end)",
-	)
+	dir := flags.String("data", "",
+		"keep the data in this `folder` (default: a temporary one, removed at the end)")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	flags.SetOutput(io.Discard) // an error is printed without the whole help around it
 	err := flags.Parse(args)
@@ -84,12 +81,11 @@ type cluster struct {
 	stack  *lifecycle.Stack
 }
 
-// run runs the cluster until ctx ends. dir is the folder to keep; empty means a temporary one.
+// run runs the cluster until ctx ends, and then returns nil. listen is the address of the public port. dir is
+// the folder for the data; empty means a temporary one, which is removed at the end.
 func run(ctx context.Context, version, listen, dir string, out io.Writer) error {
-	public, err := server.Listen(
-		listen,
-		`choose another port: make demo DEMO_FLAGS="--listen 127.0.0.1:9443"`,
-	)
+	public, err := server.Listen(listen,
+		`choose another port: make demo DEMO_FLAGS="--listen 127.0.0.1:9443"`)
 	if err != nil {
 		return err
 	}
@@ -116,7 +112,8 @@ func run(ctx context.Context, version, listen, dir string, out io.Writer) error 
 	return err
 }
 
-// dataFolder makes the folder for the data. remove takes a temporary one away.
+// dataFolder makes the folder for the data, with the given name, or a temporary one if the name is empty. The
+// caller calls remove at the end: it removes a temporary folder and leaves a named one.
 func dataFolder(named string) (dir string, remove func(), err error) {
 	if named == "" {
 		dir, err = os.MkdirTemp("", temporaryPrefix)
@@ -126,16 +123,12 @@ func dataFolder(named string) (dir string, remove func(), err error) {
 		return "", nil, err
 	}
 	err = os.MkdirAll(dir, 0o700)
-	return dir, func() {}, fault.Wrap(
-		err,
-		fault.Invalid,
-		"demo",
-		"the folder "+dir+" cannot be used",
-		"name a folder that this account may write to: --data DIR",
-	)
+	return dir, func() {}, fault.Wrap(err, fault.Invalid, "demo",
+		"the folder "+dir+" cannot be used", "name a folder that this account may write to: --data DIR")
 }
 
-// serve starts everything, prints what to type next, and then the current codes until the end.
+// serve starts the provider and the server, enrols the users, prints the commands to type next, and then
+// prints the current codes until the cluster stops. What it starts runs in c.stack, which the caller stops.
 func (c *cluster) serve(public net.Listener, version string, log *slog.Logger, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(c.stack.Context(), readyTimeout)
 	defer cancel()
@@ -162,12 +155,11 @@ func (c *cluster) serve(public net.Listener, version string, log *slog.Logger, o
 	return printCodes(c.stack.Context(), out, c.state.Users)
 }
 
-// startProvider serves the OIDC provider.
+// startProvider starts the OIDC provider in c.stack. It listens on the port of earlier runs, which is a part
+// of the issuer's name and so must stay. In the first run the system chooses the port, which is saved.
 func (c *cluster) startProvider() error {
-	l, err := server.Listen(
-		c.state.Provider,
-		"end another demo that uses the same folder, or use another folder: --data DIR",
-	)
+	l, err := server.Listen(c.state.Provider,
+		"end another demo that uses the same folder, or use another folder: --data DIR")
 	if err != nil {
 		return err
 	}
@@ -199,8 +191,8 @@ func (c *cluster) startProvider() error {
 	return nil
 }
 
-// serverConfig is a server with all parts. A cluster that exists is opened, because an earlier run may have
-// been killed at any time.
+// serverConfig returns the configuration of a server with all parts. ResumeBootstrap is set, so that the
+// cluster of an earlier run is opened: that run may have been killed before it had saved anything of its own.
 func (c *cluster) serverConfig(public net.Listener, version string, log *slog.Logger) server.Config {
 	return server.Config{
 		Dir:     c.dir,
@@ -224,10 +216,10 @@ func (c *cluster) serverConfig(public net.Listener, version string, log *slog.Lo
 	}
 }
 
-// caFile holds the cluster root's certificate; the server writes it.
+// caFile is the path of the file with the cluster root's certificate, which the server writes.
 func (c *cluster) caFile() string { return filepath.Join(c.dir, "ca.pem") }
 
-// roots trusts the cluster's root, which signed the demo's web certificate.
+// roots returns a pool with the cluster's root, which has signed the demo's web certificate.
 func (c *cluster) roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(c.server.RootPEM())

@@ -23,7 +23,8 @@ const (
 	temporaryPrefix = "threshold-demo-"
 )
 
-// present writes demo.json and prints the commands to type next.
+// present writes demo.json, which has for scripts what the screen shows, and prints the commands to type
+// next.
 func (c *cluster) present(out io.Writer) error {
 	type user struct {
 		Email      string   `json:"email"`
@@ -52,6 +53,7 @@ func (c *cluster) present(out io.Writer) error {
 	return nil
 }
 
+// printWelcome prints the commands to type next, the users with their passwords, and where the files are.
 func (c *cluster) printWelcome(out io.Writer) {
 	tsh, login := tshPath(), c.state.Account+"@"+nodeName
 	alice, bob := c.state.Users[0], c.state.Users[1]
@@ -63,14 +65,8 @@ func (c *cluster) printWelcome(out io.Writer) {
 	fmt.Fprintf(out, "  %s scp README.md %s:/tmp/\n\n", tsh, login)
 	fmt.Fprintf(out, "The login opens your browser. Without a browser, open the address that it prints.\n\n")
 	fmt.Fprintf(out, "  user                 password      may\n")
-	fmt.Fprintf(
-		out,
-		"  %-20s %s  log in to %s as %s, and administer\n",
-		alice.Email,
-		alice.Password,
-		nodeName,
-		c.state.Account,
-	)
+	fmt.Fprintf(out, "  %-20s %s  log in to %s as %s, and administer\n",
+		alice.Email, alice.Password, nodeName, c.state.Account)
 	fmt.Fprintf(out, "  %-20s %s  list nodes only\n\n", bob.Email, bob.Password)
 	fmt.Fprintf(out, "For scripts: %s\n", filepath.Join(c.dir, "demo.json"))
 	fmt.Fprintf(out, "Log: %s\n", filepath.Join(c.dir, "demo.log"))
@@ -78,7 +74,9 @@ func (c *cluster) printWelcome(out io.Writer) {
 	fmt.Fprintf(out, "Six-digit codes, instead of an authenticator app:\n")
 }
 
-// tshPath is tsh beside this program, relative to the current folder where it lies below.
+// tshPath returns the path by which the user starts tsh, which is in the same folder as this program:
+// relative to the current folder. If that folder is elsewhere, or the path cannot be found out, it returns
+// bin/tsh.
 func tshPath() string {
 	program, err := os.Executable()
 	if err != nil {
@@ -95,7 +93,7 @@ func tshPath() string {
 	return path
 }
 
-// afterTheEnd says what becomes of the data.
+// afterTheEnd returns the end of a sentence: what happens to the data when the demo ends.
 func (c *cluster) afterTheEnd() string {
 	if strings.HasPrefix(filepath.Base(c.dir), temporaryPrefix) {
 		return " and removes its data"
@@ -103,13 +101,13 @@ func (c *cluster) afterTheEnd() string {
 	return "; its data stays in " + c.dir
 }
 
-// printCodes prints the current code of each user until ctx ends: on a terminal in one line that counts down,
-// else a line for each step.
+// printCodes prints the current code of each user until ctx ends. On a terminal it overwrites one line each
+// second, which also shows how long the codes are valid. Elsewhere it prints a line for each time step.
 func printCodes(ctx context.Context, out io.Writer, users []account) error {
-	f, ok := out.(*os.File)
-	live := ok && term.IsTerminal(int(f.Fd()))
+	file, isFile := out.(*os.File)
+	onTerminal := isFile && term.IsTerminal(int(file.Fd()))
 	every := codeStep
-	if live {
+	if onTerminal {
 		every = time.Second
 	}
 	for {
@@ -118,15 +116,16 @@ func printCodes(ctx context.Context, out io.Writer, users []account) error {
 		if err != nil {
 			return err
 		}
-		if live {
+		if onTerminal {
 			left := int(codeStep.Seconds()) - now.Second()%int(codeStep.Seconds())
-			fmt.Fprintf(out, "\r  %s   (%2d s left)\x1b[K", line, left)
+			const clearToEnd = "\x1b[K" // clears the rest of a longer line from before
+			fmt.Fprintf(out, "\r  %s   (%2d s left)"+clearToEnd, line, left)
 		} else {
 			fmt.Fprintf(out, "  %s  %s\n", now.Format(time.TimeOnly), line)
 		}
 		select {
 		case <-ctx.Done():
-			if live {
+			if onTerminal {
 				fmt.Fprintln(out)
 			}
 			return nil
@@ -135,6 +134,7 @@ func printCodes(ctx context.Context, out io.Writer, users []account) error {
 	}
 }
 
+// codeLine returns the code of each user at the time now, in one line.
 func codeLine(users []account, now time.Time) (string, error) {
 	var parts []string
 	for _, u := range users {

@@ -52,6 +52,8 @@ func loadState(dir string) (*state, error) {
 	return s, nil
 }
 
+// generate fills a new state: two users with new passwords, and a port of the provider that the system will
+// choose. It does not save the state.
 func (s *state) generate() error {
 	me, err := user.Current()
 	if err != nil {
@@ -65,7 +67,7 @@ func (s *state) generate() error {
 	return nil
 }
 
-// newPassword is short enough to type: 12 letters and digits, 60 bits.
+// newPassword returns a random password that is short enough to type: 12 letters and digits, 60 bits.
 func newPassword() string { return strings.ToLower(rand.Text()[:12]) }
 
 func (s *state) save() error {
@@ -93,7 +95,7 @@ func (s *state) providerUsers() []oidctest.User {
 	return out
 }
 
-// bootstrap is the bootstrap file of the demo's cluster.
+// bootstrap returns the bootstrap file of the demo's cluster, in YAML.
 func (s *state) bootstrap() []byte {
 	return fmt.Appendf(nil, `kind: cluster
 version: v1
