@@ -13,15 +13,15 @@ import (
 
 	"github.com/threshold-access/threshold/auth/rules"
 	"github.com/threshold-access/threshold/auth/state"
-	"github.com/threshold-access/threshold/ca/keyring"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	signed "github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
-const cluster = "example.com"
+const cluster = clustertest.Name
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(raftstoretest.UnansweredFuture))
@@ -32,26 +32,15 @@ type fixture struct {
 	*testing.T
 	*rules.Publisher
 	st   *state.State
-	keys *keyring.Keyring
+	keys *clustertest.Cluster
 	cfg  rules.Config
 }
 
 // newFixture creates a cluster with its authorities document and the role "one".
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	p := &fixture{T: t, st: state.New(raftstoretest.Open(t)), keys: keyringtest.New(t, cluster, time.Now())}
-	root, err := p.keys.RootSigner()
-	p.must(err)
-	pub := p.keys.Public()
-	a := signed.Authorities{
-		Root:        pub.Root.Raw,
-		UserX509:    [][]byte{pub.UserX509[0].Raw},
-		ServiceX509: [][]byte{pub.ServiceX509[0].Raw},
-		UserSSH:     [][]byte{pub.UserSSH[0].Marshal()},
-		HostSSH:     [][]byte{pub.HostSSH[0].Marshal()},
-		Rules:       [][]byte{pub.Rules[0]},
-	}
-	first, err := rules.FirstAuthorities(root, cluster, a, time.Now())
+	p := &fixture{T: t, st: state.New(raftstoretest.Open(t)), keys: clustertest.NewInMemory(t)}
+	first, err := rules.FirstAuthorities(p.keys.RootKey(), cluster, p.keys.Authorities(), time.Now())
 	p.must(err)
 	p.must(state.NewVault(p.st, keyringtest.Seal(t)).CreateCluster(t.Context(), state.InitialRecords{
 		Cluster:     state.Cluster{Name: cluster, Created: time.Now()},
@@ -62,7 +51,7 @@ func newFixture(t *testing.T) *fixture {
 	p.cfg = rules.Config{
 		Source:  p.st.Reader,
 		Cluster: cluster,
-		Signer:  p.keys.RulesSigner(),
+		Signer:  p.keys.RulesKey(),
 		Now:     time.Now,
 		Log:     slog.New(slog.DiscardHandler),
 	}

@@ -84,6 +84,12 @@ func (c *Cluster) Root() *x509.Certificate { return c.root.cert }
 // Pin is the cluster's pin.
 func (c *Cluster) Pin() identity.Pin { return identity.PinOf(c.root.cert) }
 
+// RootKey is the key of the root, which signs the authorities document.
+func (c *Cluster) RootKey() crypto.Signer { return c.root.key }
+
+// RulesKey is the key that signs roles and heads.
+func (c *Cluster) RulesKey() crypto.Signer { return c.rulesKey }
+
 // UserAuthority is the key that signs users' SSH certificates.
 func (c *Cluster) UserAuthority() ssh.PublicKey { return c.userSSH.PublicKey() }
 
@@ -111,16 +117,21 @@ func (c *Cluster) VerifyPeer(certs []*x509.Certificate, kinds ...identity.Kind) 
 // authoritiesRevision is the revision of the authorities document, which never changes.
 var authoritiesRevision = rules.Revision{Epoch: 1, Index: 1}
 
-// SignAuthorities signs the authorities document with the root.
-func (c *Cluster) SignAuthorities() rules.Signed {
-	return c.sign(c.root.key, rules.AuthoritiesKind, authoritiesRevision, rules.Authorities{
+// Authorities is the body of the authorities document.
+func (c *Cluster) Authorities() rules.Authorities {
+	return rules.Authorities{
 		Root:        c.root.cert.Raw,
 		UserSSH:     [][]byte{c.userSSH.PublicKey().Marshal()},
 		HostSSH:     [][]byte{c.hostSSH.PublicKey().Marshal()},
 		UserX509:    [][]byte{c.users.cert.Raw},
 		ServiceX509: [][]byte{c.services.cert.Raw},
 		Rules:       [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
-	})
+	}
+}
+
+// SignAuthorities signs the authorities document with the root.
+func (c *Cluster) SignAuthorities() rules.Signed {
+	return c.sign(c.root.key, rules.AuthoritiesKind, authoritiesRevision, c.Authorities())
 }
 
 // SignRules signs the rules as of now.
