@@ -90,27 +90,28 @@ func newServer(cfg Config, adjustStore func(*raftstore.Config)) (*Server, error)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, ready: lifecycle.NewReadiness("auth")}
+	server := &Server{cfg: cfg, ready: lifecycle.NewReadiness("auth")}
 	var err error
 	if cfg.Bootstrap != nil {
-		if s.bootstrap, err = bootstrap.Parse(cfg.BootstrapName, cfg.Bootstrap); err != nil {
+		if server.bootstrap, err = bootstrap.Parse(cfg.BootstrapName, cfg.Bootstrap); err != nil {
 			return nil, err
 		}
 	}
-	if s.port, err = port.New(port.Config{Listener: cfg.Listener, Log: cfg.Log, Now: cfg.Now}); err != nil {
+	server.port, err = port.New(port.Config{Listener: cfg.Listener, Log: cfg.Log, Now: cfg.Now})
+	if err != nil {
 		return nil, err
 	}
 	storeConfig := raftstore.Config{
 		Dir:       filepath.Join(cfg.Dir, storeDir),
 		ReplicaID: cfg.ReplicaID,
-		Stream:    s.port.Raft(),
+		Stream:    server.port.Raft(),
 		Bootstrap: true, // a folder without a log always becomes a cluster of one replica
 		Log:       cfg.Log,
 		Now:       cfg.Now,
 	}
 	adjustStore(&storeConfig)
-	s.store, err = raftstore.New(storeConfig)
-	return s, err
+	server.store, err = raftstore.New(storeConfig)
+	return server, err
 }
 
 // Run serves until ctx ends, and then returns nil. It returns a fault if the server cannot start, or if a

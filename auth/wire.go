@@ -43,23 +43,23 @@ type services struct {
 // open returns the services over the cluster in the store, with the cluster's keys open. If the server was
 // given a bootstrap file, open first creates the cluster. The caller wipes services.keys.
 func (s *Server) open(ctx context.Context) (*services, error) {
-	st := state.New(s.store)
-	if err := s.createOnce(ctx, st); err != nil {
+	records := state.New(s.store)
+	if err := s.createOnce(ctx, records); err != nil {
 		return nil, err
 	}
-	svc := &services{state: st}
+	svc := &services{state: records}
 	var err error
-	if svc.cluster, err = st.Cluster(ctx); err != nil {
+	if svc.cluster, err = records.Cluster(ctx); err != nil {
 		return nil, err
 	}
 	seal, err := keyring.OpenSeal(svc.cluster.Seal)
 	if err != nil {
 		return nil, err
 	}
-	if svc.keys, err = keyring.Open(ctx, st.Keyring, seal); err != nil {
+	if svc.keys, err = keyring.Open(ctx, records.Keyring, seal); err != nil {
 		return nil, err
 	}
-	id, err := st.Replicas.Replica(ctx, s.cfg.ReplicaID)
+	id, err := records.Replicas.Replica(ctx, s.cfg.ReplicaID)
 	if err != nil {
 		return nil, err
 	}

@@ -129,12 +129,12 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	if err != nil {
 		return Issued{}, err
 	}
-	d, err := c.draft(r, now) // this checks the request
+	drafted, err := c.draft(r, now) // this checks the request
 	if err != nil {
 		return Issued{}, err
 	}
 	// lint checks the finished draft a second time, so that a defect in draft cannot get it signed.
-	if err := c.lint(d, now); err != nil {
+	if err := c.lint(drafted, now); err != nil {
 		return Issued{}, fault.Wrap(
 			err,
 			fault.Invalid,
@@ -143,13 +143,13 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 			"ask an administrator to look at the request",
 		)
 	}
-	out, err := c.sign(d)
+	out, err := c.sign(drafted)
 	if err != nil {
 		const msg, remedy = "the certificate could not be signed", "look at the log of auth"
 		return Issued{}, fault.Wrap(err, fault.Internal, "ca.sign", msg, remedy)
 	}
 	// A certificate without a record could be used without a trace, so it is not returned.
-	out.Record = newRecord(d, out)
+	out.Record = newRecord(drafted, out)
 	if err := c.recorder.RecordIssuance(ctx, out.Record); err != nil {
 		const msg = "the certificate could not be recorded, so it was not released"
 		return Issued{}, fault.Wrap(err, fault.Unavailable, "ca.Issue", msg, "try again in a moment")

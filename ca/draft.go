@@ -40,31 +40,31 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	if err := c.check(r); err != nil {
 		return nil, err
 	}
-	d := &draft{profile: r.Profile, id: r.Identity, serial: newSerial(), sources: r.SourceAddress}
+	out := &draft{profile: r.Profile, id: r.Identity, serial: newSerial(), sources: r.SourceAddress}
 	var err error
-	if d.from, d.until, err = r.validity(now); err != nil {
+	if out.from, out.until, err = r.validity(now); err != nil {
 		return nil, err
 	}
 	// The CA decides these three fields. What the caller put there does not get into a certificate.
-	d.id.V, d.id.Expires, d.id.SourceAddresses = identity.Version, d.until, r.SourceAddress
-	if d.encoded, err = d.id.Encode(); err != nil {
+	out.id.V, out.id.Expires, out.id.SourceAddresses = identity.Version, out.until, r.SourceAddress
+	if out.encoded, err = out.id.Encode(); err != nil {
 		return nil, refusedFault(err, askAdmin)
 	}
 	switch {
 	case r.Profile != User:
-		d.principals = distinct(r.Names)
+		out.principals = distinct(r.Names)
 	case r.SSHKey != nil:
-		d.principals = distinct(r.Logins)
+		out.principals = distinct(r.Logins)
 	}
 	// An SSH certificate without principals would be valid for every account, so there is none.
-	if r.SSHKey != nil && len(d.principals) != 0 {
-		d.permits = distinct(r.Extensions)
-		d.ssh = d.draftSSH(r)
+	if r.SSHKey != nil && len(out.principals) != 0 {
+		out.permits = distinct(r.Extensions)
+		out.ssh = out.draftSSH(r)
 	}
 	if r.X509Key != nil {
-		d.x509, err = d.draftX509(r)
+		out.x509, err = out.draftX509(r)
 	}
-	return d, err
+	return out, err
 }
 
 // draftSSH makes the unsigned SSH certificate for r.SSHKey, from what draft has decided. The fields are those

@@ -71,8 +71,8 @@ func (o outcome) fault() error {
 // submit hands a proposal to the proposer, waits for its reply and returns that. A nil error means that the
 // operation was applied; its outcome may still be a refusal. When ctx or the store ends before the reply, it
 // is unknown whether the operation was written.
-func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
-	if len(p.bytes) > MaxCommandBytes-commandOverhead {
+func (s *Store) submit(ctx context.Context, pending *proposal) (reply, error) {
+	if len(pending.bytes) > MaxCommandBytes-commandOverhead {
 		return reply{}, invalidFault("a transaction is over 4 MiB")
 	}
 	if err := s.latch.Err(); err != nil {
@@ -81,16 +81,16 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	if err := s.checkReadable(ctx); err != nil {
 		return reply{}, err
 	}
-	p.ctx, p.reply = ctx, make(chan reply, 1)
+	pending.ctx, pending.reply = ctx, make(chan reply, 1)
 	select {
-	case s.queue <- p:
+	case s.queue <- pending:
 	case <-ctx.Done():
 		return reply{}, ctx.Err()
 	case <-s.stopped:
 		return reply{}, s.stoppedError()
 	}
 	select {
-	case r := <-p.reply:
+	case r := <-pending.reply:
 		return r, r.err
 	case <-ctx.Done():
 		return reply{}, ctx.Err()
@@ -98,7 +98,7 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	}
 	// The store may have replied just before it stopped. select chooses at random when both are ready.
 	select {
-	case r := <-p.reply:
+	case r := <-pending.reply:
 		return r, r.err
 	default:
 		return reply{}, s.stoppedError()

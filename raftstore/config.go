@@ -71,7 +71,7 @@ func (c *Config) check() error {
 	c.setDefaults()
 	bounds := c.Bounds
 	var faults []string
-	for _, f := range []struct {
+	for _, requirement := range []struct {
 		wrong bool
 		msg   string
 	}{
@@ -85,8 +85,8 @@ func (c *Config) check() error {
 			"a negative bound",
 		},
 	} {
-		if f.wrong {
-			faults = append(faults, f.msg)
+		if requirement.wrong {
+			faults = append(faults, requirement.msg)
 		}
 	}
 	if len(faults) > 0 {

@@ -61,21 +61,21 @@ func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 // List returns one page of the items whose keys begin with prefix, in the order of the keys' bytes, as this
 // replica knows them. All items of a page are as of one revision; pages may be of different ones. A page ends
 // early when its values reach maxPageBytes.
-func (s *Store) List(ctx context.Context, prefix string, p Page) (Listing, error) {
+func (s *Store) List(ctx context.Context, prefix string, page Page) (Listing, error) {
 	if err := s.checkReadable(ctx); err != nil {
 		return Listing{}, err
 	}
 	state := s.fsm.state.Load()
 	out := Listing{Revision: state.revision}
 	first := prefix
-	if p.After >= prefix {
-		first = p.After + "\x00" // the smallest key behind After
+	if page.After >= prefix {
+		first = page.After + "\x00" // the smallest key behind After
 	}
 	it := state.items.Root().Iterator()
 	it.SeekLowerBound([]byte(first))
 	size := 0
 	for _, item, ok := it.Next(); ok && strings.HasPrefix(item.Key, prefix); _, item, ok = it.Next() {
-		if len(out.Items) == pageLimit(p.Limit) || size > maxPageBytes {
+		if len(out.Items) == pageLimit(page.Limit) || size > maxPageBytes {
 			out.Next = out.Items[len(out.Items)-1].Key
 			break
 		}

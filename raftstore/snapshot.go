@@ -156,16 +156,16 @@ func readSnapshot(from io.Reader) (*state, error) {
 		return nil, errUnsupported
 	}
 	// The sections set revision, term and clock, and no section appends to a stream's files.
-	b := newState().newBuilder(0, 0, 0, nil)
+	builder := newState().newBuilder(0, 0, 0, nil)
 	for {
 		kind, body, err := readSection(in)
 		if err != nil {
 			return nil, err
 		}
 		if kind == sectionEnd {
-			return b.finish(), nil
+			return builder.finish(), nil
 		}
-		if err := b.restoreSection(kind, reader{buf: body}); err != nil {
+		if err := builder.restoreSection(kind, reader{buf: body}); err != nil {
 			return nil, err
 		}
 	}

@@ -137,7 +137,7 @@ func (s *segmentFiles) append(
 	if err := s.roll(name, &next); err != nil {
 		return next, err
 	}
-	f, err := s.tailFile(name, next.tail)
+	file, err := s.tailFile(name, next.tail)
 	if err != nil {
 		return next, err
 	}
@@ -149,8 +149,8 @@ func (s *segmentFiles) append(
 		buf = appendFrame(buf, Record{Number: next.next, Revision: at, Data: data}, clock)
 		next.next++
 	}
-	f.dirty = true // also if the write fails: some bytes may be in the file
-	if _, err := f.file.WriteAt(buf, next.tail.size); err != nil {
+	file.dirty = true // also if the write fails: some bytes may be in the file
+	if _, err := file.file.WriteAt(buf, next.tail.size); err != nil {
 		return next, err
 	}
 	next.tail.size += int64(len(buf))
@@ -373,36 +373,36 @@ func (s *segmentFiles) readSegment(
 	from uint64,
 	limit, bytesLimit int,
 ) ([]Record, error) {
-	f, err := s.fs.OpenReader(s.dir, segmentName(name, seg.base))
+	file, err := s.fs.OpenReader(s.dir, segmentName(name, seg.base))
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer file.Close()
 	var magic [len(segmentMagic)]byte
-	if _, err := f.ReadAt(magic[:], 0); err != nil {
+	if _, err := file.ReadAt(magic[:], 0); err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(magic[:], []byte(segmentMagic)) {
 		return nil, errMalformed
 	}
-	at := s.findCursor(name, seg.base, from)
-	r := bufio.NewReaderSize(io.NewSectionReader(f, at.offset, seg.size-at.offset), 64<<10)
+	place := s.findCursor(name, seg.base, from)
+	r := bufio.NewReaderSize(io.NewSectionReader(file, place.offset, seg.size-place.offset), 64<<10)
 	var out []Record
 	bytesLeft := bytesLimit
-	for at.offset < seg.size && len(out) < limit && bytesLeft > 0 {
+	for place.offset < seg.size && len(out) < limit && bytesLeft > 0 {
 		rec, length, err := readFrame(r)
 		if err != nil {
 			return nil, err
 		}
-		if rec.Number != at.number {
+		if rec.Number != place.number {
 			return nil, errMalformed
 		}
-		at.number, at.offset = at.number+1, at.offset+length
+		place.number, place.offset = place.number+1, place.offset+length
 		if rec.Number >= from { // else it is between the cursor and from
 			out, bytesLeft = append(out, rec), bytesLeft-len(rec.Data)
 		}
 	}
-	s.setCursor(name, at)
+	s.setCursor(name, place)
 	return out, nil
 }
 

@@ -56,33 +56,33 @@ type handlers struct{ Config }
 // New makes the handler of the API.
 func New(cfg Config) http.Handler {
 	h := handlers{cfg}
-	s := authrpc.NewServer(h.verifyCaller, cfg.Logger)
+	server := authrpc.NewServer(h.verifyCaller, cfg.Logger)
 
 	// Logins: proxies call for the browser, tsh calls for itself.
-	authrpc.Handle(s, authrpc.BeginLogin, h.beginLogin)
-	authrpc.Handle(s, authrpc.FinishOIDC, h.finishOIDC)
-	authrpc.Handle(s, authrpc.ProveFactor, h.proveFactor)
-	authrpc.Handle(s, authrpc.RedeemLogin, h.redeemLogin)
-	authrpc.Handle(s, authrpc.BeginHeadless, h.beginHeadless)
-	authrpc.Handle(s, authrpc.RedeemHeadless, h.redeemHeadless)
+	authrpc.Handle(server, authrpc.BeginLogin, h.beginLogin)
+	authrpc.Handle(server, authrpc.FinishOIDC, h.finishOIDC)
+	authrpc.Handle(server, authrpc.ProveFactor, h.proveFactor)
+	authrpc.Handle(server, authrpc.RedeemLogin, h.redeemLogin)
+	authrpc.Handle(server, authrpc.BeginHeadless, h.beginHeadless)
+	authrpc.Handle(server, authrpc.RedeemHeadless, h.redeemHeadless)
 
 	// Machines.
-	authrpc.Handle(s, authrpc.Join, h.join)
-	authrpc.Handle(s, authrpc.Renew, h.renew)
-	authrpc.HandleStream(s, authrpc.WatchRules, h.watchRules)
-	authrpc.Handle(s, authrpc.GetRules, h.getRules)
-	authrpc.Handle(s, authrpc.ReportNodes, h.reportNodes)
-	authrpc.Handle(s, authrpc.LocateNode, h.locateNode)
-	authrpc.Handle(s, authrpc.SendEvents, h.sendEvents)
+	authrpc.Handle(server, authrpc.Join, h.join)
+	authrpc.Handle(server, authrpc.Renew, h.renew)
+	authrpc.HandleStream(server, authrpc.WatchRules, h.watchRules)
+	authrpc.Handle(server, authrpc.GetRules, h.getRules)
+	authrpc.Handle(server, authrpc.ReportNodes, h.reportNodes)
+	authrpc.Handle(server, authrpc.LocateNode, h.locateNode)
+	authrpc.Handle(server, authrpc.SendEvents, h.sendEvents)
 
 	// Users.
-	authrpc.Handle(s, authrpc.WhoAmI, h.whoAmI)
-	authrpc.Handle(s, authrpc.GetAuthorities, h.getAuthorities)
-	authrpc.Handle(s, authrpc.ListNodes, h.listNodes)
-	authrpc.Handle(s, authrpc.GetResources, h.getResources)
-	authrpc.Handle(s, authrpc.ApplyResource, h.applyResource)
-	authrpc.Handle(s, authrpc.RemoveResource, h.removeResource)
-	return s
+	authrpc.Handle(server, authrpc.WhoAmI, h.whoAmI)
+	authrpc.Handle(server, authrpc.GetAuthorities, h.getAuthorities)
+	authrpc.Handle(server, authrpc.ListNodes, h.listNodes)
+	authrpc.Handle(server, authrpc.GetResources, h.getResources)
+	authrpc.Handle(server, authrpc.ApplyResource, h.applyResource)
+	authrpc.Handle(server, authrpc.RemoveResource, h.removeResource)
+	return server
 }
 
 // verifyCaller returns who sent the request, as the records say now. The port has verified the certificate,

@@ -136,11 +136,11 @@ func (u *Updater) verify(
 	reported authrpc.AttachedNode,
 	old state.Attachment,
 ) (state.Attachment, error) {
-	m, err := u.cfg.Reader.Machine(ctx, reported.Node)
+	onRecord, err := u.cfg.Reader.Machine(ctx, reported.Node)
 	if err != nil {
 		return state.Attachment{}, err
 	}
-	key, err := x509.ParsePKIXPublicKey(m.Value.X509Key)
+	key, err := x509.ParsePKIXPublicKey(onRecord.Value.X509Key)
 	if err != nil {
 		return state.Attachment{}, err
 	}
@@ -148,15 +148,15 @@ func (u *Updater) verify(
 	if err != nil {
 		return state.Attachment{}, err
 	}
-	earliest := m.Value.Created.Add(-identity.Skew)
+	earliest := onRecord.Value.Created.Add(-identity.Skew)
 	if old.Since.After(earliest) {
 		earliest = old.Since
 	}
 	latest := u.cfg.Now().Add(identity.Skew)
 	version := reported.Version
 	switch {
-	case m.Value.Kind != identity.Node:
-		err = fmt.Errorf("%s is a %s", m.Value.Name, m.Value.Kind)
+	case onRecord.Value.Kind != identity.Node:
+		err = fmt.Errorf("%s is a %s", onRecord.Value.Name, onRecord.Value.Kind)
 	case stated.Node != reported.Node:
 		err = fmt.Errorf("it is signed for node %.40q", stated.Node)
 	case stated.Proxy != proxy.Name:

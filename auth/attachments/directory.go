@@ -57,31 +57,31 @@ func NewDirectory(cfg DirectoryConfig) *Directory { return &Directory{cfg} }
 // If there is no such node, the response is empty and there is no error. It asks no role: proxies call it,
 // which may locate every node.
 func (d *Directory) Locate(ctx context.Context, name string) (authrpc.LocateNodeResponse, error) {
-	m, err := d.find(ctx, name)
+	node, err := d.find(ctx, name)
 	if fault.Is(err, fault.NotFound) {
 		return authrpc.LocateNodeResponse{}, nil
 	}
 	if err != nil {
 		return authrpc.LocateNodeResponse{}, err
 	}
-	info, err := d.describe(ctx, m)
+	info, err := d.describe(ctx, node)
 	if err != nil {
 		return authrpc.LocateNodeResponse{}, err
 	}
 	return authrpc.LocateNodeResponse{Nodes: []authrpc.NodeInfo{info}}, nil
 }
 
-// List returns the nodes that the user may see, in order of their names. With q.Name it returns all matches
+// List returns the nodes that the user may see, in order of their names. With req.Name it returns all matches
 // at once: the node with that whole name, name.CLUSTER or id, or else every node with that first label.
-// Without q.Name it returns one page of up to q.Limit nodes behind q.After; a limit of zero or above maxPage
-// means maxPage. Nodes that the user may not see are left out, so List tells nobody that they exist.
+// Without req.Name it returns one page of up to req.Limit nodes behind req.After; a limit of zero or above
+// maxPage means maxPage. Nodes that the user may not see are left out, so List tells nobody that they exist.
 func (d *Directory) List(
 	ctx context.Context,
 	who identity.Identity,
-	q authrpc.ListNodesRequest,
+	req authrpc.ListNodesRequest,
 ) (authrpc.ListNodesResponse, error) {
-	if len(q.Labels) > maxLabelFilters {
-		msg := fmt.Sprintf("%d labels to select by, more than %d", len(q.Labels), maxLabelFilters)
+	if len(req.Labels) > maxLabelFilters {
+		msg := fmt.Sprintf("%d labels to select by, more than %d", len(req.Labels), maxLabelFilters)
 		return authrpc.ListNodesResponse{},
 			fault.New(fault.Invalid, "attachments.List", msg, "select by fewer labels")
 	}
@@ -89,16 +89,16 @@ func (d *Directory) List(
 	if err != nil {
 		return authrpc.ListNodesResponse{}, err
 	}
-	l := listing{dir: d, policy: policy, who: who, labels: q.Labels}
-	if q.Name != "" {
-		err := l.addNamed(ctx, q.Name)
-		return l.out, err
+	list := listing{dir: d, policy: policy, who: who, labels: req.Labels}
+	if req.Name != "" {
+		err := list.addNamed(ctx, req.Name)
+		return list.out, err
 	}
-	if q.Limit <= 0 || q.Limit > maxPage {
-		q.Limit = maxPage
+	if req.Limit <= 0 || req.Limit > maxPage {
+		req.Limit = maxPage
 	}
-	err = l.addPage(ctx, q.After, q.Limit)
-	return l.out, err
+	err = list.addPage(ctx, req.After, req.Limit)
+	return list.out, err
 }
 
 // listing is one call of List.
@@ -119,12 +119,12 @@ func (l *listing) addPage(ctx context.Context, after string, limit int) error {
 		if err != nil {
 			return err
 		}
-		for _, m := range got.Items {
-			if err := l.add(ctx, m.Value); err != nil {
+		for _, node := range got.Items {
+			if err := l.add(ctx, node.Value); err != nil {
 				return err
 			}
 			if len(l.out.Nodes) == limit {
-				l.out.Next = m.Value.Name
+				l.out.Next = node.Value.Name
 				return nil
 			}
 		}
@@ -138,9 +138,9 @@ func (l *listing) addPage(ctx context.Context, after string, limit int) error {
 // addNamed adds the node with the whole name, name.CLUSTER or id. If there is none and the name has no dot,
 // it adds all nodes whose first label is the name. It adds nothing, and returns no error, if none matches.
 func (l *listing) addNamed(ctx context.Context, name string) error {
-	m, err := l.dir.find(ctx, name)
+	node, err := l.dir.find(ctx, name)
 	if err == nil {
-		return l.add(ctx, m)
+		return l.add(ctx, node)
 	}
 	if !fault.Is(err, fault.NotFound) {
 		return err
@@ -152,8 +152,8 @@ func (l *listing) addNamed(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range nodes {
-		if err := l.add(ctx, m); err != nil {
+	for _, node := range nodes {
+		if err := l.add(ctx, node); err != nil {
 			return err
 		}
 	}
@@ -199,18 +199,18 @@ func (d *Directory) find(ctx context.Context, name string) (state.Machine, error
 		return state.Machine{}, noNodeFault(name)
 	}
 	for _, candidate := range []string{name, strings.TrimSuffix(name, "."+d.cfg.Cluster)} {
-		var m state.Stored[state.Machine]
+		var found state.Stored[state.Machine]
 		var err error
 		if id := identity.MachineID(candidate); identity.CheckMachineID(id) == nil {
-			m, err = d.cfg.Machines.Machine(ctx, id)
+			found, err = d.cfg.Machines.Machine(ctx, id)
 		} else {
-			m, err = d.cfg.Machines.MachineByName(ctx, candidate)
+			found, err = d.cfg.Machines.MachineByName(ctx, candidate)
 		}
 		if err != nil && !fault.Is(err, fault.NotFound) {
 			return state.Machine{}, err
 		}
-		if err == nil && m.Value.Kind == identity.Node {
-			return m.Value, nil
+		if err == nil && found.Value.Kind == identity.Node {
+			return found.Value, nil
 		}
 	}
 	return state.Machine{}, noNodeFault(name)

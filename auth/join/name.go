@@ -20,10 +20,10 @@ import (
 // a name is replaced or dropped. Without a usable wanted name the machine's kind takes its place. If
 // maxNameTries names are taken, it returns fault Exhausted. The name is not reserved: AddMachine checks it
 // again.
-func (s *Service) chooseName(ctx context.Context, m state.Machine, wanted string) (string, error) {
+func (s *Service) chooseName(ctx context.Context, machine state.Machine, wanted string) (string, error) {
 	base := s.normalizeName(wanted)
 	if base == "" {
-		base = string(m.Kind)
+		base = string(machine.Kind)
 	}
 	for i := 1; i <= maxNameTries; i++ {
 		name := base
@@ -33,7 +33,7 @@ func (s *Service) chooseName(ctx context.Context, m state.Machine, wanted string
 		if s.checkName(name) != nil {
 			continue
 		}
-		taken, err := s.cfg.Reader.NameTaken(ctx, name, m.Kind, m.Created)
+		taken, err := s.cfg.Reader.NameTaken(ctx, name, machine.Kind, machine.Created)
 		if err != nil {
 			return "", err
 		}
@@ -105,27 +105,27 @@ func (s *Service) checkName(name string) error {
 // certificates is fault Invalid here, so that the token stays usable: the CA would refuse it only after the
 // machine is stored. A node with public names is fault Denied.
 //
-// checkMachine also sets m.Aliases of a proxy: the machine names that no node may have, because they are
-// public names of this proxy.
-func (s *Service) checkMachine(m *state.Machine) error {
+// checkMachine also sets machine.Aliases of a proxy: the machine names that no node may have, because they
+// are public names of this proxy.
+func (s *Service) checkMachine(machine *state.Machine) error {
 	const remedy = "correct the machine's configuration, then start it again"
-	if err := CheckLabels(m.Labels); err != nil {
+	if err := CheckLabels(machine.Labels); err != nil {
 		return err
 	}
-	if m.Kind == identity.Node && len(m.Names) > 0 {
+	if machine.Kind == identity.Node && len(machine.Names) > 0 {
 		return fault.New(fault.Denied, op, "a node has no public names", remedy)
 	}
-	if len(m.Names) > maxNames {
-		msg := fmt.Sprintf("the proxy has %d public names, more than %d", len(m.Names), maxNames)
+	if len(machine.Names) > maxNames {
+		msg := fmt.Sprintf("the proxy has %d public names, more than %d", len(machine.Names), maxNames)
 		return fault.New(fault.Invalid, op, msg, remedy)
 	}
-	for _, public := range m.Names {
+	for _, public := range machine.Names {
 		alias, err := s.checkPublicName(public)
 		if err != nil {
 			return fault.Wrap(err, fault.Invalid, op, err.Error(), remedy)
 		}
-		if alias != "" && !slices.Contains(m.Aliases, alias) {
-			m.Aliases = append(m.Aliases, alias)
+		if alias != "" && !slices.Contains(machine.Aliases, alias) {
+			machine.Aliases = append(machine.Aliases, alias)
 		}
 	}
 	return nil

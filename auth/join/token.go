@@ -78,16 +78,16 @@ func (s *Service) Create(
 		Created: now,
 		Expires: now.Add(req.TTL),
 	}
-	e := audit.Event{Code: audit.TokenCreated, Time: now, User: "auth"}
+	event := audit.Event{Code: audit.TokenCreated, Time: now, User: "auth"}
 	if req.By.Kind == identity.User {
-		e = audit.NewEvent(audit.TokenCreated, req.By, now)
+		event = audit.NewEvent(audit.TokenCreated, req.By, now)
 	}
-	e.Fields = map[string]string{
+	event.Fields = map[string]string{
 		"token":   req.Name,
 		"kind":    string(req.Kind),
 		"expires": formatTime(record.Expires),
 	}
-	if _, err := s.cfg.Tokens.AddToken(ctx, req.Name, record, e); err != nil {
+	if _, err := s.cfg.Tokens.AddToken(ctx, req.Name, record, event); err != nil {
 		return authrpc.Token{}, noRecord, err
 	}
 	stored, err := s.cfg.Reader.Token(ctx, req.Name)

@@ -102,16 +102,16 @@ const maxPage = 1000
 //
 // Removed machines, whose names are only reserved, are left out. A machine whose record cannot be read is
 // left out too, and its name is in Unreadable.
-func (r *Reader) ListMachines(ctx context.Context, kind identity.Kind, p Page) (Listing[Machine], error) {
+func (r *Reader) ListMachines(ctx context.Context, kind identity.Kind, page Page) (Listing[Machine], error) {
 	out := Listing[Machine]{}
-	limit := p.Limit
+	limit := page.Limit
 	if limit <= 0 || limit > maxPage {
 		limit = maxPage
 	}
 	// It goes through the names, because the machine records are in the order of their ids. Names that are
 	// left out leave room for more, so it may take several pages of names.
 	for {
-		names, err := machineNames.list(ctx, r, Page{After: p.After, Limit: limit})
+		names, err := machineNames.list(ctx, r, Page{After: page.After, Limit: limit})
 		if err != nil {
 			return out, err
 		}
@@ -136,7 +136,7 @@ func (r *Reader) ListMachines(ctx context.Context, kind identity.Kind, p Page) (
 		if names.Next == "" {
 			return out, nil
 		}
-		p.After = names.Next
+		page.After = names.Next
 	}
 }
 
@@ -145,8 +145,8 @@ func (r *Reader) ListMachines(ctx context.Context, kind identity.Kind, p Page) (
 // the first page of names.
 func (r *Reader) NodesByShortName(ctx context.Context, short string) ([]Machine, error) {
 	var out []Machine
-	if m, err := r.MachineByName(ctx, short); err == nil && m.Value.Kind == identity.Node {
-		out = append(out, m.Value)
+	if node, err := r.MachineByName(ctx, short); err == nil && node.Value.Kind == identity.Node {
+		out = append(out, node.Value)
 	}
 	names, err := machineNames.listUnder(ctx, r, short+".", Page{})
 	if err != nil {
@@ -157,8 +157,8 @@ func (r *Reader) NodesByShortName(ctx context.Context, short string) ([]Machine,
 		if !isNode || !strings.HasPrefix(name.Key, short+".") {
 			continue
 		}
-		if m, err := r.Machine(ctx, name.Value.ID); err == nil {
-			out = append(out, m.Value)
+		if node, err := r.Machine(ctx, name.Value.ID); err == nil {
+			out = append(out, node.Value)
 		}
 	}
 	return out, nil
@@ -173,51 +173,51 @@ type Machines struct{ writer }
 // Fault Conflict means that somebody took the name, or used or changed the token, since the caller read them:
 // the caller reads both again. Fault Denied means that a public name is the name of a node.
 func (w *Machines) AddMachine(
-	ctx context.Context, m Machine, token Stored[Token], events ...audit.Event,
+	ctx context.Context, machine Machine, token Stored[Token], events ...audit.Event,
 ) error {
 	var c change
-	machines.create(&c, string(m.ID), m)
-	if err := w.claimName(ctx, &c, m); err != nil {
+	machines.create(&c, string(machine.ID), machine)
+	if err := w.claimName(ctx, &c, machine); err != nil {
 		return err
 	}
-	if err := w.claimPublicNames(ctx, &c, m); err != nil {
+	if err := w.claimPublicNames(ctx, &c, machine); err != nil {
 		return err
 	}
 	used := token.Value
-	used.Used, used.UsedBy = m.Created, m.ID
+	used.Used, used.UsedBy = machine.Created, machine.ID
 	tokens.replace(&c, token, used) // of two machines with the same token, the second gets fault Conflict
 	c.appendEvents(events...)
 	_, err := w.commit(ctx, &c)
 	return err
 }
 
-// claimName adds to c that m takes its name, with the conditions under which it may. A name that another
-// machine has, or that is reserved, is fault Conflict at once. A node also may not have a public name of a
-// proxy; that is a condition of c, so the commit fails if a proxy takes the name before it.
-func (w *Machines) claimName(ctx context.Context, c *change, m Machine) error {
-	owner, err := machineNames.getOrNew(ctx, w.Reader, m.Name)
+// claimName adds to c that the machine takes its name, with the conditions under which it may. A name that
+// another machine has, or that is reserved, is fault Conflict at once. A node also may not have a public name
+// of a proxy; that is a condition of c, so the commit fails if a proxy takes the name before it.
+func (w *Machines) claimName(ctx context.Context, c *change, machine Machine) error {
+	owner, err := machineNames.getOrNew(ctx, w.Reader, machine.Name)
 	if err != nil {
 		return err
 	}
-	if neverUsed := owner.Revision == 0; !neverUsed && !owner.Value.free(m.Created) {
-		msg := "the name " + m.Name + " is taken"
+	if neverUsed := owner.Revision == 0; !neverUsed && !owner.Value.free(machine.Created) {
+		msg := "the name " + machine.Name + " is taken"
 		return fault.New(fault.Conflict, "state.AddMachine", msg, "choose another name")
 	}
-	if m.Kind == identity.Node {
-		publicNames.requireMissing(c, m.Name)
+	if machine.Kind == identity.Node {
+		publicNames.requireMissing(c, machine.Name)
 	}
-	machineNames.replaceOrCreate(c, owner, nameRecord{ID: m.ID, Kind: m.Kind})
+	machineNames.replaceOrCreate(c, owner, nameRecord{ID: machine.ID, Kind: machine.Kind})
 	return nil
 }
 
-// claimPublicNames adds to c that the proxy m has its public names, with the conditions under which it may.
+// claimPublicNames adds to c that the proxy has its public names, with the conditions under which it may.
 // It commits nothing. It does nothing for a node, which has none. Several proxies may have the same public
 // name.
 //
 // A public name that is the name of a node, or was before the node was removed, is fault Denied: the node's
 // host certificate would also be valid for the proxy, so the node could pass for it.
-func (w *Machines) claimPublicNames(ctx context.Context, c *change, m Machine) error {
-	for _, public := range m.Aliases {
+func (w *Machines) claimPublicNames(ctx context.Context, c *change, proxy Machine) error {
+	for _, public := range proxy.Aliases {
 		owner, err := machineNames.getOrNew(ctx, w.Reader, public)
 		if err != nil {
 			return err
@@ -230,7 +230,7 @@ func (w *Machines) claimPublicNames(ctx context.Context, c *change, m Machine) e
 		}
 		// The commit must fail if a node takes the name before it. Where the public name is also the proxy's
 		// own name, claimName has already put the same condition into c.
-		if public != m.Name {
+		if public != proxy.Name {
 			if neverUsed {
 				machineNames.requireMissing(c, public)
 			} else {
@@ -241,7 +241,7 @@ func (w *Machines) claimPublicNames(ctx context.Context, c *change, m Machine) e
 		if err != nil {
 			return err
 		}
-		proxies := append(slices.Clone(old.Value.Proxies), m.ID)
+		proxies := append(slices.Clone(old.Value.Proxies), proxy.ID)
 		publicNames.replaceOrCreate(c, old, publicNameRecord{Proxies: proxies})
 	}
 	return nil

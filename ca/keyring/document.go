@@ -105,25 +105,25 @@ func decode(raw []byte) (*document, error) {
 	if len(raw) > MaxBytes {
 		return nil, damagedFault("too large", fmt.Errorf("%d bytes, more than %d", len(raw), MaxBytes))
 	}
-	var d document
-	if err := json.Unmarshal(raw, &d); err != nil {
+	var doc document
+	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, damagedFault("unreadable", err)
 	}
-	if d.V > Version {
+	if doc.V > Version {
 		return nil, fault.New(
 			fault.Invalid,
 			"keyring.Open",
-			fmt.Sprintf("the stored keyring is of version %d, this program reads up to %d", d.V, Version),
+			fmt.Sprintf("the stored keyring is of version %d, this program reads up to %d", doc.V, Version),
 			"start the newer release of threshold that wrote it",
 		)
 	}
-	if d.V < 1 {
+	if doc.V < 1 {
 		return nil, damagedFault("no version", errors.New("v is missing"))
 	}
-	if err := d.check(); err != nil {
+	if err := doc.check(); err != nil {
 		return nil, damagedFault("incomplete", err)
 	}
-	return &d, nil
+	return &doc, nil
 }
 
 // check returns an error unless the document has a valid cluster name, one root key and exactly one active
@@ -164,29 +164,30 @@ func (d *document) check() error {
 // key and the certificate belong together. A root key that is kept offline has no sealed part: the entry's
 // key is then nil.
 func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
-	e := &entry{authority: s.Authority, generation: s.Generation, state: s.State}
+	opened := &entry{authority: s.Authority, generation: s.Generation, state: s.State}
 	var err error
-	if e.public, err = x509.ParsePKIXPublicKey(s.Public); err != nil {
+	if opened.public, err = x509.ParsePKIXPublicKey(s.Public); err != nil {
 		return nil, damagedFault(string(s.Authority)+" has no readable public key", err)
 	}
-	if !s.Authority.fits(e.public) {
-		return nil, damagedFault(string(s.Authority)+" has a key of a wrong type", fmt.Errorf("%T", e.public))
+	if !s.Authority.fits(opened.public) {
+		what := string(s.Authority) + " has a key of a wrong type"
+		return nil, damagedFault(what, fmt.Errorf("%T", opened.public))
 	}
 	if s.Authority.hasCert() {
-		if e.cert, err = x509.ParseCertificate(s.Cert); err != nil {
+		if opened.cert, err = x509.ParseCertificate(s.Cert); err != nil {
 			return nil, damagedFault(string(s.Authority)+" has no readable certificate", err)
 		}
-		if !bytes.Equal(e.cert.RawSubjectPublicKeyInfo, s.Public) {
+		if !bytes.Equal(opened.cert.RawSubjectPublicKeyInfo, s.Public) {
 			err := errors.New("public keys differ")
 			return nil, damagedFault(string(s.Authority)+"'s certificate is of another key", err)
 		}
 	}
 	keptOffline := s.Authority == root && len(s.Sealed) == 0
 	if keptOffline {
-		return e, nil
+		return opened, nil
 	}
-	e.key, err = s.unseal(cluster, seal)
-	return e, err
+	opened.key, err = s.unseal(cluster, seal)
+	return opened, err
 }
 
 // unseal decrypts the private key and checks that it belongs to the public key beside it. Without this check,

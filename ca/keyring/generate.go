@@ -92,33 +92,33 @@ func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
 // (encrypted by seal). An X.509 authority also gets a certificate: that of service-x509 is signed by the
 // root, that of user-x509 by itself. The SSH and rules authorities have a key alone.
 func (d *document) addAuthority(
-	a Authority,
+	authority Authority,
 	rootCert *x509.Certificate,
 	rootKey crypto.Signer,
 	seal Seal,
 	now time.Time,
 ) error {
-	key, err := newKey(a)
+	key, err := newKey(authority)
 	if err != nil {
 		return err
 	}
 	var cert *x509.Certificate // nil for an authority without a certificate
-	switch a {
+	switch authority {
 	case userX509:
-		cert, err = signAuthority(a, d.Cluster, now, key.Public(), nil /* self-signed */, key)
+		cert, err = signAuthority(authority, d.Cluster, now, key.Public(), nil /* self-signed */, key)
 	case serviceX509:
-		cert, err = signAuthority(a, d.Cluster, now, key.Public(), rootCert, rootKey)
+		cert, err = signAuthority(authority, d.Cluster, now, key.Public(), rootCert, rootKey)
 	}
 	if err != nil {
 		return err
 	}
-	return d.addKey(a, key, cert, seal, now)
+	return d.addKey(authority, key, cert, seal, now)
 }
 
 // addKey adds the first key of an authority to the document: the public key and the certificate as they are,
 // the private key sealed under sealName. cert is nil for an authority without a certificate.
 func (d *document) addKey(
-	a Authority,
+	authority Authority,
 	key crypto.Signer,
 	cert *x509.Certificate,
 	seal Seal,
@@ -130,8 +130,8 @@ func (d *document) addKey(
 		return fmt.Errorf("encode key: %w", err)
 	}
 	defer clear(plain)
-	stored := storedKey{Authority: a, Generation: generation, State: Active, Created: now}
-	if stored.Sealed, err = seal.Seal(sealName(d.Cluster, a, generation), plain); err != nil {
+	stored := storedKey{Authority: authority, Generation: generation, State: Active, Created: now}
+	if stored.Sealed, err = seal.Seal(sealName(d.Cluster, authority, generation), plain); err != nil {
 		return fmt.Errorf("seal key: %w", err)
 	}
 	if stored.Public, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
@@ -157,7 +157,7 @@ func newKey(a Authority) (crypto.Signer, error) {
 // parent, and key is the issuer's private key. A nil parent means self-signed: the certificate is its own
 // issuer, and key is its own private key.
 func signAuthority(
-	a Authority,
+	authority Authority,
 	cluster string,
 	now time.Time,
 	pub crypto.PublicKey,
@@ -171,7 +171,7 @@ func signAuthority(
 	}
 	template := &x509.Certificate{
 		SerialNumber:          serial.Add(serial, big.NewInt(1)), // never zero
-		Subject:               subject(a, cluster),
+		Subject:               subject(authority, cluster),
 		NotBefore:             now.Add(-identity.Skew),
 		NotAfter:              now.AddDate(authorityYears, 0, 0),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -181,7 +181,7 @@ func signAuthority(
 	}
 	// The extended key usages of an authority limit those of its certificates: no certificate under user-x509
 	// is valid for a server.
-	switch a {
+	switch authority {
 	case root: // it signs one level of authorities
 		template.NotAfter = now.AddDate(rootYears, 0, 0)
 		template.MaxPathLen, template.MaxPathLenZero = 1, false

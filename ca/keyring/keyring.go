@@ -79,25 +79,25 @@ func Open(ctx context.Context, store Store, seal Seal) (*Keyring, error) {
 // open unseals every private key of the document and returns the keyring. It checks each key (storedKey.open)
 // and that the certificates belong together (checkTrees).
 func (d *document) open(seal Seal) (*Keyring, error) {
-	k := &Keyring{cluster: d.Cluster, sets: map[Authority][]*entry{}}
+	keys := &Keyring{cluster: d.Cluster, sets: map[Authority][]*entry{}}
 	for _, stored := range d.Keys {
 		opened, err := stored.open(d.Cluster, seal)
 		if err != nil {
 			return nil, err
 		}
 		if stored.Authority == root {
-			k.root = opened
+			keys.root = opened
 			continue
 		}
-		k.sets[stored.Authority] = append(k.sets[stored.Authority], opened)
+		keys.sets[stored.Authority] = append(keys.sets[stored.Authority], opened)
 	}
-	for _, set := range k.sets {
+	for _, set := range keys.sets {
 		slices.SortStableFunc(set, func(a, b *entry) int { return a.state.rank() - b.state.rank() })
 	}
-	if err := k.checkTrees(); err != nil {
+	if err := keys.checkTrees(); err != nil {
 		return nil, damagedFault("the certificates of its authorities do not belong together", err)
 	}
-	return k, k.makeSSH()
+	return keys, keys.makeSSH()
 }
 
 // checkTrees returns an error unless the certificates of the root and of user-x509 are self-signed, the root

@@ -27,19 +27,19 @@ type Seal interface {
 // other account can read it (readSealFile).
 func OpenSeal(rawURI string) (Seal, error) {
 	const op, remedy = "keyring.OpenSeal", "name a key file, such as file:///etc/threshold/seal.key"
-	u, err := uri.Parse(rawURI)
+	parsed, err := uri.Parse(rawURI)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, op, "the seal is not a key URI", remedy)
 	}
-	if scheme := strings.ToLower(u.Scheme); scheme != "file" {
+	if scheme := strings.ToLower(parsed.Scheme); scheme != "file" {
 		msg := fmt.Sprintf("seals of the kind %.40q are not supported, only: file", scheme)
 		return nil, fault.New(fault.Invalid, op, msg, remedy)
 	}
-	onlyPath := u.Host == "" && u.Opaque == "" && u.RawQuery == "" && u.Fragment == ""
-	if !onlyPath || !strings.HasPrefix(u.Path, "/") {
+	onlyPath := parsed.Host == "" && parsed.Opaque == "" && parsed.RawQuery == "" && parsed.Fragment == ""
+	if !onlyPath || !strings.HasPrefix(parsed.Path, "/") {
 		return nil, fault.New(fault.Invalid, op, "the seal URI is not file:// and an absolute path", remedy)
 	}
-	key, err := readSealFile(u.Path)
+	key, err := readSealFile(parsed.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func OpenSeal(rawURI string) (Seal, error) {
 		const remedy = "make a new seal key and restore from a backup"
 		return nil, fault.Wrap(err, fault.Internal, op, "the seal key cannot be used", remedy)
 	}
-	return &aeadSeal{uri: uri.NewFile(u.Path).String(), aead: func() cipher.AEAD { return aead }}, nil
+	return &aeadSeal{uri: uri.NewFile(parsed.Path).String(), aead: func() cipher.AEAD { return aead }}, nil
 }
 
 // sealFormat is the first byte of every sealed value: XChaCha20-Poly1305, a random 24-byte nonce, then the

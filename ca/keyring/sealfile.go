@@ -29,7 +29,7 @@ const maxSealFile = 4 << 10
 // written whole is removed again.
 func CreateSealFile(path string) error {
 	const op = "keyring.CreateSealFile"
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		const remedy = "keep it: what it has sealed opens with no other key"
 		return fault.Wrap(err, fault.Conflict, op, "the seal key file "+path+" exists already", remedy)
@@ -38,7 +38,7 @@ func CreateSealFile(path string) error {
 		const msg = "the seal key file cannot be created"
 		return fault.Wrap(err, fault.Internal, op, msg, "check the folder of "+path)
 	}
-	if err := errors.Join(writeSealKey(f), f.Close()); err != nil {
+	if err := errors.Join(writeSealKey(file), file.Close()); err != nil {
 		err = errors.Join(err, os.Remove(path))
 		remedy := "check the free space and the permissions of " + path
 		return fault.Wrap(err, fault.Internal, op, "the seal key file cannot be written", remedy)
@@ -70,18 +70,18 @@ func readSealFile(path string) ([]byte, error) {
 	const op = "keyring.OpenSeal"
 	// O_NONBLOCK: a FIFO in its place must not block the start. O_NOFOLLOW: the file that is checked is the
 	// file that is named.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		const remedy = "put the seal key there, as a plain file of this account"
 		return nil, fault.Wrap(err, fault.NotFound, op, "the seal key file "+path+" cannot be opened", remedy)
 	}
-	defer f.Close()
-	if err := checkSealFile(f); err != nil {
+	defer file.Close()
+	if err := checkSealFile(file); err != nil {
 		msg := "the seal key file " + path + " is not safe to use: " + err.Error()
 		remedy := "make it a file of this account with mode 0600: " + path
 		return nil, fault.Wrap(err, fault.Denied, op, msg, remedy)
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxSealFile))
+	text, err := io.ReadAll(io.LimitReader(file, maxSealFile))
 	defer clear(text)
 	if err != nil {
 		msg := "the seal key file " + path + " cannot be read"
