@@ -26,7 +26,9 @@ const (
 	maxReplyBytes = 8 << 10
 )
 
-// connectThrough opens a tunnel to addr through the HTTP proxy (CONNECT, RFC 9110 section 9.3.6).
+// connectThrough connects to the HTTP proxy and asks it for a tunnel to addr (CONNECT, RFC 9110 section
+// 9.3.6). It returns a connection whose bytes are those of addr. The error is a fault, or context.Canceled.
+// When ctx ends after connectThrough has returned, that has no effect on the tunnel.
 func connectThrough(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -34,10 +36,11 @@ func connectThrough(ctx context.Context, proxy *url.URL, addr string) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
+	// A deadline in the past makes requestTunnel return when ctx ends.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	tunnel, err := requestTunnel(conn, proxy, addr)
-	if !stop() {
-		err = context.Cause(ctx)
+	if ctxEnded := !stop(); ctxEnded {
+		err = context.Cause(ctx) // also after a success: conn has the deadline
 	}
 	if err != nil {
 		conn.Close()
@@ -46,8 +49,9 @@ func connectThrough(ctx context.Context, proxy *url.URL, addr string) (net.Conn,
 	return tunnel, nil
 }
 
-// dialProxy connects to the HTTP proxy itself. Behind https:// its certificate is verified as a web site's,
-// because the connection may carry a password.
+// dialProxy connects to the HTTP proxy itself: by TCP for an http:// URL, and by TLS for https://. The
+// proxy's certificate is then verified by its host name and the system's roots, as a web site's is, because
+// the next message may contain a password. The error is a fault.
 func dialProxy(ctx context.Context, proxy *url.URL) (net.Conn, error) {
 	port := proxy.Port()
 	if port == "" {
@@ -76,8 +80,9 @@ func dialProxy(ctx context.Context, proxy *url.URL) (net.Conn, error) {
 	return tc, nil
 }
 
-// requestTunnel sends CONNECT and returns the tunnel. Bytes of the tunnel that came with the reply are not
-// lost.
+// requestTunnel sends CONNECT for addr over conn, with the user and password of the proxy's URL if it has
+// them, and reads the reply. It returns a connection over conn that begins after the reply. The error is a
+// fault if the proxy refuses.
 func requestTunnel(conn net.Conn, proxy *url.URL, addr string) (net.Conn, error) {
 	var req bytes.Buffer
 	fmt.Fprintf(&req, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: threshold\r\n", addr, addr)
@@ -90,25 +95,28 @@ func requestTunnel(conn net.Conn, proxy *url.URL, addr string) (net.Conn, error)
 	if _, err := conn.Write(req.Bytes()); err != nil {
 		return nil, err
 	}
-	r := bufio.NewReaderSize(conn, maxReplyBytes)
-	resp, err := readReply(r)
+	reader := bufio.NewReaderSize(conn, maxReplyBytes)
+	resp, err := readReply(reader)
 	if err != nil {
 		return nil, err
 	}
 	if resp.StatusCode/100 != 2 {
 		return nil, refusalFault(resp, proxy, addr)
 	}
-	early, _ := r.Peek(r.Buffered()) // cannot fail: it peeks only at what is buffered
-	if len(early) == 0 {
+	// The reader may have read bytes of addr together with the reply. The tunnel must give them first.
+	buffered, _ := reader.Peek(reader.Buffered()) // cannot fail: it peeks only at what is buffered
+	if len(buffered) == 0 {
 		return conn, nil
 	}
-	return prefixconn.New(conn, early), nil
+	return prefixconn.New(conn, buffered), nil
 }
 
 // errBadReply says that the bytes are no reply to CONNECT.
 var errBadReply = errors.New("the reply is not HTTP, or too long")
 
-// readReply reads the header of an HTTP response and nothing behind it, which belongs to the tunnel.
+// readReply reads the status line and header of an HTTP response, up to the empty line that ends them, and
+// leaves what follows in r: it belongs to the tunnel. The error is errBadReply for anything but HTTP, and for
+// more than maxReplyBytes. http.ReadResponse alone would read without a limit.
 func readReply(r *bufio.Reader) (*http.Response, error) {
 	var head []byte
 	for {
@@ -135,10 +143,10 @@ func readReply(r *bufio.Reader) (*http.Response, error) {
 	return resp, nil
 }
 
-// refusalFault turns a refusal of the HTTP proxy into a fault. It repeats nothing of the response's text,
-// which may hold anything.
+// refusalFault returns the fault for a response by which the HTTP proxy refuses a tunnel to addr. The fault
+// names the status and nothing else of the response, whose text may be anything.
 func refusalFault(resp *http.Response, proxy *url.URL, addr string) error {
-	at := "the HTTP proxy at " + proxy.Host
+	theProxy := "the HTTP proxy at " + proxy.Host
 	status := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	// tinyproxy replies 401 rather than 407 to a wrong password.
 	unauthenticated := resp.StatusCode == http.StatusProxyAuthRequired ||
@@ -146,47 +154,48 @@ func refusalFault(resp *http.Response, proxy *url.URL, addr string) error {
 	switch {
 	case unauthenticated && !acceptsBasic(resp.Header):
 		return fault.New(fault.Unauthenticated, "egress",
-			at+" accepts no password, and Threshold supports no other authentication",
+			theProxy+" accepts no password, and Threshold supports no other authentication",
 			"ask its administrator for a password, or to allow connections to "+addr+" without one",
 		)
 	case unauthenticated && proxy.User == nil:
 		return fault.New(fault.Unauthenticated, "egress",
-			at+" wants a password",
+			theProxy+" wants a password",
 			"write HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT",
 		)
 	case unauthenticated:
 		return fault.New(fault.Unauthenticated, "egress",
-			at+" does not accept the password for "+fmt.Sprintf("%q", proxy.User.Username()),
+			theProxy+" does not accept the password for "+fmt.Sprintf("%q", proxy.User.Username()),
 			"check user and password in HTTPS_PROXY; write special characters in them as %XX",
 		)
 	case resp.StatusCode/100 == 5:
 		return fault.New(fault.Unavailable, "egress",
-			at+" cannot connect to "+addr+": "+status,
+			theProxy+" cannot connect to "+addr+": "+status,
 			"check the address; if it is right, try again in a minute",
 		)
 	}
 	return fault.New(fault.Denied, "egress",
-		at+" refuses CONNECT to "+addr+": "+status,
+		theProxy+" refuses CONNECT to "+addr+": "+status,
 		"ask its administrator to allow connections to "+addr+", or set NO_PROXY to connect directly",
 	)
 }
 
-// acceptsBasic reports whether the HTTP proxy accepts a password. A proxy that names no scheme is assumed to.
+// acceptsBasic reports whether the HTTP proxy accepts a password (the scheme Basic, RFC 7617), by the header
+// of its refusal. A proxy that names no authentication scheme is taken to accept one.
 func acceptsBasic(h http.Header) bool {
-	offers := h.Values("Proxy-Authenticate")
-	for _, o := range offers {
-		for part := range strings.SplitSeq(o, ",") {
-			scheme, _, _ := strings.Cut(strings.TrimSpace(part), " ")
+	challenges := h.Values("Proxy-Authenticate")
+	for _, list := range challenges {
+		for challenge := range strings.SplitSeq(list, ",") {
+			scheme, _, _ := strings.Cut(strings.TrimSpace(challenge), " ")
 			if strings.EqualFold(scheme, "Basic") {
 				return true
 			}
 		}
 	}
-	return len(offers) == 0
+	return len(challenges) == 0
 }
 
-// requestTunnelFault turns an error of requestTunnel into a fault. One that is a fault already stays as it
-// is.
+// requestTunnelFault turns an error of requestTunnel into a fault that says what to do. It returns an error
+// that is a fault already, and one about a cancelled context, as it is.
 func requestTunnelFault(proxy *url.URL, err error) error {
 	var refusal *fault.Error
 	switch {

@@ -1,9 +1,10 @@
 // Package egress answers: how does a connection get from this machine to a proxy?
 //
-// Directly, through the HTTP proxy that a company puts before the Internet (HTTPS_PROXY, NO_PROXY), or inside
-// a WebSocket, where a balancer terminates TLS in front of the proxy and the proxy's ping document says so;
-// or the last two together. In each case the caller gets its own TLS connection, end to end and pinned:
-// nothing in between is trusted with more than carrying bytes (docs/decisions/0010).
+// It gets there directly; or through the HTTP proxy that a company puts before the Internet (HTTPS_PROXY,
+// NO_PROXY); or inside a WebSocket, where a balancer terminates TLS in front of the proxy and the proxy's
+// ping document says so; or through an HTTP proxy and inside a WebSocket. In each case the caller gets its
+// own TLS connection, end to end and pinned: HTTP proxy and balancer only copy its bytes
+// (docs/decisions/0010).
 //
 // tsh and the agent connect this way, also for their calls of auth. A proxy's own connection to auth does
 // not: it is inside the cluster's network.
@@ -27,7 +28,7 @@ import (
 	"github.com/threshold-access/threshold/internal/keepalive"
 )
 
-// Config says what is between this machine and the Internet. The zero value means nothing is.
+// Config says how this machine reaches the Internet. The zero value means directly.
 type Config struct {
 	// HTTPSProxy is the HTTP proxy: http:// or https://, [user:password@]host[:port]. Without a scheme,
 	// http:// is assumed. Empty means none.
@@ -35,9 +36,9 @@ type Config struct {
 	// NoProxy lists what is reached directly, as Go and curl read NO_PROXY: hosts, .domains, addresses and
 	// networks, separated by commas, or *. This machine itself is always reached directly.
 	NoProxy string
-	// LearnTransport makes the Dialer fetch each proxy's ping document to learn its transport: before the
-	// first connection, and again after one that failed at the proxy. Without it SetTransport decides, and
-	// TLS where that was not called.
+	// LearnTransport makes the Dialer fetch each proxy's ping document, which says whether to connect by TLS
+	// or by WebSocket: before the first connection to the proxy, and again after a connection failed there.
+	// When false, the Dialer uses what SetTransport set for the proxy, or else TLS.
 	LearnTransport bool
 }
 
@@ -76,20 +77,21 @@ func New(cfg Config) (*Dialer, error) {
 	if cfg.HTTPSProxy == "" {
 		return d, nil
 	}
-	u, err := parseProxy(cfg.HTTPSProxy)
+	proxy, err := parseProxy(cfg.HTTPSProxy)
 	if err != nil {
 		return nil, err
 	}
-	d.proxyURL = (&httpproxy.Config{HTTPSProxy: u.String(), NoProxy: cfg.NoProxy}).ProxyFunc()
+	d.proxyURL = (&httpproxy.Config{HTTPSProxy: proxy.String(), NoProxy: cfg.NoProxy}).ProxyFunc()
 	return d, nil
 }
 
-// parseProxy parses Config.HTTPSProxy. Its errors never repeat the address, which may hold a password.
+// parseProxy parses a proxy's address as Config.HTTPSProxy has it, and returns its scheme, host, port, user
+// and password. The error is a fault that never contains the address, because that may have a password in it.
 func parseProxy(s string) (*url.URL, error) {
 	if !strings.Contains(s, "://") {
 		s = "http://" + s
 	}
-	bad := func(why string) error {
+	invalidFault := func(why string) error {
 		return fault.New(fault.Invalid, "egress",
 			"the address in HTTPS_PROXY (https_proxy in a file) "+why,
 			"write http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with special characters as %XX",
@@ -98,12 +100,12 @@ func parseProxy(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
-		return nil, bad("is malformed")
+		return nil, invalidFault("is malformed")
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, bad("begins with " + u.Scheme +
+		return nil, invalidFault("begins with " + u.Scheme +
 			"://, and only http:// and https:// proxies are supported")
 	case u.Hostname() == "":
-		return nil, bad("has no host")
+		return nil, invalidFault("has no host")
 	}
 	return &url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}, nil
 }
@@ -124,14 +126,14 @@ func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	if d.proxyURL == nil {
 		return dialDirect(ctx, network, addr)
 	}
-	by, err := d.proxyURL(&url.URL{Scheme: "https", Host: addr})
+	httpProxy, err := d.proxyURL(&url.URL{Scheme: "https", Host: addr})
 	if err != nil {
 		return nil, err
 	}
-	if by == nil {
+	if httpProxy == nil { // NO_PROXY has addr
 		return dialDirect(ctx, network, addr)
 	}
-	return connectThrough(ctx, by, addr)
+	return connectThrough(ctx, httpProxy, addr)
 }
 
 // dialDirect opens a TCP connection that detects a vanished peer.
@@ -139,8 +141,9 @@ func dialDirect(ctx context.Context, network, addr string) (net.Conn, error) {
 	return keepalive.Dialer().DialContext(ctx, network, addr)
 }
 
-// DialTLS opens a TLS connection to the proxy at addr and finishes its handshake. cfg says which servers to
-// trust: see identity.PinnedTLS.
+// DialTLS opens a TLS connection to the proxy at addr, by the transport of that proxy, and finishes its
+// handshake. cfg says which servers to trust: see identity.PinnedTLS. If the connection fails at the proxy,
+// and the Dialer learns transports, the next call learns the transport again, as it may have changed.
 func (d *Dialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	transport, err := d.transportOf(ctx, addr)
 	if err != nil {
@@ -156,26 +159,27 @@ func (d *Dialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tl
 			return nil, err
 		}
 	}
-	tc, err := handshake(ctx, conn, addr, cfg)
+	tlsConn, err := handshake(ctx, conn, addr, cfg)
 	if err != nil {
 		d.forgetTransport(addr)
 		return nil, err
 	}
-	return tc, nil
+	return tlsConn, nil
 }
 
-// handshake runs a TLS handshake over conn, which it closes when it fails.
+// handshake runs the client's side of a TLS handshake over conn. If cfg names no server, it asks for the host
+// of addr. It closes conn if the handshake fails.
 func handshake(ctx context.Context, conn net.Conn, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	if cfg.ServerName == "" {
 		cfg = cfg.Clone()
 		cfg.ServerName = hostOf(addr)
 	}
-	tc := tls.Client(coalesce.UnderTLS(conn), cfg)
-	if err := tc.HandshakeContext(ctx); err != nil {
+	tlsConn := tls.Client(coalesce.UnderTLS(conn), cfg)
+	if err := tlsConn.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return tc, nil
+	return tlsConn, nil
 }
 
 func hostOf(addr string) string {
@@ -196,7 +200,8 @@ func (d *Dialer) SetTransport(addr string, t dial.Transport) {
 	d.transports[addr] = t
 }
 
-// forgetTransport makes the next connection learn the transport again, where the Dialer learns it at all.
+// forgetTransport makes the next connection to addr learn the transport again. It does nothing to a Dialer
+// that does not learn transports, which would lose what SetTransport set.
 func (d *Dialer) forgetTransport(addr string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -205,7 +210,8 @@ func (d *Dialer) forgetTransport(addr string) {
 	}
 }
 
-// transportOf returns the transport of the proxy at addr, and learns it first if need be.
+// transportOf returns the transport of the proxy at addr. It fetches the proxy's ping document if the
+// transport is not known and the Dialer learns transports.
 func (d *Dialer) transportOf(ctx context.Context, addr string) (dial.Transport, error) {
 	d.mu.Lock()
 	t, known := d.transports[addr]
@@ -216,13 +222,14 @@ func (d *Dialer) transportOf(ctx context.Context, addr string) (dial.Transport, 
 	return d.LearnTransport(ctx, addr)
 }
 
-// LearnTransport fetches the ping document of the proxy at addr, and uses its transport from now on. When a
-// server answers with something else, it returns TLS and remembers nothing.
+// LearnTransport fetches the ping document of the proxy at addr and returns the transport in it, which the
+// Dialer uses for that proxy from now on. If a server answers, but without a ping document, LearnTransport
+// returns TLS and keeps nothing: the next connection asks again. An error means that no server was reached.
 func (d *Dialer) LearnTransport(ctx context.Context, addr string) (dial.Transport, error) {
 	ping, err := d.ping(ctx, addr)
-	var odd *notPingError
+	var noPing *notPingError
 	switch {
-	case errors.As(err, &odd):
+	case errors.As(err, &noPing):
 		return dial.TLS, nil
 	case err != nil:
 		return "", err

@@ -28,8 +28,12 @@ func (e *notPingError) Error() string { return "no ping document: " + e.err.Erro
 
 func (e *notPingError) Unwrap() error { return e.err }
 
-// ping fetches the ping document of the proxy at addr. Its TLS is not verified, so whoever is in between can
-// alter it. Only the transport may be used: a false one does no more than make connections fail.
+// ping fetches the ping document of the proxy at addr. The error is a *notPingError if a server answered with
+// anything else, and otherwise says why the server could not be reached.
+//
+// The server's certificate is not verified: a first login trusts only a pin, which the TLS inside verifies.
+// So anybody on the way can change the document. The caller may use its transport and nothing else, because a
+// wrong transport only makes connections fail.
 func (d *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
@@ -57,10 +61,11 @@ func (d *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error)
 	return p, nil
 }
 
-// singleConnClient is an HTTP/1.1 client that makes one request over conn, under TLS that it does not verify:
-// what matters is verified by the pinned TLS inside.
+// singleConnClient returns an HTTP/1.1 client that makes one request, over conn and inside TLS to addr. It
+// does not verify the server's certificate: all that this client opens is trusted no more than the network.
+// It follows no redirects, and refuses a second connection.
 func singleConnClient(conn net.Conn, addr string) *http.Client {
-	outer := &tls.Config{
+	unverified := &tls.Config{
 		InsecureSkipVerify: true,
 		MinVersion:         tls.VersionTLS12,
 		NextProtos:         []string{"http/1.1"},
@@ -73,7 +78,7 @@ func singleConnClient(conn net.Conn, addr string) *http.Client {
 					return nil, errors.New("the connection has ended")
 				}
 				used = true
-				return handshake(ctx, conn, addr, outer)
+				return handshake(ctx, conn, addr, unverified)
 			},
 			DisableKeepAlives:      true,
 			MaxResponseHeaderBytes: maxHeadBytes,

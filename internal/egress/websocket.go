@@ -26,8 +26,11 @@ const (
 	maxMessageBytes = 64 << 10
 )
 
-// openWebSocket opens a WebSocket over conn, which it takes over. The TLS around the WebSocket ends at the
-// balancer and is not verified: it is trusted no more than the network (docs/decisions/0010).
+// openWebSocket opens a WebSocket to the proxy behind the balancer at addr, over conn, and returns the byte
+// stream in it. It owns conn from then on, and closes it if it fails.
+//
+// The TLS around the WebSocket ends at the balancer. It is not verified, because it is trusted no more than
+// the network (docs/decisions/0010).
 func openWebSocket(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
 	client := singleConnClient(conn, addr)
 	ws, resp, err := websocket.Dial(
@@ -42,8 +45,8 @@ func openWebSocket(ctx context.Context, conn net.Conn, addr string) (net.Conn, e
 	return NewStream(ws, conn.LocalAddr(), conn.RemoteAddr(), KeepAliveInterval), nil
 }
 
-// webSocketFault turns a refused WebSocket into a fault. An error without a response stays as it is: the
-// network or TLS failed.
+// webSocketFault turns err, for which a WebSocket did not open, into a fault if a server refused it. resp is
+// the server's response. If it is nil, the network or TLS failed, and err is returned as it is.
 func webSocketFault(addr string, resp *http.Response, err error) error {
 	if resp == nil || errors.Is(err, context.Canceled) {
 		return err
@@ -55,8 +58,9 @@ func webSocketFault(addr string, resp *http.Response, err error) error {
 	)
 }
 
-// Stream is a byte stream in binary messages of a WebSocket. It has no half-close: the TLS inside marks the
-// end of a direction. A deadline that passes during a read or write ends the stream.
+// Stream is a net.Conn that sends its bytes in binary messages of a WebSocket. It has no CloseWrite: the TLS
+// inside marks the end of a direction. Other than with a net.Conn, the stream can no longer be used after a
+// deadline has passed during a read or write.
 type Stream struct {
 	net.Conn
 	ws            *websocket.Conn
@@ -64,26 +68,29 @@ type Stream struct {
 	interval      time.Duration
 	closeOnce     sync.Once
 
-	mu     sync.Mutex // guards what follows
-	timer  *time.Timer
-	closed bool
+	mu     sync.Mutex  // guards what follows
+	timer  *time.Timer // runs sendKeepAlive
+	closed bool        // Close was called: timer must not be reset
 }
 
-// NewStream makes the stream and takes ws over. After each interval it sends an empty message. Pings of
+// NewStream makes a stream over ws, which it owns from then on. local and remote are what LocalAddr and
+// RemoteAddr return.
+//
+// After each interval the stream sends an empty message, so that balancers do not close it. Pings of
 // WebSocket would not do: the library ends a connection whose pong cannot be sent within 5 s, and networks
 // stall longer than that.
-func NewStream(ws *websocket.Conn, local, remote net.Addr, every time.Duration) *Stream {
+func NewStream(ws *websocket.Conn, local, remote net.Addr, interval time.Duration) *Stream {
 	s := &Stream{
 		Conn:     websocket.NetConn(context.Background(), ws, websocket.MessageBinary),
 		ws:       ws,
 		local:    local,
 		remote:   remote,
-		interval: every,
+		interval: interval,
 	}
 	ws.SetReadLimit(maxMessageBytes)
-	s.mu.Lock()
+	s.mu.Lock() // sendKeepAlive may run before timer is set
 	defer s.mu.Unlock()
-	s.timer = time.AfterFunc(every, s.sendKeepAlive)
+	s.timer = time.AfterFunc(interval, s.sendKeepAlive)
 	return s
 }
 
@@ -100,7 +107,8 @@ func (s *Stream) sendKeepAlive() {
 	}
 }
 
-// Read returns io.EOF also for an end without a close frame. The TLS inside tells whether it was a true end.
+// Read returns io.EOF also when the connection ends without a close frame of WebSocket. Whether the peer
+// meant to end there, the TLS inside finds out by its own close message.
 func (s *Stream) Read(b []byte) (int, error) {
 	n, err := s.Conn.Read(b)
 	if errors.Is(err, io.EOF) {
@@ -114,8 +122,8 @@ func (s *Stream) Write(b []byte) (int, error) {
 	return n, deadlineError(err)
 }
 
-// deadlineError returns the error of a net.Conn whose deadline has passed. Nothing else cancels the contexts
-// of the library.
+// deadlineError returns os.ErrDeadlineExceeded, as a net.Conn must, for the errors that the library returns
+// after a deadline: those of a context, which nothing else cancels.
 func deadlineError(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return os.ErrDeadlineExceeded
@@ -123,7 +131,7 @@ func deadlineError(err error) error {
 	return err
 }
 
-// Close ends both directions without waiting for the peer.
+// Close ends both directions without waiting for the peer. Further calls return net.ErrClosed.
 func (s *Stream) Close() error {
 	err := net.ErrClosed
 	s.closeOnce.Do(func() {
