@@ -33,26 +33,28 @@ const (
 // it already has a tunnel to this proxy.
 var ErrNoGreeting = errors.New("the node closed the connection without a greeting")
 
-// greetingResult ends the greeting. Without a fault the proxy accepts the node.
+// greetingResult is the last message of the greeting, by which the proxy accepts or refuses the node.
 type greetingResult struct {
-	Fault *fault.Error `json:"fault,omitempty"`
+	Fault *fault.Error `json:"fault,omitempty"` // why the node is refused; nil: it is accepted
 }
 
 // Attached is the proxy's end of a tunnel. It is safe for concurrent use. Its goroutine ends with the
 // session; Close waits for it.
 type Attached struct {
 	session *yamux.Session
-	hello   Hello
-	reader  sync.WaitGroup
+	hello   Hello          // the node's greeting, checked
+	reader  sync.WaitGroup // of readControl
 
 	mu       sync.Mutex // guards writes to control, and sentDocs; held while a push is written
 	control  *stream
 	sentDocs [sha256.Size]byte // the digest of the documents pushed last; zero: none
 }
 
-// Accept greets the node at the other end of conn, whose certificate the caller has verified. It takes conn
-// over, and closes it when it fails: when the greeting takes longer than 10 s, ctx ends meanwhile, or the
-// node is refused. After it has returned, ctx has no effect.
+// Accept makes the proxy's end of a tunnel over conn: it starts the multiplexer and exchanges greetings with
+// the node. node is the verified certificate of the node; proxy is the name of this proxy.
+//
+// Accept owns conn, and closes it if it returns an error: if the greeting takes longer than greetTimeout, if
+// ctx ends meanwhile, or if the node's greeting is refused. ctx has no effect after Accept has returned.
 func Accept(
 	ctx context.Context,
 	conn net.Conn,
@@ -62,7 +64,7 @@ func Accept(
 ) (*Attached, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a greeting that waits for the node
 	session, err := yamux.Server(newGuardedConn(conn), muxConfig())
 	if err != nil {
 		stop()
@@ -71,8 +73,8 @@ func Accept(
 	}
 	a := &Attached{session: session}
 	err = a.greet(ctx, node, proxy, now)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
+	if ctxEnded := !stop(); ctxEnded && err == nil {
+		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
 	}
 	if err != nil {
 		session.Close()
@@ -82,7 +84,10 @@ func Accept(
 	return a, nil
 }
 
-// greet sends Welcome, checks Hello and sends the result. It accepts the first stream as the control stream.
+// greet is the proxy's side of the greeting. It accepts the first stream, which becomes the control stream
+// and stays the only one that the node may open. On it greet sends Welcome, reads Hello, checks that, and
+// sends the result. It returns nil if the node is accepted, the fault that was sent if it is refused, and
+// ErrNoGreeting if the node closed the connection.
 func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
 	raw, err := a.session.AcceptStreamWithContext(ctx)
 	if errors.Is(err, io.EOF) {
@@ -105,14 +110,15 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, 
 	}
 	refusal := a.hello.check(node, welcome, now())
 	err = writeMessage(a.control, frameResult, greetingResult{Fault: refusal})
-	if refusal != nil { // whether or not the node could be told
+	if refusal != nil { // returned even if it could not be sent
 		a.waitForClose(ctx)
 		return refusal
 	}
 	return err
 }
 
-// waitForClose waits until the node has read why it was refused and closes the connection, or ctx ends.
+// waitForClose waits until the node closes the connection, or ctx ends. If the proxy closed it at once, the
+// node might not receive why it is refused.
 func (a *Attached) waitForClose(ctx context.Context) {
 	select {
 	case <-a.session.CloseChan():
@@ -120,8 +126,10 @@ func (a *Attached) waitForClose(ctx context.Context) {
 	}
 }
 
-// check compares the greeting with the node's certificate, this proxy, this tunnel's nonce and the time.
-func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error {
+// check returns why the proxy refuses a node with this greeting, or nil. The attachment must be signed with
+// the key in the node's certificate, and be for this proxy, for the nonce that welcome sent over this tunnel,
+// and for a time near now. So it cannot be a copy from another tunnel.
+func (h Hello) check(node identity.Peer, welcome Welcome, now time.Time) *fault.Error {
 	const op = "tunnel.Accept"
 	if h.V != Version || len(h.Version) > maxVersion ||
 		(h.Version != "" && identity.CheckText("version", h.Version) != nil) {
@@ -130,9 +138,9 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 			"check that node and proxy versions match: threshold-node version",
 		)
 	}
-	at, err := h.Attachment.Verify(node.Cert.PublicKey)
-	if err != nil || at.Node != node.ID || at.Proxy != w.Proxy ||
-		subtle.ConstantTimeCompare(at.Nonce, w.Nonce) != 1 {
+	attachment, err := h.Attachment.Verify(node.Cert.PublicKey)
+	if err != nil || attachment.Node != node.ID || attachment.Proxy != welcome.Proxy ||
+		subtle.ConstantTimeCompare(attachment.Nonce, welcome.Nonce) != 1 {
 		return &fault.Error{
 			Kind:   fault.Denied,
 			Op:     op,
@@ -141,18 +149,19 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 			Err:    err,
 		}
 	}
-	if off := at.Time.Sub(now); off.Abs() > maxClockError {
+	if ahead := attachment.Time.Sub(now); ahead.Abs() > maxClockError {
+		nodeTime, proxyTime := attachment.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)
 		return fault.New(fault.Invalid, op,
 			fmt.Sprintf("the node's clock is off by %s (it says %s, the proxy says %s)",
-				off.Round(time.Second), at.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+				ahead.Round(time.Second), nodeTime, proxyTime),
 			"set the node's clock; an NTP service keeps it right",
 		)
 	}
 	return nil
 }
 
-// readControl ends the tunnel when the node ends the control stream. In this version the node sends nothing
-// on it after the greeting; frames are skipped.
+// readControl reads the control stream until the node ends it, and then ends the tunnel. In this version the
+// node sends nothing after the greeting. Frames of a newer node are ignored.
 func (a *Attached) readControl() {
 	for {
 		if _, _, err := readFrame(a.control, MaxHeaderBytes); err != nil {
@@ -162,8 +171,9 @@ func (a *Attached) readControl() {
 	}
 }
 
-// Open opens a session stream. It returns before the node has accepted the stream: a node that does not serve
-// it closes it.
+// Open opens a session stream to the node and sends header h on it. It does not wait for the node: if the
+// node does not serve the stream, it closes it, and the caller's first Read fails. ctx bounds Open alone, not
+// the stream. The error is a fault of kind Unavailable if the tunnel has ended or is stuck.
 func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	h.V = Version
 	if err := h.check(); err != nil {
@@ -180,10 +190,10 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 		)
 	}
 	s := &stream{Stream: raw}
-	stop := context.AfterFunc(ctx, func() { s.Close() })
+	stop := context.AfterFunc(ctx, func() { s.Close() }) // ends a write that waits for the node
 	err = writeMessage(s, frameHeader, h)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	if ctxEnded := !stop(); ctxEnded && err == nil {
+		err = ctx.Err() // the stream is closed, although the header was sent
 	}
 	if err != nil {
 		s.Close()
@@ -195,12 +205,15 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	return s, nil
 }
 
-// PushRules sends rules to the node: the whole set, or the head alone where the node accepts heads and this
-// tunnel carried the same documents last. Pushes arrive complete and in order. When PushRules fails, the
-// tunnel has ended, because a part of a frame may have been sent.
-func (a *Attached) PushRules(ctx context.Context, n RulesPush) error {
-	deadline, has := ctx.Deadline()
-	if !has {
+// PushRules sends rules to the node: the whole set, or the head alone if the node accepts heads and the last
+// push over this tunnel had the same documents. Concurrent calls wait for each other, so the node gets each
+// push whole and in order.
+//
+// If PushRules returns an error it has ended the tunnel: a part of a frame may have been sent, and the node
+// could not read what came after it. It takes pushTimeout at most if ctx has no deadline.
+func (a *Attached) PushRules(ctx context.Context, push RulesPush) error {
+	deadline, hasDeadline := ctx.Deadline()
+	if !hasDeadline {
 		deadline = time.Now().Add(pushTimeout)
 	}
 	a.mu.Lock()
@@ -208,17 +221,17 @@ func (a *Attached) PushRules(ctx context.Context, n RulesPush) error {
 	if err := a.control.SetWriteDeadline(deadline); err != nil {
 		return fmt.Errorf("tunnel: push rules: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { a.session.Close() })
-	kind, body := n.nextFrame(a.hello.AcceptsHeads, a.sentDocs)
+	stop := context.AfterFunc(ctx, func() { a.session.Close() }) // ends a write that waits for the node
+	kind, body := push.nextFrame(a.hello.AcceptsHeads, a.sentDocs)
 	err := writeFrame(a.control, kind, body)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	if ctxEnded := !stop(); ctxEnded && err == nil {
+		err = ctx.Err() // the tunnel is closed, although the frame was sent
 	}
 	if err != nil {
 		a.session.Close()
 		return fmt.Errorf("tunnel: push rules: %w", err)
 	}
-	a.sentDocs = n.DocsDigest
+	a.sentDocs = push.DocsDigest
 	return nil
 }
 

@@ -8,13 +8,15 @@ import (
 	"fmt"
 )
 
-// attachmentDigest is what the node signs. Its label separates attachments from all else that the service key
-// signs.
+// attachmentDigest returns the digest that the node signs. It begins with a label, so that no other signature
+// of the service key can be passed off as one of an attachment.
 func attachmentDigest(payload []byte) [sha256.Size]byte {
 	return sha256.Sum256(append([]byte("threshold attachment v1\x00"), payload...))
 }
 
-// Verify returns the attachment if key, the node's service key, signed it.
+// Verify decodes the attachment and returns it if key signed it, which must be the service key in the node's
+// certificate. The caller checks the fields: that the attachment is of that node, and for which proxy and
+// time.
 func (s SignedAttachment) Verify(key crypto.PublicKey) (Attachment, error) {
 	var a Attachment
 	if len(s.Payload) > MaxHeaderBytes {

@@ -19,7 +19,7 @@ const (
 	frameResult  frameKind = 3 // greetingResult, proxy to node
 	frameRules   frameKind = 4 // a rules.Set, opaque here, proxy to node
 	frameHeader  frameKind = 5 // Header, first on each session stream
-	// the signed head of a rules.Set alone, opaque here, proxy to node; only where Hello.Heads says so
+	// the signed head of a rules.Set alone, opaque here, proxy to node; only if Hello.AcceptsHeads
 	frameHead frameKind = 6
 )
 
@@ -30,7 +30,8 @@ const frameHeaderBytes = 5
 // the largest write for as long as the tunnel lasts.
 const writeChunkBytes = 2 << 10
 
-// writeFrame writes one frame. After an error the framing of the stream is lost.
+// writeFrame writes one frame. After an error a part of the frame may have been written, so the caller must
+// not write another.
 func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 	if len(body) > MaxFrameBytes {
 		return fmt.Errorf("tunnel: frame of %d bytes is larger than %d", len(body), MaxFrameBytes)
@@ -46,8 +47,8 @@ func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 	return nil
 }
 
-// readFrame reads one frame whose body is at most limit bytes; a larger one is refused before anything is
-// allocated for it.
+// readFrame reads one frame and returns its kind and body. It refuses a body of more than limit bytes before
+// it allocates memory for it. The error wraps io.EOF if the stream ends before a frame.
 func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
 	var head [frameHeaderBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -64,7 +65,7 @@ func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
 	return frameKind(head[0]), body, nil
 }
 
-// writeMessage writes v as JSON in a small frame.
+// writeMessage writes v as JSON in a frame of at most MaxHeaderBytes.
 func writeMessage(w io.Writer, kind frameKind, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -76,7 +77,8 @@ func writeMessage(w io.Writer, kind frameKind, v any) error {
 	return writeFrame(w, kind, body)
 }
 
-// readMessage reads a small frame, which must be of the kind.
+// readMessage reads a frame of at most MaxHeaderBytes, which must be of the kind, and decodes its JSON into
+// v.
 func readMessage(r io.Reader, kind frameKind, v any) error {
 	got, body, err := readFrame(r, MaxHeaderBytes)
 	if err != nil {
@@ -110,7 +112,8 @@ var (
 	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 )
 
-// check refuses a header of another version, or with an address or a protocol that is malformed.
+// check returns an error for a header of another version, or with a malformed address or protocol. Both are
+// the proxy's statements, and the node writes them into logs and environment variables.
 func (h Header) check() error {
 	if h.V != Version {
 		return fmt.Errorf("tunnel: header version %d is not supported", h.V)

@@ -43,12 +43,13 @@ func muxConfig() *yamux.Config {
 	}
 }
 
-// stream makes a yamux stream behave as a net.Conn: Close ends both directions and wakes readers and writers,
-// CloseWrite ends one, and a passed deadline is os.ErrDeadlineExceeded.
+// stream makes a yamux stream behave as a net.Conn. Close ends both directions and wakes readers and writers;
+// yamux's Close ends only the sending direction, which is CloseWrite here. A deadline that has passed gives
+// os.ErrDeadlineExceeded.
 type stream struct {
 	*yamux.Stream
 	closed atomic.Bool
-	from   net.Addr // nil: the tunnel's peer
+	from   net.Addr // what RemoteAddr returns; nil: the address of the tunnel's peer
 }
 
 func (s *stream) Read(b []byte) (int, error) {
@@ -96,13 +97,14 @@ func (s *stream) SetWriteDeadline(t time.Time) error {
 	return s.setDeadline(s.Stream.SetWriteDeadline, t)
 }
 
-// setDeadline sets a deadline, unless Close has set its own.
+// setDeadline sets a deadline by set, one of yamux's methods. On a closed stream it returns net.ErrClosed and
+// changes nothing: Close has set a deadline in the past that wakes readers and writers.
 func (s *stream) setDeadline(set func(time.Time) error, t time.Time) error {
 	if s.closed.Load() {
 		return net.ErrClosed
 	}
 	err := set(t)
-	if s.closed.Load() { // Close ran meanwhile; its deadline must stay
+	if s.closed.Load() { // Close ran meanwhile, and set may have replaced its deadline
 		_ = s.Stream.SetDeadline(time.Unix(1, 0))
 	}
 	return err
@@ -116,6 +118,7 @@ func (s *stream) RemoteAddr() net.Addr {
 	return s.Stream.RemoteAddr()
 }
 
+// clientAddr returns the client's address in a header that has been checked.
 func clientAddr(h Header) net.Addr {
 	ap, err := netip.ParseAddrPort(h.From)
 	if err != nil {

@@ -67,7 +67,8 @@ type Header struct {
 	Protocol string `json:"by"`   // how the client connects to the proxy: "dial" or "ssh"
 }
 
-// SignAttachment signs an attachment with the node's service key.
+// SignAttachment encodes an attachment and signs it with key, the node's service key (ECDSA P-256). It sets
+// the attachment's version.
 func SignAttachment(key crypto.Signer, a Attachment) (SignedAttachment, error) {
 	a.V = Version
 	payload, err := json.Marshal(a)

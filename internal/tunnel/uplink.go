@@ -38,9 +38,12 @@ type acceptedStream struct {
 	header Header
 }
 
-// Connect greets the proxy at the other end of conn, whose certificate the caller has verified, and signs the
-// attachment with the node's service key. It takes conn over, and closes it when it fails. When the proxy
-// refuses, the error is its *fault.Error.
+// Connect makes the node's end of a tunnel over conn, a connection to a proxy whose certificate the caller
+// has verified: it starts the multiplexer and exchanges greetings with the proxy. key is the node's service
+// key, which signs the attachment; id is the node's; version is the agent's release, for listings.
+//
+// Connect owns conn, and closes it if it returns an error. If the proxy refuses the node, the error contains
+// the *fault.Error that the proxy sent. ctx has no effect after Connect has returned.
 func Connect(
 	ctx context.Context,
 	conn net.Conn,
@@ -51,7 +54,7 @@ func Connect(
 ) (*Uplink, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a greeting that waits for the proxy
 	session, err := yamux.Client(newGuardedConn(conn), muxConfig())
 	if err != nil {
 		stop()
@@ -60,8 +63,8 @@ func Connect(
 	}
 	u := &Uplink{session: session, rules: make(chan RulesPush, 1), streams: make(chan acceptedStream)}
 	err = u.greet(key, id, version, now)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
+	if ctxEnded := !stop(); ctxEnded && err == nil {
+		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
 	}
 	if err != nil {
 		session.Close()
@@ -72,47 +75,49 @@ func Connect(
 	return u, nil
 }
 
-// greet opens the control stream, answers Welcome with a signed attachment and waits for the proxy's result.
+// greet is the node's side of the greeting. It opens the control stream, reads Welcome, answers with a Hello
+// that has the signed attachment, and reads the result. It returns nil if the proxy accepts the node, and the
+// proxy's fault if it refuses. It sets u.control and u.proxy.
 func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string, now func() time.Time) error {
 	raw, err := u.session.OpenStream()
 	if err != nil {
 		return err
 	}
 	u.control = &stream{Stream: raw}
-	var w Welcome
-	if err := readMessage(u.control, frameWelcome, &w); err != nil {
+	var welcome Welcome
+	if err := readMessage(u.control, frameWelcome, &welcome); err != nil {
 		return err
 	}
-	if w.V != Version || len(w.Nonce) != nonceBytes || identity.CheckMachineName(w.Proxy) != nil {
+	if welcome.V != Version || len(welcome.Nonce) != nonceBytes ||
+		identity.CheckMachineName(welcome.Proxy) != nil {
 		return fault.New(fault.Invalid, "tunnel.Connect",
 			"the proxy's greeting is malformed or of another version",
 			"check that node and proxy versions match: threshold-node version",
 		)
 	}
-	u.proxy = w.Proxy
-	signed, err := SignAttachment(
-		key,
-		Attachment{Node: id, Proxy: w.Proxy, Nonce: w.Nonce, Time: now().UTC()},
-	)
+	u.proxy = welcome.Proxy
+	attachment := Attachment{Node: id, Proxy: welcome.Proxy, Nonce: welcome.Nonce, Time: now().UTC()}
+	signed, err := SignAttachment(key, attachment)
 	if err != nil {
 		return err
 	}
-	if err := writeMessage(u.control, frameHello,
-		Hello{V: Version, Version: version, Attachment: signed, AcceptsHeads: true}); err != nil {
+	hello := Hello{V: Version, Version: version, Attachment: signed, AcceptsHeads: true}
+	if err := writeMessage(u.control, frameHello, hello); err != nil {
 		return err
 	}
-	var v greetingResult
-	if err := readMessage(u.control, frameResult, &v); err != nil {
+	var result greetingResult
+	if err := readMessage(u.control, frameResult, &result); err != nil {
 		return err
 	}
-	if v.Fault != nil {
-		return v.Fault
+	if result.Fault != nil {
+		return result.Fault // not returned when nil: a nil *fault.Error in an error is not nil
 	}
 	return nil
 }
 
-// readControl receives rules until the control stream ends, and with it the tunnel. It keeps the newest for
-// Rules.
+// readControl reads rules pushes from the control stream and puts them into u.rules, until the proxy ends the
+// stream. Then it ends the tunnel. It never waits for the reader of u.rules: it merges a push with an older
+// one that has not been taken. It ignores frames of other kinds, which a newer proxy may send.
 func (u *Uplink) readControl() {
 	for {
 		kind, body, err := readFrame(u.control, MaxFrameBytes)
@@ -120,26 +125,27 @@ func (u *Uplink) readControl() {
 			u.session.Close()
 			return
 		}
-		var n RulesPush
+		var push RulesPush
 		switch kind {
 		case frameRules:
-			n.Set = body
+			push.Set = body
 		case frameHead:
-			n.Head = body
+			push.Head = body
 		default:
 			continue
 		}
-		select { // no other goroutine sends, so there is room after an older push was taken out
+		select {
 		case older := <-u.rules:
-			n = n.withOlder(older)
+			push = push.withOlder(older)
 		default:
 		}
-		u.rules <- n
+		u.rules <- push // does not block: the channel is empty now, and no other goroutine sends
 	}
 }
 
-// acceptStreams accepts the proxy's streams until the session ends, and starts a goroutine for each to read
-// its header. A proxy that opens more than maxStreams loses the tunnel.
+// acceptStreams accepts the streams that the proxy opens, until the session ends. For each it starts a
+// goroutine that reads the header, because a proxy may delay that. It accepts no more while pendingHeaders of
+// them are running. It ends the tunnel if the proxy has more than maxStreams open.
 func (u *Uplink) acceptStreams() {
 	slots := make(chan struct{}, pendingHeaders)
 	for {
@@ -163,8 +169,8 @@ func (u *Uplink) acceptStreams() {
 	}
 }
 
-// beginStream reads a stream's header and passes the stream to Accept. It closes a stream without a valid
-// header.
+// beginStream reads the header of a stream, and hands the stream to the next call of Accept, for which it
+// waits. It closes the stream if there is no valid header within headerTimeout, or if the tunnel ends.
 func (u *Uplink) beginStream(s *stream) {
 	_ = s.SetReadDeadline(time.Now().Add(headerTimeout))
 	h, err := readHeader(s)
@@ -181,19 +187,20 @@ func (u *Uplink) beginStream(s *stream) {
 	}
 }
 
-// Accept returns the next session stream and its header. The RemoteAddr of the connection is the header's
-// From, which is the proxy's statement. After the tunnel has ended, it returns net.ErrClosed.
+// Accept waits for the next session stream and returns it with its header. The RemoteAddr of the connection
+// is the client's address as the header gives it: nobody but the proxy vouches for it. After the tunnel has
+// ended, Accept returns net.ErrClosed.
 func (u *Uplink) Accept() (net.Conn, Header, error) {
 	select {
-	case o := <-u.streams:
-		return o.conn, o.header, nil
+	case accepted := <-u.streams:
+		return accepted.conn, accepted.header, nil
 	case <-u.Done():
 		return nil, Header{}, net.ErrClosed
 	}
 }
 
-// Rules returns the channel of rules pushes. It holds the set and the head that were pushed last; older ones
-// that were not taken are dropped. Nothing in them is verified.
+// Rules returns the channel of rules pushes. A push that was not taken from it is merged with the next one,
+// so the channel always gives the newest rules. They are not verified.
 func (u *Uplink) Rules() <-chan RulesPush { return u.rules }
 
 // Proxy is the proxy's name, as the proxy says. The caller compares it with the certificate.
