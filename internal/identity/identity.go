@@ -48,7 +48,7 @@ const (
 // Identity is the holder of a certificate. A comment names the kinds that have a field; others leave it
 // empty.
 type Identity struct {
-	V           int       `json:"v"`
+	V           int       `json:"v"` // the format; Encode sets it // the format; Encode sets it
 	Kind        Kind      `json:"kind"`
 	Cluster     string    `json:"cluster"`             // FQDN
 	Name        string    `json:"name"`                // user: as an e-mail; machines: the unique name
@@ -121,7 +121,8 @@ func (id Identity) Encode() ([]byte, error) {
 	return b, nil
 }
 
-// decode reads the JSON form. Only the verifiers call it, after they have verified the certificate around it.
+// decode decodes the JSON form of an identity and checks its fields. It verifies nothing: whoever calls it
+// before the certificate around it is verified must not trust the result (see Roots.VerifyX509).
 func decode(b []byte) (Identity, error) {
 	if len(b) > MaxBytes {
 		return Identity{}, fmt.Errorf("identity extension is %d bytes, more than %d", len(b), MaxBytes)
@@ -160,8 +161,9 @@ const (
 	maxDNS    = 253
 )
 
-// CheckLogin refuses anything but a plain account name: letters, digits, "_", ".", "-" (not first), at most
-// 64 bytes. So principals hold no commas, spaces, control characters, wildcards or look-alikes.
+// CheckLogin returns an error unless l is a plain account name: letters, digits, "_", "." and "-" (not "." or
+// "-" first), "$" at the end, at most 64 bytes. So a principal never has a comma, space, control character,
+// wildcard or look-alike letter in it.
 func CheckLogin(l Login) error {
 	if len(l) > maxLogin || !loginRE.MatchString(string(l)) {
 		return fmt.Errorf(
@@ -172,8 +174,8 @@ func CheckLogin(l Login) error {
 	return nil
 }
 
-// CheckMachineName refuses anything but a lower-case host name of at most 253 bytes (RFC 1123 section 2.1),
-// and one that could be read as an IPv4 address.
+// CheckMachineName returns an error unless name is a lower-case host name of at most 253 bytes (RFC 1123
+// section 2.1) that cannot be read as an IPv4 address.
 func CheckMachineName(name string) error {
 	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
 		return fmt.Errorf("machine name %.80q is not a lower-case host name", name)
@@ -181,8 +183,8 @@ func CheckMachineName(name string) error {
 	return nil
 }
 
-// CheckHost refuses anything but a host name that CheckMachineName allows, or the plain form of one host's IP
-// address.
+// CheckHost returns an error unless name is a host name that CheckMachineName accepts, or an IP address of
+// one host in its usual form, without a zone.
 func CheckHost(name string) error {
 	a, err := netip.ParseAddr(name)
 	if err != nil {
@@ -194,7 +196,7 @@ func CheckHost(name string) error {
 	return nil
 }
 
-// CheckCluster refuses anything but a lower-case FQDN.
+// CheckCluster returns an error unless name is a lower-case domain name.
 func CheckCluster(name string) error {
 	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
 		return fmt.Errorf("cluster name %.80q is not a lower-case domain name", name)
@@ -202,7 +204,7 @@ func CheckCluster(name string) error {
 	return nil
 }
 
-// CheckMachineID refuses anything but 32 lower-case hex digits.
+// CheckMachineID returns an error unless id is 32 lower-case hex digits.
 func CheckMachineID(id MachineID) error {
 	if !machineIDRE.MatchString(string(id)) {
 		return fmt.Errorf("%.80q is not a machine id", string(id))
@@ -210,8 +212,8 @@ func CheckMachineID(id MachineID) error {
 	return nil
 }
 
-// CheckWord refuses anything but the name of a resource, role, trait or label: letters, digits, "_", ".",
-// "-", at most 64 bytes. what names the thing in the error.
+// CheckWord returns an error unless w can be the name of a resource, role, trait or label: letters, digits,
+// "_", ".", "-", at most 64 bytes, with a letter or digit at both ends. what says in the error what w names.
 func CheckWord(what, w string) error {
 	if len(w) > maxWord || !wordRE.MatchString(w) {
 		return fmt.Errorf(
@@ -222,21 +224,19 @@ func CheckWord(what, w string) error {
 	return nil
 }
 
-// CheckText refuses free text that is empty, longer than 512 bytes, not UTF-8, or that holds control
-// characters, characters without width, or ones that change the writing direction. A log or listing then
-// shows what is there. what names the thing in the error.
+// CheckText returns an error if s, a free text, is empty, longer than 512 bytes or not UTF-8, or contains
+// control characters, characters without width or ones that change the writing direction: logs and listings
+// must show what is there. what says in the error what s is.
 func CheckText(what, s string) error {
-	if s == "" || len(s) > maxString ||
-		strings.ContainsFunc(
-			s,
-			func(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar },
-		) {
+	isHidden := func(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar }
+	if s == "" || len(s) > maxString || strings.ContainsFunc(s, isHidden) {
 		return fmt.Errorf("%s %.80q is empty, too long, or has control or invisible characters", what, s)
 	}
 	return nil
 }
 
-// Check refuses an identity that no certificate may carry.
+// Check returns an error for an identity that must not be in a certificate: one of an unknown kind, with a
+// malformed field, or with a field that its kind does not have.
 func (id Identity) Check() error {
 	if err := CheckCluster(id.Cluster); err != nil {
 		return err
@@ -250,9 +250,10 @@ func (id Identity) Check() error {
 	return fmt.Errorf("identity of unknown kind %.80q", string(id.Kind))
 }
 
+// checkUser is Check for a user.
 func (id Identity) checkUser() error {
-	for _, f := range []struct{ what, s string }{{"user name", id.Name}, {"subject", id.Subject}} {
-		if err := CheckText(f.what, f.s); err != nil {
+	for _, field := range []struct{ what, s string }{{"user name", id.Name}, {"subject", id.Subject}} {
+		if err := CheckText(field.what, field.s); err != nil {
 			return err
 		}
 	}
@@ -262,11 +263,11 @@ func (id Identity) checkUser() error {
 	if err := CheckWord("connector", id.Connector); err != nil {
 		return err
 	}
-	for _, f := range []struct{ what, s string }{{"factor", id.Factor}, {"via", id.LoginMethod}} {
-		if f.s == "" {
+	for _, optional := range []struct{ what, s string }{{"factor", id.Factor}, {"via", id.LoginMethod}} {
+		if optional.s == "" {
 			continue
 		}
-		if err := CheckWord(f.what, f.s); err != nil {
+		if err := CheckWord(optional.what, optional.s); err != nil {
 			return err
 		}
 	}
@@ -281,12 +282,12 @@ func (id Identity) checkUser() error {
 			return err
 		}
 	}
-	for k, vs := range id.Traits {
-		if err := CheckWord("trait", k); err != nil {
+	for name, values := range id.Traits {
+		if err := CheckWord("trait", name); err != nil {
 			return err
 		}
-		for _, v := range vs {
-			if err := CheckText("trait "+k, v); err != nil {
+		for _, v := range values {
+			if err := CheckText("trait "+name, v); err != nil {
 				return err
 			}
 		}
@@ -294,6 +295,7 @@ func (id Identity) checkUser() error {
 	return nil
 }
 
+// checkMachine is Check for a node, a proxy or a replica.
 func (id Identity) checkMachine() error {
 	if err := CheckMachineID(id.ID); err != nil {
 		return err
@@ -301,30 +303,29 @@ func (id Identity) checkMachine() error {
 	if err := CheckMachineName(id.Name); err != nil {
 		return err
 	}
-	if id.Connector != "" || id.Subject != "" || id.LoginID != "" || len(id.Roles) != 0 ||
-		len(id.Traits) != 0 ||
-		len(id.SourceAddresses) != 0 ||
-		id.Factor != "" ||
-		id.LoginMethod != "" {
+	hasUserFields := id.Connector != "" || id.Subject != "" || id.LoginID != "" || id.Factor != "" ||
+		id.LoginMethod != "" || len(id.Roles) != 0 || len(id.Traits) != 0 || len(id.SourceAddresses) != 0
+	if hasUserFields {
 		return fmt.Errorf("identity of %s %.80q carries a user's fields", id.Kind, id.Name)
 	}
 	return id.Labels.Check()
 }
 
-// Check refuses labels with a name that CheckWord refuses or a value that CheckText refuses.
+// Check returns an error for a label whose name CheckWord refuses, or whose value CheckText refuses.
 func (l Labels) Check() error {
-	for k, v := range l {
-		if err := CheckWord("label", k); err != nil {
+	for name, value := range l {
+		if err := CheckWord("label", name); err != nil {
 			return err
 		}
-		if err := CheckText("label "+k, v); err != nil {
+		if err := CheckText("label "+name, value); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// escape keeps letters, digits and "-._~" and percent-encodes the rest (RFC 3986 section 2.3).
+// escape percent-encodes every byte of s except letters, digits and "-._~", so that the result is one segment
+// of a URI's path (RFC 3986 section 2.3).
 func escape(s string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder

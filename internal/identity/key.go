@@ -18,7 +18,8 @@ const (
 	maxRSA = 8192
 )
 
-// CheckKey refuses a key that is no Ed25519, P-256 or P-384 key, nor an RSA key of 3072 to 8192 bits.
+// CheckKey returns an error unless key is one of those that certificates may contain: an Ed25519 key, an
+// ECDSA key on P-256 or P-384, or an RSA key of minRSA to maxRSA bits with an exponent that is not weak.
 func CheckKey(key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case ed25519.PublicKey:
@@ -34,8 +35,7 @@ func CheckKey(key crypto.PublicKey) error {
 		}
 		return nil
 	case *rsa.PublicKey:
-		if k == nil || k.N == nil || k.N.BitLen() < minRSA || k.N.BitLen() > maxRSA || k.N.Bit(0) == 0 ||
-			k.E < 65537 || k.E&1 == 0 {
+		if !isAcceptedRSA(k) {
 			const msg = "an RSA key must have %d to %d bits and an odd exponent of at least 65537"
 			return fmt.Errorf(msg, minRSA, maxRSA)
 		}
@@ -44,7 +44,16 @@ func CheckKey(key crypto.PublicKey) error {
 	return fmt.Errorf("a key of type %T is not accepted: use Ed25519, ECDSA P-256 or P-384, or RSA", key)
 }
 
-// CheckSSHKey refuses a certificate in place of a key, and any key that CheckKey refuses.
+// isAcceptedRSA reports whether size, modulus and exponent of the key are acceptable. An even modulus or
+// exponent belongs to no real key.
+func isAcceptedRSA(k *rsa.PublicKey) bool {
+	return k != nil && k.N != nil && k.N.BitLen() >= minRSA && k.N.BitLen() <= maxRSA && k.N.Bit(0) == 1 &&
+		k.E >= 65537 && k.E&1 == 1
+}
+
+// CheckSSHKey is CheckKey for a key in the form of package ssh. It also returns an error for nil, for a
+// certificate in place of a plain key, and for key types that are no keys of ours, as those of hardware
+// tokens.
 func CheckSSHKey(key ssh.PublicKey) error {
 	if key == nil {
 		return errors.New("there is no key")

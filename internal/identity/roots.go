@@ -14,30 +14,34 @@ type Roots struct {
 	Services *x509.CertPool // the service X.509 authorities
 }
 
-// VerifyX509 is the function VerifyX509 under the pool for the kind that the leaf claims to be. kinds are
-// those that the server accepts.
-func (t Roots) VerifyX509(
+// VerifyX509 verifies the chain of a peer that may be a user or a machine, and returns who it is. kinds are
+// the kinds that the server accepts. It calls the function VerifyX509 with the pool and the kinds that fit
+// the leaf: a leaf that claims to be a user's is verified under Users and accepted only as a user's, any
+// other is verified under Services and accepted only as a machine's.
+//
+// The claim is read before it is verified. That is safe: a false claim selects a pool in which the signer is
+// missing, so verification fails.
+func (r Roots) VerifyX509(
 	chain []*x509.Certificate,
 	cluster string,
 	use x509.ExtKeyUsage,
 	now time.Time,
 	kinds ...Kind,
 ) (Peer, error) {
-	roots, users := t.Services, claimsUser(chain)
-	if users {
-		roots = t.Users
+	pool, isUser := r.Services, claimsUser(chain)
+	if isUser {
+		pool = r.Users
 	}
-	var of []Kind
-	for _, k := range kinds {
-		if (k == User) == users {
-			of = append(of, k)
+	var accepted []Kind // the kinds that the authorities in pool may certify
+	for _, kind := range kinds {
+		if (kind == User) == isUser {
+			accepted = append(accepted, kind)
 		}
 	}
-	return VerifyX509(chain, cluster, roots, use, now, of...)
+	return VerifyX509(chain, cluster, pool, use, now, accepted...)
 }
 
-// claimsUser reads from the unverified leaf whether it claims to be a user's. A false claim only selects the
-// pool under which verification then fails.
+// claimsUser reports whether the leaf, which is not verified yet, says that it is a user's certificate.
 func claimsUser(chain []*x509.Certificate) bool {
 	if len(chain) == 0 {
 		return false

@@ -19,27 +19,28 @@ const SSHExtension = "identity@threshold"
 // SSHSourceAddress is the only critical option that Threshold issues and accepts (OpenSSH PROTOCOL.certkeys).
 const SSHSourceAddress = "source-address"
 
-// Skew is how far a verifier's clock may be behind the issuer's. Certificates are valid from their issue
-// minus Skew.
+// Skew is how far a verifier's clock may be behind the issuer's. The issuer backdates certificates by it:
+// they are valid from Skew before their issue.
 const Skew = time.Minute
 
 // MaxLifetime is the longest lifetime of a user, host or service certificate from its issue. As certificates
 // are backdated, verifiers accept MaxLifetime + Skew.
 const MaxLifetime = 24 * time.Hour
 
-// SSHUser is what a verified SSH user certificate says: the identity and its logins. Only VerifySSHUser makes
-// one.
+// SSHUser is what a verified SSH user certificate says. Only VerifySSHUser makes one.
 type SSHUser struct {
 	Identity
-	Logins          []Login
+	Logins          []Login // the certificate's principals
 	Serial          Serial
 	sourceAddresses []netip.Prefix
 }
 
-// VerifySSHUser accepts a public key only if it is a user certificate of the cluster, signed by one of
-// authorities, valid now, with at least one principal, without unknown critical options, and used from one of
-// its source addresses where it has some. It does not prove that the peer holds the key: the SSH handshake
-// does.
+// VerifySSHUser verifies the public key that an SSH client at address from offers, and returns whose it is.
+// It accepts only a user certificate of the cluster that is signed by one of authorities, valid now, has at
+// least one principal and no unknown critical options, and, if it is limited to source addresses, is used
+// from one of them.
+//
+// It does not show that the client holds the private key: the SSH handshake does.
 func VerifySSHUser(
 	key ssh.PublicKey,
 	cluster string,
@@ -51,30 +52,30 @@ func VerifySSHUser(
 	if err != nil {
 		return SSHUser{}, err
 	}
-	u := SSHUser{Serial: Serial(cert.Serial)}
-	if u.Identity, err = decode([]byte(cert.Extensions[SSHExtension])); err != nil {
+	user := SSHUser{Serial: Serial(cert.Serial)}
+	if user.Identity, err = decode([]byte(cert.Extensions[SSHExtension])); err != nil {
 		return SSHUser{}, err
 	}
-	if u.Kind != User || u.Cluster != cluster {
+	if user.Kind != User || user.Cluster != cluster {
 		return SSHUser{}, fmt.Errorf(
 			"certificate is for %s of cluster %q, not for a user of %q",
-			u.Kind, u.Cluster, cluster,
+			user.Kind, user.Cluster, cluster,
 		)
 	}
 	for _, p := range cert.ValidPrincipals {
 		if err := CheckLogin(Login(p)); err != nil {
 			return SSHUser{}, fmt.Errorf("certificate principal: %w", err)
 		}
-		u.Logins = append(u.Logins, Login(p))
+		user.Logins = append(user.Logins, Login(p))
 	}
-	if u.sourceAddresses, err = readSources(cert, u.Identity); err != nil {
+	if user.sourceAddresses, err = readSources(cert, user.Identity); err != nil {
 		return SSHUser{}, err
 	}
-	if err := u.CheckSourceAddress(from); err != nil {
+	if err := user.CheckSourceAddress(from); err != nil {
 		return SSHUser{}, err
 	}
-	u.Expires = time.Unix(int64(cert.ValidBefore), 0)
-	return u, nil
+	user.Expires = time.Unix(int64(cert.ValidBefore), 0)
+	return user, nil
 }
 
 // HasLogin reports whether the certificate names the login.
@@ -86,8 +87,8 @@ func (u SSHUser) CheckSourceAddress(from net.Addr) error {
 	return checkAllowedFrom(u.sourceAddresses, from)
 }
 
-// VerifySSHHost accepts a host key only if it is a host certificate with the principal host, signed by one of
-// authorities, and valid now.
+// VerifySSHHost returns an error unless key, which an SSH server offers, is a host certificate that is signed
+// by one of authorities, is valid now, and has the principal host.
 func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, now time.Time) error {
 	cert, err := verifySSHCertificate(key, ssh.HostCert, authorities, now)
 	if err != nil {
@@ -104,12 +105,16 @@ func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, 
 	return nil
 }
 
-// verifySSHCertificate has the checks that user and host certificates share. The signer must be a plain key
-// among the authorities, and the subject key no certificate; both are checked before anything else is read
+// verifySSHCertificate verifies what user and host certificates have in common, and returns key as a
+// certificate: it is of certType (ssh.UserCert or ssh.HostCert), signed by one of authorities, valid now, and
+// has a principal, an acceptable key and no unknown critical option.
+//
+// A certificate may be nested: its key or its signer can be a certificate again. Both are refused before
+// anything else is looked at, because code that takes the nested one for the outer one can be fooled
 // (CVE-2025-49825).
 func verifySSHCertificate(
 	key ssh.PublicKey,
-	typ uint32,
+	certType uint32,
 	authorities []ssh.PublicKey,
 	now time.Time,
 ) (*ssh.Certificate, error) {
@@ -126,8 +131,8 @@ func verifySSHCertificate(
 	if cert.Signature == nil || cert.Signature.Format == ssh.KeyAlgoRSA {
 		return nil, fmt.Errorf("certificate has no signature, or one with SHA-1")
 	}
-	if cert.CertType != typ {
-		return nil, fmt.Errorf("certificate is of the wrong type (%d, want %d)", cert.CertType, typ)
+	if cert.CertType != certType {
+		return nil, fmt.Errorf("certificate is of the wrong type (%d, want %d)", cert.CertType, certType)
 	}
 	signer := cert.SignatureKey.Marshal()
 	isSigner := func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), signer) }
@@ -144,11 +149,11 @@ func verifySSHCertificate(
 		return nil, err
 	}
 	for name := range cert.CriticalOptions {
-		if name != SSHSourceAddress || typ != ssh.UserCert {
+		if name != SSHSourceAddress || certType != ssh.UserCert {
 			return nil, fmt.Errorf("certificate has the critical option %q, which is not supported", name)
 		}
 	}
-	// CheckCert verifies the signature, and the times and the principal once more, by our clock.
+	// CheckCert verifies the signature. It also checks times and principal again; it must use our clock.
 	checker := ssh.CertChecker{
 		SupportedCriticalOptions: []string{SSHSourceAddress},
 		Clock:                    func() time.Time { return now },
@@ -159,10 +164,11 @@ func verifySSHCertificate(
 	return cert, nil
 }
 
-// checkSSHValidity refuses a certificate without an end, with a lifetime over MaxLifetime + Skew, or not
-// valid now. Times beyond 2^62 would overflow the arithmetic.
+// checkSSHValidity returns an error for a certificate without an end, one with a lifetime over MaxLifetime +
+// Skew, and one that is not valid now; the last is an *ExpiredError.
 func checkSSHValidity(cert *ssh.Certificate, now time.Time) error {
-	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 ||
+	const latest = 1 << 62 // a later time would overflow the arithmetic below
+	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > latest || cert.ValidAfter > latest ||
 		cert.ValidAfter >= cert.ValidBefore {
 		return fmt.Errorf("certificate has a malformed validity period")
 	}
@@ -193,12 +199,14 @@ func (e *ExpiredError) Error() string {
 	)
 }
 
-// OnlyExpired reports whether err, which a verifier returned for the time now, says that the certificate has
-// expired and nothing else is wrong with it: verify, called for the certificate's last second, finds no
-// fault.
+// OnlyExpired reports whether a certificate is wrong only in that it has expired. err is what a verifier
+// returned for it at the time now. A verifier stops at the first thing that is wrong, so OnlyExpired calls
+// verify, which must run the same verifier for another time: as of the certificate's last second it must find
+// nothing wrong.
 func OnlyExpired(err error, now time.Time, verify func(at time.Time) error) bool {
-	var old *ExpiredError
-	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil
+	var expired *ExpiredError
+	return errors.As(err, &expired) && !now.Before(expired.Until) &&
+		verify(expired.Until.Add(-time.Second)) == nil
 }
 
 // errLifetimeTooLong is for a certificate that lives longer than ca would issue one.
@@ -206,6 +214,8 @@ var errLifetimeTooLong = fmt.Errorf("certificate is valid for longer than %s", M
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
+// checkValidity returns an *ExpiredError unless from ≤ now < until.
+// checkValidity returns an *ExpiredError unless from ≤ now < until.
 func checkValidity(from, until, now time.Time) error {
 	if now.Before(from) || !now.Before(until) {
 		return &ExpiredError{From: from, Until: until, Now: now}
@@ -213,42 +223,44 @@ func checkValidity(from, until, now time.Time) error {
 	return nil
 }
 
-// readSources reads the certificate's source-address option. The identity's list, if there is one, must be
-// the same.
+// readSources returns the networks in the certificate's source-address option; none if it lacks the option.
+// id is the identity in the certificate. The networks are in both, because OpenSSH reads only the option.
+// readSources returns an error if they disagree.
 func readSources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
-	list, pinned := cert.CriticalOptions[SSHSourceAddress]
-	if !pinned {
+	list, hasOption := cert.CriticalOptions[SSHSourceAddress]
+	if !hasOption {
 		if len(id.SourceAddresses) != 0 {
 			return nil, fmt.Errorf("certificate lacks the source-address option that its identity has")
 		}
 		return nil, nil
 	}
-	from, err := parseSourceAddress(list)
+	networks, err := parseSourceAddress(list)
 	if err != nil {
 		return nil, err
 	}
-	if len(id.SourceAddresses) != 0 && !slices.Equal(from, id.SourceAddresses) {
+	if len(id.SourceAddresses) != 0 && !slices.Equal(networks, id.SourceAddresses) {
 		return nil, fmt.Errorf("certificate's source-address option and its identity disagree")
 	}
-	return from, nil
+	return networks, nil
 }
 
-// parseSourceAddress reads the option's list of networks and addresses. An empty list is an error: no address
-// would match it.
+// parseSourceAddress parses the value of a source-address option: networks and addresses, separated by
+// commas. A single address is returned as the network of that address alone. An empty list is an error: it
+// would match no address, and an empty result would mean any.
 func parseSourceAddress(list string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
+	var networks []netip.Prefix
 	for s := range strings.SplitSeq(list, ",") {
-		p, err := netip.ParsePrefix(s)
+		network, err := netip.ParsePrefix(s)
 		if err != nil {
-			var a netip.Addr
-			if a, err = netip.ParseAddr(s); err == nil {
-				p = netip.PrefixFrom(a, a.BitLen())
+			var addr netip.Addr
+			if addr, err = netip.ParseAddr(s); err == nil {
+				network = netip.PrefixFrom(addr, addr.BitLen())
 			}
 		}
-		if err != nil || !p.IsValid() {
+		if err != nil || !network.IsValid() {
 			return nil, fmt.Errorf("certificate option source-address has %.80q, which is no address", s)
 		}
-		out = append(out, p)
+		networks = append(networks, network)
 	}
-	return out, nil
+	return networks, nil
 }

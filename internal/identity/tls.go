@@ -7,9 +7,13 @@ import (
 	"time"
 )
 
-// PinnedTLS is a TLS client configuration that trusts only certificates under the cluster root with the pin,
-// and only servers of one of the kinds. A server sends its chain with the root at the end, so the pin is
-// enough to verify it. cert returns the client's certificate; a nil cert sends none. now is the clock.
+// PinnedTLS returns the TLS configuration of a client that connects to servers of the cluster (AnyCluster at
+// a first contact) with the ALPN name alpn. It accepts only a server whose certificate is under the cluster
+// root with the pin and for one of kinds. Servers send their chain with the root at the end, so the pin is
+// all that the client needs to know.
+//
+// cert returns the client's certificate and is called for each handshake; if cert is nil the client sends
+// none. now is the clock.
 func PinnedTLS(
 	pin Pin,
 	cluster, alpn string,
@@ -21,14 +25,14 @@ func PinnedTLS(
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{alpn},
 		Time:       now,
-		// VerifyConnection verifies the chain: under the pin in place of the system's roots, and by identity
-		// in place of the host name.
+		// This switches off the usual verification, by the system's roots and the host name. VerifyConnection
+		// takes its place: it verifies by pin and identity.
 		InsecureSkipVerify: true,
-		VerifyConnection: func(st tls.ConnectionState) error {
-			if st.NegotiatedProtocol != alpn {
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if state.NegotiatedProtocol != alpn {
 				return errors.New("the server does not speak " + alpn)
 			}
-			_, err := VerifyPinned(st.PeerCertificates, pin, cluster, now(), kinds...)
+			_, err := VerifyPinned(state.PeerCertificates, pin, cluster, now(), kinds...)
 			return err
 		},
 	}
@@ -40,21 +44,25 @@ func PinnedTLS(
 	return cfg
 }
 
-// clientChain returns what the client sends of its certificate and chain. Servers trust the authorities that
-// sign client certificates themselves (see Roots), so the leaf is enough. It is sent alone where a proxy
-// keeps what it received in memory for as long as a tunnel or a session lasts; auth gets the chain as it is.
+// clientChain returns the client's certificate as the client sends it to a server of the protocol alpn: for
+// tunnels and dial requests the leaf alone, and otherwise the whole chain.
+//
+// The leaf is enough for every server, because each knows the authorities that sign client certificates (see
+// Roots). A proxy keeps what the client sent in memory for as long as the tunnel or session lasts, so the
+// rest of the chain would be wasted there.
 func clientChain(cert func() (*tls.Certificate, error), alpn string) (*tls.Certificate, error) {
-	c, err := cert()
-	if err != nil || len(c.Certificate) <= 1 || alpn != ALPNTunnel && alpn != ALPNDial {
-		return c, err
+	chain, err := cert()
+	isLongLived := alpn == ALPNTunnel || alpn == ALPNDial
+	if err != nil || len(chain.Certificate) <= 1 || !isLongLived {
+		return chain, err
 	}
-	leaf := *c
-	leaf.Certificate = c.Certificate[:1]
-	return &leaf, nil
+	leafOnly := *chain
+	leafOnly.Certificate = chain.Certificate[:1]
+	return &leafOnly, nil
 }
 
-// VerifyPinned verifies a server's chain under the cluster root that the pin names. The root must be in the
-// chain.
+// VerifyPinned verifies the chain that a server sent, and returns which server it is. The chain must lead to
+// the cluster root with the pin and contain that root. cluster and kinds are as for VerifyX509.
 func VerifyPinned(
 	chain []*x509.Certificate,
 	pin Pin,

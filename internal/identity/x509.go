@@ -45,37 +45,38 @@ func (p *Pin) UnmarshalText(b []byte) error {
 	return err
 }
 
-// ParsePin reads the text form of a pin, with or without the "sha256:" in front, in hex or in base64.
+// ParsePin parses the text form of a pin: 64 hex digits or the same bytes in base64, with "sha256:" or
+// "sha256//" in front or nothing.
 func ParsePin(s string) (Pin, error) {
-	var p Pin
-	body, ok := strings.CutPrefix(s, "sha256:")
+	var pin Pin
+	digest, ok := strings.CutPrefix(s, "sha256:")
 	if !ok {
-		body = strings.TrimPrefix(s, "sha256//") // the form of curl's --pinnedpubkey
+		digest = strings.TrimPrefix(s, "sha256//") // the form of curl's --pinnedpubkey
 	}
-	b, err := hex.DecodeString(body)
-	if err != nil && len(body) == base64.StdEncoding.EncodedLen(len(p)) {
-		b, err = base64.StdEncoding.Strict().DecodeString(body)
+	b, err := hex.DecodeString(digest)
+	if err != nil && len(digest) == base64.StdEncoding.EncodedLen(len(pin)) {
+		b, err = base64.StdEncoding.Strict().DecodeString(digest)
 	}
-	if err != nil || len(b) != len(p) {
-		return p, fmt.Errorf("pin %.80q is not sha256: and 64 hex digits", s)
+	if err != nil || len(b) != len(pin) {
+		return pin, fmt.Errorf("pin %.80q is not sha256: and 64 hex digits", s)
 	}
-	copy(p[:], b)
-	return p, nil
+	copy(pin[:], b)
+	return pin, nil
 }
 
-// RootByPin finds the cluster root with the pin among the certificates that a server sent, and checks that it
-// is a self-signed authority. The caller then verifies the chain under it. Without such a root it returns a
-// *PinError.
+// RootByPin returns the certificate with the pin among those that a server presented, after checking that it
+// is a self-signed authority. It does not verify the others: the caller verifies the chain under the root. If
+// no certificate has the pin, the error is a *PinError.
 func RootByPin(presented []*x509.Certificate, pin Pin) (*x509.Certificate, error) {
-	for _, c := range presented {
-		got := PinOf(c)
+	for _, cert := range presented {
+		got := PinOf(cert)
 		if subtle.ConstantTimeCompare(got[:], pin[:]) != 1 {
 			continue
 		}
-		if err := c.CheckSignatureFrom(c); err != nil {
+		if err := cert.CheckSignatureFrom(cert); err != nil {
 			return nil, fmt.Errorf("pinned certificate is no self-signed authority: %w", err)
 		}
-		return c, nil
+		return cert, nil
 	}
 	return nil, &PinError{Want: pin}
 }
@@ -96,9 +97,12 @@ type Peer struct {
 // AnyCluster is passed for the cluster's name at a first contact, where only the pin is known.
 const AnyCluster = "*"
 
-// VerifyX509 accepts a chain (leaf first) only if it leads to one of roots and is valid now, and if its leaf
-// is no CA, has the extended key usage use, and carries exactly one identity: of the cluster, of one of the
-// kinds, and equal to its URI SAN.
+// VerifyX509 verifies the chain that a peer presented, leaf first, and returns who the peer is. It accepts a
+// chain only if it leads to one of roots and is valid now, and if the leaf is no authority, has the extended
+// key usage use, and contains exactly one identity: of the cluster (AnyCluster accepts all), of one of kinds,
+// and the same as its URI SAN. For a leaf that is not valid now the error is an *ExpiredError.
+//
+// It does not show that the peer holds the private key: the TLS handshake does.
 func VerifyX509(
 	chain []*x509.Certificate,
 	cluster string,
@@ -117,18 +121,16 @@ func VerifyX509(
 	if err := checkValidity(leaf.NotBefore, leaf.NotAfter, now); err != nil {
 		return Peer{}, err
 	}
-	if roots == nil {
-		return Peer{}, fmt.Errorf(
-			"no roots to verify a certificate under",
-		) // nil would mean the system's roots
+	if roots == nil { // x509 would take nil for the system's roots
+		return Peer{}, fmt.Errorf("no roots to verify a certificate under")
 	}
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
+	intermediates := x509.NewCertPool()
+	for _, cert := range chain[1:] {
+		intermediates.AddCert(cert)
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
-		Intermediates: between,
+		Intermediates: intermediates,
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{use},
 	}); err != nil {
@@ -148,7 +150,7 @@ func X509Value(encoded []byte) ([]byte, error) {
 	return asn1.MarshalWithParams(string(encoded), "utf8")
 }
 
-// decodeX509 reads the identity from the extension's value.
+// decodeX509 decodes the identity in the value of an X509Extension. It verifies nothing: see decode.
 func decodeX509(value []byte) (Identity, error) {
 	if len(value) > MaxBytes+8 {
 		return Identity{}, fmt.Errorf("identity extension is %d bytes, more than %d", len(value), MaxBytes)
@@ -165,7 +167,9 @@ func decodeX509(value []byte) (Identity, error) {
 // the root.
 const maxChain = 8
 
-// verifyLeaf checks a leaf whose chain is verified, and reads its identity.
+// verifyLeaf reads the identity in a leaf whose chain has been verified. It returns an error if the
+// certificate is not one that ca would have issued, or if the identity is not of the cluster and one of
+// kinds.
 func verifyLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error) {
 	if leaf.IsCA || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 		return Peer{}, fmt.Errorf("certificate is an authority's own")
@@ -176,23 +180,24 @@ func verifyLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, err
 	if err := CheckKey(leaf.PublicKey); err != nil {
 		return Peer{}, fmt.Errorf("certificate's key: %w", err)
 	}
-	var raw []byte
+	var extension []byte
 	for _, e := range leaf.Extensions {
 		if e.Id.Equal(X509Extension) {
-			if raw != nil {
+			if extension != nil { // two readers could take different ones
 				return Peer{}, fmt.Errorf("certificate carries two identities")
 			}
-			raw = e.Value
+			extension = e.Value
 		}
 	}
-	if raw == nil {
+	if extension == nil {
 		return Peer{}, fmt.Errorf("certificate carries no identity")
 	}
-	id, err := decodeX509(raw)
+	id, err := decodeX509(extension)
 	if err != nil {
 		return Peer{}, err
 	}
-	if cluster != AnyCluster && id.Cluster != cluster || !slices.Contains(kinds, id.Kind) {
+	isOfCluster := cluster == AnyCluster || id.Cluster == cluster
+	if !isOfCluster || !slices.Contains(kinds, id.Kind) {
 		return Peer{}, fmt.Errorf(
 			"certificate is of a %s of cluster %q, which may not do this",
 			id.Kind, id.Cluster,
