@@ -107,11 +107,13 @@ type Signed struct {
 	Sig     []byte `json:"sig"`
 }
 
-// Set is everything that a verifier needs: the chain of authorities (oldest first; for a verifier that has
-// the beginning it may start later), the roles and the head.
+// Set is everything that a verifier needs. Nothing in it may be used before Open or Advance has verified it.
 type Set struct {
+	// Chain has the revisions of the authorities document, oldest first. Each is signed by a rules key of the
+	// one before. It starts at the first revision. For a verifier that knows some revisions it may start
+	// later.
 	Chain []Signed `json:"chain"`
-	Roles Signed   `json:"roles"`
+	Roles Signed   `json:"roles"` // the roles document
 	Head  Signed   `json:"head"`
 }
 
@@ -151,8 +153,12 @@ func (h Head) Fingerprint() ([sha256.Size]byte, error) {
 // Encode returns the set's wire form.
 func (s Set) Encode() ([]byte, error) { return json.Marshal(s) }
 
-// SignDocument signs a document with a rules key of the authorities before it, and the very first with the
-// cluster root key. It sets the lowest version whose readers enforce everything in it.
+// SignDocument encodes and signs a document. key is a rules key of the authorities that are in force before
+// the document; for the very first authorities document it is the cluster root key.
+//
+// SignDocument sets the document's version: the lowest one whose readers enforce everything in the document,
+// so that older programs can read as many documents as possible, and refuse those that they would not
+// enforce.
 func SignDocument(key crypto.Signer, d Document) (Signed, error) {
 	d.V = Version
 	if d.Kind == RolesKind {
@@ -160,7 +166,8 @@ func SignDocument(key crypto.Signer, d Document) (Signed, error) {
 		if err := decodeStrict(d.Body, &body); err != nil {
 			return Signed{}, fmt.Errorf("encode %s: %w", d.Kind, err)
 		}
-		if slices.ContainsFunc(body.Roles, func(r access.Role) bool { return r.Options.LimitsSessions() }) {
+		limitsSessions := func(r access.Role) bool { return r.Options.LimitsSessions() }
+		if slices.ContainsFunc(body.Roles, limitsSessions) {
 			d.V = sessionLimitsVersion
 		}
 	}
@@ -185,26 +192,27 @@ func signedMessage(kind Kind, payload []byte) []byte {
 	return append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload...)
 }
 
-// sign encodes v and signs it as a document of the kind. An Ed25519 key signs the message itself, an ECDSA
-// key its SHA-256.
-func sign(key crypto.Signer, kind Kind, v any) (Signed, error) {
-	payload, err := json.Marshal(v)
+// sign encodes content as JSON and signs it as a document of the kind. key is an Ed25519 key, which signs the
+// message itself, or an ECDSA key, which signs its SHA-256.
+func sign(key crypto.Signer, kind Kind, content any) (Signed, error) {
+	payload, err := json.Marshal(content)
 	if err != nil {
 		return Signed{}, fmt.Errorf("encode %s: %w", kind, err)
 	}
-	msg, opts := signedMessage(kind, payload), crypto.SignerOpts(crypto.Hash(0))
-	if _, ok := key.Public().(*ecdsa.PublicKey); ok {
-		sum := sha256.Sum256(msg)
-		msg, opts = sum[:], crypto.SHA256
+	toSign, hash := signedMessage(kind, payload), crypto.Hash(0)
+	if _, isECDSA := key.Public().(*ecdsa.PublicKey); isECDSA {
+		sum := sha256.Sum256(toSign)
+		toSign, hash = sum[:], crypto.SHA256
 	}
-	sig, err := key.Sign(rand.Reader, msg, opts)
+	sig, err := key.Sign(rand.Reader, toSign, hash)
 	if err != nil {
 		return Signed{}, fmt.Errorf("sign %s: %w", kind, err)
 	}
 	return Signed{Payload: payload, Sig: sig}, nil
 }
 
-// verify returns the payload if one of keys signed it as a document of the kind.
+// verify returns the payload if one of keys signed it as a document of the kind, and an error otherwise. It
+// does not look into the payload.
 func (s Signed) verify(kind Kind, keys []crypto.PublicKey) ([]byte, error) {
 	msg := signedMessage(kind, s.Payload)
 	sum := sha256.Sum256(msg)
@@ -223,49 +231,51 @@ func (s Signed) verify(kind Kind, keys []crypto.PublicKey) ([]byte, error) {
 	return nil, fmt.Errorf("%s is not signed by a key this cluster trusts", kind)
 }
 
-func (s Signed) equal(o Signed) bool { return bytes.Equal(s.Payload, o.Payload) }
+// equal reports whether both have the same payload. The signatures may differ: signing is not deterministic.
+func (s Signed) equal(other Signed) bool { return bytes.Equal(s.Payload, other.Payload) }
 
 // ParsedAuthorities has the content of Authorities in the form that verifiers use.
 type ParsedAuthorities struct {
 	Root         *x509.Certificate
 	UserSSH      []ssh.PublicKey
 	HostSSH      []ssh.PublicKey
-	UserRoots    *x509.CertPool // the user X.509 authorities
-	ServiceRoots *x509.CertPool // the service X.509 authorities, without the cluster root
-	Service      []*x509.Certificate
-	rules        []crypto.PublicKey
+	UserRoots    *x509.CertPool      // the user X.509 authorities
+	ServiceRoots *x509.CertPool      // the service X.509 authorities, without the cluster root
+	Service      []*x509.Certificate // those in ServiceRoots
+	rules        []crypto.PublicKey  // the keys that may sign documents and heads
 }
 
-// parse parses the keys and certificates. It refuses a set in which an authority has none, and certificates
-// that are not signed as the fields say.
-func (a Authorities) parse() (p ParsedAuthorities, err error) {
-	if p.Root, err = x509.ParseCertificate(a.Root); err != nil {
-		return p, fmt.Errorf("authorities: root: %w", err)
+// parse parses the keys and certificates. It returns an error if an authority has no key, if a user X.509
+// authority is not signed by itself, or if a service X.509 authority is not signed by the root.
+func (a Authorities) parse() (parsed ParsedAuthorities, err error) {
+	if parsed.Root, err = x509.ParseCertificate(a.Root); err != nil {
+		return parsed, fmt.Errorf("authorities: root: %w", err)
 	}
-	if p.UserSSH, err = parseSSH(a.UserSSH); err != nil {
-		return p, fmt.Errorf("authorities: user_ssh: %w", err)
+	if parsed.UserSSH, err = parseSSH(a.UserSSH); err != nil {
+		return parsed, fmt.Errorf("authorities: user_ssh: %w", err)
 	}
-	if p.HostSSH, err = parseSSH(a.HostSSH); err != nil {
-		return p, fmt.Errorf("authorities: host_ssh: %w", err)
+	if parsed.HostSSH, err = parseSSH(a.HostSSH); err != nil {
+		return parsed, fmt.Errorf("authorities: host_ssh: %w", err)
 	}
-	if p.UserRoots, _, err = parseCertificates(a.UserX509, nil); err != nil {
-		return p, fmt.Errorf("authorities: user_x509: %w", err)
+	if parsed.UserRoots, _, err = parseCertificates(a.UserX509, nil /* signed by themselves */); err != nil {
+		return parsed, fmt.Errorf("authorities: user_x509: %w", err)
 	}
-	if p.ServiceRoots, p.Service, err = parseCertificates(a.ServiceX509, p.Root); err != nil {
-		return p, fmt.Errorf("authorities: service_x509: %w", err)
+	if parsed.ServiceRoots, parsed.Service, err = parseCertificates(a.ServiceX509, parsed.Root); err != nil {
+		return parsed, fmt.Errorf("authorities: service_x509: %w", err)
 	}
-	for _, k := range a.Rules {
-		if len(k) != ed25519.PublicKeySize {
-			return p, fmt.Errorf("authorities: rules: key of %d bytes", len(k))
+	for _, key := range a.Rules {
+		if len(key) != ed25519.PublicKeySize {
+			return parsed, fmt.Errorf("authorities: rules: key of %d bytes", len(key))
 		}
-		p.rules = append(p.rules, ed25519.PublicKey(k))
+		parsed.rules = append(parsed.rules, ed25519.PublicKey(key))
 	}
-	if len(p.UserSSH) == 0 || len(p.HostSSH) == 0 || len(p.rules) == 0 {
-		return p, fmt.Errorf("authorities: an authority has no key")
+	if len(parsed.UserSSH) == 0 || len(parsed.HostSSH) == 0 || len(parsed.rules) == 0 {
+		return parsed, fmt.Errorf("authorities: an authority has no key")
 	}
-	return p, nil
+	return parsed, nil
 }
 
+// parseSSH parses public keys in SSH wire format. It returns an error for a certificate in place of a key.
 func parseSSH(list [][]byte) ([]ssh.PublicKey, error) {
 	var out []ssh.PublicKey
 	for _, b := range list {
@@ -281,33 +291,33 @@ func parseSSH(list [][]byte) ([]ssh.PublicKey, error) {
 	return out, nil
 }
 
-// parseCertificates parses authorities and makes a pool of them. Each must be signed by parent, or by itself
-// where parent is nil.
+// parseCertificates parses the certificates of authorities (DER) and returns them, also as a pool. Each must
+// be signed by parent; if parent is nil, by itself. An empty list is an error.
 func parseCertificates(list [][]byte, parent *x509.Certificate) (*x509.CertPool, []*x509.Certificate, error) {
-	p := x509.NewCertPool()
+	pool := x509.NewCertPool()
 	var certs []*x509.Certificate
 	for _, der := range list {
-		c, err := x509.ParseCertificate(der)
+		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, nil, err
 		}
-		signer := c
+		signer := cert
 		if parent != nil {
 			signer = parent
 		}
-		if err := c.CheckSignatureFrom(signer); err != nil {
+		if err := cert.CheckSignatureFrom(signer); err != nil {
 			return nil, nil, err
 		}
-		p.AddCert(c)
-		certs = append(certs, c)
+		pool.AddCert(cert)
+		certs = append(certs, cert)
 	}
 	if len(certs) == 0 {
 		return nil, nil, fmt.Errorf("there is no certificate")
 	}
-	return p, certs, nil
+	return pool, certs, nil
 }
 
-// checkPin refuses a root whose key does not have the pin.
+// checkPin returns an error unless the root's key has the pin.
 func (p ParsedAuthorities) checkPin(pin identity.Pin) error {
 	_, err := identity.RootByPin([]*x509.Certificate{p.Root}, pin)
 	return err

@@ -13,8 +13,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// MaxAge is how old a head may be. With an older one a node decides nothing any more (design section 6,
-// max_rules_age).
+// MaxAge is how old a head may be. A node whose head is older refuses every session: it might have missed
+// that a user lost a role (design section 6, max_rules_age).
 const MaxAge = 24 * time.Hour
 
 // Trust is a verified set of rules. It is immutable: Advance makes a new one.
@@ -28,8 +28,10 @@ type Trust struct {
 	newestAuthorities Document // the newest authorities document
 }
 
-// Open verifies a whole set from nothing but the pin. It verifies the chain from the first authorities, which
-// the root key signed, to the newest.
+// Open verifies a whole set for a machine that knows nothing but the pin, and returns it as a Trust. The
+// chain must begin with the first authorities, which the root key signed. Each further revision must be
+// signed by a rules key of the one before, and roles and head by one of the newest. Open does not check how
+// old the head is: see Usable.
 func Open(pin identity.Pin, s Set) (*Trust, error) {
 	t, err := verifyChain(pin, s.Chain)
 	if err != nil {
@@ -41,9 +43,9 @@ func Open(pin identity.Pin, s Set) (*Trust, error) {
 	return t, nil
 }
 
-// OpenAuthorities verifies a chain of authorities alone, for a client that gets no roles. It returns the
-// cluster's name and its authorities.
-func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p ParsedAuthorities, err error) {
+// OpenAuthorities is Open for a client that gets only the chain of authorities, as users do. It returns the
+// cluster's name and its newest authorities.
+func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, a ParsedAuthorities, err error) {
 	t, err := verifyChain(pin, chain)
 	if err != nil {
 		return "", ParsedAuthorities{}, err
@@ -51,7 +53,8 @@ func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p Parsed
 	return t.Cluster, t.Authorities, nil
 }
 
-// verifyChain verifies a chain of authorities that starts at the first one.
+// verifyChain verifies a chain of authorities from the first to the newest, and returns a Trust that has no
+// roles and no head yet.
 func verifyChain(pin identity.Pin, chain []Signed) (*Trust, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("rules: the set has no authorities")
@@ -68,39 +71,42 @@ func verifyChain(pin identity.Pin, chain []Signed) (*Trust, error) {
 	return t, nil
 }
 
-// Advance verifies a newer set against this one. It refuses a set that is older in any part, so nothing that
-// was removed comes back. The chain of the set may start at, before or after the trusted authorities, as long
-// as it continues them. t stays as it is.
+// Advance verifies a newer set and returns it as a new Trust; t does not change. It trusts what t trusts, and
+// not only the pin: the set's chain need not begin at the first authorities, but whatever in it is new must
+// continue the chain of t.
+//
+// It returns an error if any part of the set is older than in t: an old set, which was once signed correctly,
+// would bring back a role or authority that has been removed.
 func (t *Trust) Advance(s Set) (*Trust, error) {
-	n := *t
-	n.set.Chain = append([]Signed(nil), t.set.Chain...)
+	next := *t
+	next.set.Chain = append([]Signed(nil), t.set.Chain...) // t keeps its own
 	for _, link := range s.Chain {
-		if n.hasLink(link) {
+		if next.hasLink(link) {
 			continue
 		}
-		if err := n.addAuthorities(link); err != nil {
+		if err := next.addAuthorities(link); err != nil {
 			return nil, err
 		}
 	}
-	if err := n.setHeadAndRoles(s); err != nil {
+	if err := next.setHeadAndRoles(s); err != nil {
 		return nil, err
 	}
-	if n.Head.Epoch < t.Head.Epoch || n.Head.Time.Before(t.Head.Time) {
+	if next.Head.Epoch < t.Head.Epoch || next.Head.Time.Before(t.Head.Time) {
 		return nil, fmt.Errorf(
 			"rules: head of %s is older than the one of %s already held",
-			n.Head.Time.UTC().Format(time.RFC3339), t.Head.Time.UTC().Format(time.RFC3339),
+			next.Head.Time.UTC().Format(time.RFC3339), t.Head.Time.UTC().Format(time.RFC3339),
 		)
 	}
-	for kind, ref := range t.Head.Docs {
-		if now, ok := n.Head.Docs[kind]; !ok || now.Revision.Before(ref.Revision) {
-			return nil, fmt.Errorf("rules: %s would go back from revision %s", kind, ref.Revision)
+	for kind, old := range t.Head.Docs {
+		if ref, ok := next.Head.Docs[kind]; !ok || ref.Revision.Before(old.Revision) {
+			return nil, fmt.Errorf("rules: %s would go back from revision %s", kind, old.Revision)
 		}
 	}
-	return &n, nil
+	return &next, nil
 }
 
-// AdvanceHead verifies a newer head over the documents of t. It refuses a head that names others, as Advance
-// does.
+// AdvanceHead is Advance for a newer head that comes without documents, because they have not changed. It
+// returns an error if the head names other documents than those of t.
 func (t *Trust) AdvanceHead(head Signed) (*Trust, error) {
 	return t.Advance(Set{Roles: t.set.Roles, Head: head})
 }
@@ -111,8 +117,9 @@ func (t *Trust) Set() Set { return t.set }
 // Age is how long ago the head was signed. It is negative when this machine's clock is behind the cluster's.
 func (t *Trust) Age(now time.Time) time.Duration { return now.Sub(t.Head.Time) }
 
-// Usable refuses rules that are older than MaxAge, and ones signed more than identity.Skew in the future,
-// which means that this machine's clock is wrong.
+// Usable returns an error if the head is older than MaxAge, or signed more than identity.Skew in the future:
+// then this machine's clock is behind, and the age of the rules is not known. The error is for the log of
+// this machine.
 func (t *Trust) Usable(now time.Time) error {
 	age := t.Age(now)
 	switch {
@@ -133,34 +140,40 @@ func (t *Trust) Usable(now time.Time) error {
 	return nil
 }
 
-// verifyFirstLink verifies the first authorities document, which the root key with the pin must have signed.
+// verifyFirstLink verifies the first revision of the authorities, and returns a Trust with these authorities
+// alone.
+//
+// The key that must have signed the document is in the document itself: the root's. That is safe because the
+// root must have the pin, so its key can be no other.
 func verifyFirstLink(pin identity.Pin, link Signed) (*Trust, error) {
-	doc, auth, err := decodeAuthorities(link.Payload)
+	doc, authorities, err := decodeAuthorities(link.Payload)
 	if err != nil {
 		return nil, err
 	}
-	if err := auth.checkPin(pin); err != nil {
+	if err := authorities.checkPin(pin); err != nil {
 		return nil, err
 	}
-	if _, err := link.verify(AuthoritiesKind, []crypto.PublicKey{auth.Root.PublicKey}); err != nil {
+	rootKey := []crypto.PublicKey{authorities.Root.PublicKey}
+	if _, err := link.verify(AuthoritiesKind, rootKey); err != nil {
 		return nil, err
 	}
 	return &Trust{
 		Cluster:           doc.Cluster,
 		Pin:               pin,
-		Authorities:       auth,
+		Authorities:       authorities,
 		set:               Set{Chain: []Signed{link}},
 		newestAuthorities: doc,
 	}, nil
 }
 
-// addAuthorities verifies and adds the next authorities document, which a rules key of the current one must
-// have signed.
+// addAuthorities verifies the next revision of the authorities and makes it the newest in t. It must be
+// signed by a rules key of the newest so far, be of the same cluster, have a higher revision, and still have
+// the root with the pin. After an error t is unchanged.
 func (t *Trust) addAuthorities(link Signed) error {
 	if _, err := link.verify(AuthoritiesKind, t.Authorities.rules); err != nil {
 		return err
 	}
-	doc, auth, err := decodeAuthorities(link.Payload)
+	doc, authorities, err := decodeAuthorities(link.Payload)
 	if err != nil {
 		return err
 	}
@@ -170,15 +183,17 @@ func (t *Trust) addAuthorities(link Signed) error {
 			doc.Revision, doc.Cluster, t.newestAuthorities.Revision, t.Cluster,
 		)
 	}
-	if err := auth.checkPin(t.Pin); err != nil {
+	if err := authorities.checkPin(t.Pin); err != nil {
 		return err
 	}
-	t.Authorities, t.newestAuthorities = auth, doc
+	t.Authorities, t.newestAuthorities = authorities, doc
 	t.set.Chain = append(t.set.Chain, link)
 	return nil
 }
 
-// setHeadAndRoles verifies head and roles under the newest authorities, and takes them over.
+// setHeadAndRoles verifies the head and roles of s and puts them into t. Both must be signed by a rules key
+// of the newest authorities in t. The head must name these authorities and these roles. After an error t is
+// unchanged.
 func (t *Trust) setHeadAndRoles(s Set) error {
 	payload, err := s.Head.verify(headKind, t.Authorities.rules)
 	if err != nil {
@@ -194,21 +209,22 @@ func (t *Trust) setHeadAndRoles(s Set) error {
 	if head.Cluster != t.Cluster {
 		return fmt.Errorf("rules: head is of cluster %q, not %q", head.Cluster, t.Cluster)
 	}
-	if err := head.checkRef(AuthoritiesKind, t.set.Chain[len(t.set.Chain)-1],
-		t.newestAuthorities.Revision); err != nil {
+	newest := t.set.Chain[len(t.set.Chain)-1]
+	if err := head.checkRef(AuthoritiesKind, newest, t.newestAuthorities.Revision); err != nil {
 		return err
 	}
-	policy, rev, err := verifyRoles(s.Roles, t.Cluster, t.Authorities.rules)
+	policy, rolesRevision, err := verifyRoles(s.Roles, t.Cluster, t.Authorities.rules)
 	if err != nil {
 		return err
 	}
-	if err := head.checkRef(RolesKind, s.Roles, rev); err != nil {
+	if err := head.checkRef(RolesKind, s.Roles, rolesRevision); err != nil {
 		return err
 	}
 	t.Head, t.Policy, t.set.Roles, t.set.Head = head, policy, s.Roles, s.Head
 	return nil
 }
 
+// hasLink reports whether t has verified this revision of the authorities already.
 func (t *Trust) hasLink(link Signed) bool {
 	for _, have := range t.set.Chain {
 		if have.equal(link) {
@@ -218,28 +234,31 @@ func (t *Trust) hasLink(link Signed) bool {
 	return false
 }
 
-// checkRef refuses a document that the head does not name, so that documents of different heads are never
-// mixed.
-func (h Head) checkRef(kind Kind, s Signed, r Revision) error {
+// checkRef returns an error unless the head names the document s, of the kind and revision, as current. So a
+// proxy cannot combine an old document with a new head, although both are signed.
+func (h Head) checkRef(kind Kind, s Signed, revision Revision) error {
 	ref, ok := h.Docs[kind]
 	sum := sha256.Sum256(s.Payload)
-	if !ok || ref.Revision != r || subtle.ConstantTimeCompare(ref.Digest, sum[:]) != 1 {
-		return fmt.Errorf("rules: %s revision %s is not the one the head names", kind, r)
+	if !ok || ref.Revision != revision || subtle.ConstantTimeCompare(ref.Digest, sum[:]) != 1 {
+		return fmt.Errorf("rules: %s revision %s is not the one the head names", kind, revision)
 	}
 	return nil
 }
 
+// decodeAuthorities decodes an authorities document and parses its keys. It verifies no signature of the
+// document.
 func decodeAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
-	var a Authorities
-	doc, err := decodeDocument(payload, AuthoritiesKind, &a)
+	var body Authorities
+	doc, err := decodeDocument(payload, AuthoritiesKind, &body)
 	if err != nil {
 		return doc, ParsedAuthorities{}, err
 	}
-	p, err := a.parse()
-	return doc, p, err
+	parsed, err := body.parse()
+	return doc, parsed, err
 }
 
-// verifyRoles verifies and decodes the roles document of the cluster.
+// verifyRoles verifies that one of keys signed the roles document and that it is of the cluster. It returns
+// the roles by name, and the document's revision.
 func verifyRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy, Revision, error) {
 	payload, err := s.verify(RolesKind, keys)
 	if err != nil {
@@ -253,45 +272,47 @@ func verifyRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Poli
 	if doc.Cluster != cluster {
 		return nil, Revision{}, fmt.Errorf("rules: roles are of cluster %q, not %q", doc.Cluster, cluster)
 	}
-	p := access.Policy{}
-	for _, r := range body.Roles {
-		if _, twice := p[r.Name]; twice {
-			// A deny in one of them could be overlooked.
-			return nil, Revision{}, fmt.Errorf("rules: there are two roles named %q", r.Name)
+	policy := access.Policy{}
+	for _, role := range body.Roles {
+		if _, duplicate := policy[role.Name]; duplicate {
+			// Only one of the two would be in force, and the other may have a deny.
+			return nil, Revision{}, fmt.Errorf("rules: there are two roles named %q", role.Name)
 		}
-		p[r.Name] = r
+		policy[role.Name] = role
 	}
-	return p, doc.Revision, nil
+	return policy, doc.Revision, nil
 }
 
-// decodeDocument decodes a document of the kind, and its body. Only a roles document may be of a version
-// above 1, and its body may have no unknown fields.
+// decodeDocument decodes the payload of a document and returns it. It decodes the document's body into the
+// value that body points to. It returns an error for a document of another kind, or of a version that this
+// program does not know: an authorities document must be of version 1, a roles document of 1 to
+// sessionLimitsVersion.
 func decodeDocument(payload []byte, kind Kind, body any) (Document, error) {
-	var d Document
-	if err := json.Unmarshal(payload, &d); err != nil {
-		return d, fmt.Errorf("rules: %s: %w", kind, err)
+	var doc Document
+	if err := json.Unmarshal(payload, &doc); err != nil {
+		return doc, fmt.Errorf("rules: %s: %w", kind, err)
 	}
-	newest, decode := Version, json.Unmarshal
+	newestVersion, decodeBody := Version, json.Unmarshal
 	if kind == RolesKind {
-		newest, decode = sessionLimitsVersion, decodeStrict
+		newestVersion, decodeBody = sessionLimitsVersion, decodeStrict
 	}
-	if d.Kind != kind || d.V < Version || d.V > newest {
-		return d, fmt.Errorf(
+	if doc.Kind != kind || doc.V < Version || doc.V > newestVersion {
+		return doc, fmt.Errorf(
 			"rules: got a %s document of version %d, want %s of version %d to %d: update this program",
-			d.Kind, d.V, kind, Version, newest,
+			doc.Kind, doc.V, kind, Version, newestVersion,
 		)
 	}
-	if err := identity.CheckCluster(d.Cluster); err != nil {
-		return d, err
+	if err := identity.CheckCluster(doc.Cluster); err != nil {
+		return doc, err
 	}
-	if err := decode(d.Body, body); err != nil {
-		return d, fmt.Errorf("rules: %s: %w", kind, err)
+	if err := decodeBody(doc.Body, body); err != nil {
+		return doc, fmt.Errorf("rules: %s: %w", kind, err)
 	}
-	return d, nil
+	return doc, nil
 }
 
-// decodeStrict refuses unknown fields. A field of a role that this program ignored could be one that
-// restricts it.
+// decodeStrict is json.Unmarshal that returns an error for an unknown field. In a role, such a field may be a
+// restriction that a newer program enforces and this one would not.
 func decodeStrict(b []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
