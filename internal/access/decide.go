@@ -19,10 +19,12 @@ type Node struct {
 	Labels identity.Labels
 }
 
-// Request asks whether Who may do Action at Node as Login, or on Resource.
-//
-// With the action List and no Login it asks whether Who may see the node in listings. With no Action it asks
-// whether Who may connect to the node at all, which a proxy asks before it knows the login.
+// Request is a question that Decide answers. It is one of these:
+//   - Node, Login and Action: may Who do the action on the node as that login?
+//   - Node and the action List, without a login: may Who see the node in listings?
+//   - Node alone: may Who connect to the node at all? A proxy asks this, because it knows neither login nor
+//     action.
+//   - Resource and Action: may Who do the action on documents of that kind?
 type Request struct {
 	Who      identity.Identity
 	Node     Node
@@ -41,8 +43,9 @@ type Decision struct {
 	Remedy string // what the user can do; empty when allowed
 }
 
-// Decide answers the request. It depends on nothing but its arguments, and has no effect. Only users are
-// allowed anything, a deny wins over every allow, and what no allow matches is denied.
+// Decide answers the request by the roles in p that r.Who has. It depends on nothing but its arguments, and
+// has no effect. Only users are allowed anything. If a deny entry of any role matches, the answer is no,
+// whatever the allow entries say. Otherwise it is yes if an allow entry matches, and no if none does.
 func Decide(p Policy, r Request) Decision {
 	if r.Who.Kind != identity.User {
 		return denial("", fmt.Sprintf("%s is not a user", r.Who), "log in as a user: tsh login")
@@ -50,14 +53,14 @@ func Decide(p Policy, r Request) Decision {
 	if !r.Who.Expires.IsZero() && !r.Now.Before(r.Who.Expires) {
 		return denial("", "the certificate has expired", "run: tsh login")
 	}
-	if rule, ok := p.firstMatch(r, false); ok {
+	if rule, ok := p.firstMatch(r, inDeny); ok {
 		return denial(
 			rule,
 			fmt.Sprintf("%s denies %s", rule, r),
 			"ask an administrator whether the rule should deny this",
 		)
 	}
-	if rule, ok := p.firstMatch(r, true); ok {
+	if rule, ok := p.firstMatch(r, inAllow); ok {
 		return Decision{Allow: true, Rule: rule, Reason: rule + " allows " + r.String()}
 	}
 	return denial(
@@ -67,10 +70,18 @@ func Decide(p Policy, r Request) Decision {
 	)
 }
 
+// The two lists of a role, as the argument inAllowList.
+const (
+	inAllow = true
+	inDeny  = false
+)
+
+// denial is a decision that denies. rule is the entry that decided; "" when none matched.
 func denial(rule, reason, remedy string) Decision {
 	return Decision{Rule: rule, Reason: reason, Remedy: remedy}
 }
 
+// roleList lists the names of a user's roles for a message.
 func roleList(roles []string) string {
 	if len(roles) == 0 {
 		return "none"
@@ -91,106 +102,119 @@ func (r Request) String() string {
 	return fmt.Sprintf("%s as %s on %s", r.Action, r.Login, r.Node.Name)
 }
 
-// firstMatch returns the first entry that matches the request: of the allow lists, or with allow false of the
-// deny lists.
-func (p Policy) firstMatch(r Request, allow bool) (rule string, ok bool) {
+// firstMatch looks for an entry that matches the request, in the allow lists or in the deny lists of the
+// user's roles. It returns the first one in the form of Decision.Rule; ok is false if there is none. Roles of
+// the user that are not in p are skipped.
+func (p Policy) firstMatch(r Request, inAllowList bool) (rule string, ok bool) {
 	for _, name := range r.Who.Roles {
 		role, known := p[name]
 		if !known {
 			continue
 		}
-		list, word := role.Deny, "deny"
-		if allow {
-			list, word = role.Allow, "allow"
+		entries, listName := role.Deny, "deny"
+		if inAllowList {
+			entries, listName = role.Allow, "allow"
 		}
-		for i, g := range list {
-			if g.matches(r, allow) {
-				return fmt.Sprintf("role %s, %s %d", name, word, i+1), true
+		for i, entry := range entries {
+			if entry.matches(r, inAllowList) {
+				return fmt.Sprintf("role %s, %s %d", name, listName, i+1), true
 			}
 		}
 	}
 	return "", false
 }
 
-// matches reports whether the entry is about what the request asks. allow says in which kind of list it is:
-// what an entry leaves out means nothing in allow and everything in deny.
-func (g Grant) matches(r Request, allow bool) bool {
+// matches reports whether the entry is about what the request asks for. inAllowList says whether it is in an
+// allow list or in a deny list: a field that an entry leaves out matches nothing in allow, and everything in
+// deny.
+func (g Grant) matches(r Request, inAllowList bool) bool {
 	if r.Resource != "" {
-		return len(g.Resources) > 0 && g.matchesResource(r) && g.matchesAction(r, allow)
+		return len(g.Resources) > 0 && g.matchesResource(r) && g.matchesAction(r, inAllowList)
 	}
-	return len(g.Nodes) > 0 && g.matchesNode(r) && g.matchesLogin(r, allow) && g.matchesAction(r, allow)
+	return len(g.Nodes) > 0 && g.matchesNode(r) && g.matchesLogin(r, inAllowList) &&
+		g.matchesAction(r, inAllowList)
 }
 
+// matchesResource reports whether Resources has the kind of document that the request is about.
 func (g Grant) matchesResource(r Request) bool {
 	return slices.Contains(g.Resources, "*") || slices.Contains(g.Resources, string(r.Resource))
 }
 
-// matchesNode reports whether all keys of Nodes match the node.
+// matchesNode reports whether each key of Nodes matches the node: the node must have a label of that name
+// with a value that one of the patterns matches. The key "name" matches the node's name, and "*" every node.
 func (g Grant) matchesNode(r Request) bool {
 	for key, patterns := range g.Nodes {
-		value, has := r.Node.Labels[key]
+		value, hasLabel := r.Node.Labels[key]
 		switch key {
 		case "*":
 			continue // Check made sure that its value is "*"
 		case "name":
-			value, has = r.Node.Name, true
+			value, hasLabel = r.Node.Name, true
 		}
-		if !has ||
-			!slices.ContainsFunc(patterns, func(p string) bool { return matches(p, value, r.Who.Traits) }) {
+		matchesValue := func(pattern string) bool { return matches(pattern, value, r.Who.Traits) }
+		if !hasLabel || !slices.ContainsFunc(patterns, matchesValue) {
 			return false
 		}
 	}
 	return true
 }
 
-// matchesLogin compares the login. For a request without a login, an allow matches if it gives the user any
-// login (or, for List, always), and a deny only if it names no login.
-func (g Grant) matchesLogin(r Request, allow bool) bool {
+// matchesLogin reports whether Logins matches the login of the request.
+//
+// A request to see or reach a node has no login. An allow matches a request to see it always, and a request
+// to reach it if the entry gives the user any login. A deny matches either only if it is about all logins:
+// one that denies root must not hide the node from other logins.
+func (g Grant) matchesLogin(r Request, inAllowList bool) bool {
 	if r.Login == "" {
-		if allow {
-			return r.Action == List ||
-				slices.ContainsFunc(
-					g.Logins,
-					func(l string) bool { return len(g.expandLogin(l, r.Who.Traits, true)) > 0 },
-				)
+		if !inAllowList {
+			return g.deniesEveryLogin()
 		}
-		return g.deniesEveryLogin()
+		givesLogin := func(entry string) bool { return len(g.expandLogin(entry, r.Who.Traits, inAllow)) > 0 }
+		return r.Action == List || slices.ContainsFunc(g.Logins, givesLogin)
 	}
-	if !allow && g.deniesEveryLogin() {
+	if !inAllowList && g.deniesEveryLogin() {
 		return true
 	}
-	return slices.ContainsFunc(
-		g.Logins,
-		func(l string) bool { return slices.Contains(g.expandLogin(l, r.Who.Traits, allow), r.Login) },
-	)
+	return slices.ContainsFunc(g.Logins, func(entry string) bool {
+		return slices.Contains(g.expandLogin(entry, r.Who.Traits, inAllowList), r.Login)
+	})
 }
 
 // deniesEveryLogin reports whether a deny is about all logins.
 func (g Grant) deniesEveryLogin() bool { return len(g.Logins) == 0 || slices.Contains(g.Logins, "*") }
 
-// expandLogin returns the logins that an entry stands for. In an allow, a template never yields a system
-// account; in either list it yields only plain account names.
-func (g Grant) expandLogin(entry string, traits identity.Traits, allow bool) []identity.Login {
-	t, err := parseTemplate(entry)
+// expandLogin returns the logins that one entry of Logins stands for, for a user with these traits. Values
+// that are no plain account names are left out.
+//
+// In an allow list, a template never gives a system account such as root: traits come from a provider, where
+// many people can choose a name. In a deny list it does, because a deny that covers more is safe.
+func (g Grant) expandLogin(entry string, traits identity.Traits, inAllowList bool) []identity.Login {
+	tmpl, err := parseTemplate(entry)
 	if err != nil {
 		return nil
 	}
-	var out []identity.Login
-	for _, v := range t.expand(traits) {
-		if identity.CheckLogin(identity.Login(v)) == nil && (!allow || t.literal() || !isSystemAccount(v)) {
-			out = append(out, identity.Login(v))
+	var logins []identity.Login
+	for _, name := range tmpl.expand(traits) {
+		mayBeSystemAccount := !inAllowList || tmpl.literal()
+		if isSystemAccount(name) && !mayBeSystemAccount {
+			continue
+		}
+		if identity.CheckLogin(identity.Login(name)) == nil {
+			logins = append(logins, identity.Login(name))
 		}
 	}
-	return out
+	return logins
 }
 
-// matchesAction compares the action. An allow of any action includes List; connecting to a node (no action)
-// needs an action other than List. A deny of List, or of everything, hides the node: it denies all actions on
-// it.
-func (g Grant) matchesAction(r Request, allow bool) bool {
-	if !allow {
-		return len(g.Actions) == 0 || slices.Contains(g.Actions, string(r.Action)) ||
-			(r.Resource == "" && slices.Contains(g.Actions, string(List)))
+// matchesAction reports whether Actions matches the action of the request.
+//
+// In an allow list, any action lets the user see the node (List), and any action other than List lets the
+// user reach it (no action in the request). In a deny list, List hides the node and so denies every action on
+// it, as does an entry without actions.
+func (g Grant) matchesAction(r Request, inAllowList bool) bool {
+	if !inAllowList {
+		hidesNode := r.Resource == "" && slices.Contains(g.Actions, string(List))
+		return len(g.Actions) == 0 || hidesNode || slices.Contains(g.Actions, string(r.Action))
 	}
 	switch {
 	case r.Resource != "":
@@ -209,8 +233,9 @@ func (g Grant) allowsReaching() bool {
 		slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
 }
 
-// Logins lists every login that any of the user's roles could allow, sorted: the principals of their
-// certificate.
+// Logins lists every login that a role of the user allows on some node, sorted and without duplicates. These
+// are the principals of the user's certificate. Deny entries are not considered: whether a login may be used
+// on a node is decided there.
 func (p Policy) Logins(who identity.Identity) []identity.Login {
 	var out []identity.Login
 	for _, name := range who.Roles {
@@ -219,7 +244,7 @@ func (p Policy) Logins(who identity.Identity) []identity.Login {
 				continue
 			}
 			for _, l := range g.Logins {
-				out = append(out, g.expandLogin(l, who.Traits, true)...)
+				out = append(out, g.expandLogin(l, who.Traits, inAllow)...)
 			}
 		}
 	}
@@ -227,7 +252,8 @@ func (p Policy) Logins(who identity.Identity) []identity.Login {
 	return slices.Compact(out)
 }
 
-// LoginsAt lists the logins that the user may use at the node for any action, sorted.
+// LoginsAt lists the logins as which the user may do at least one action on the node, apart from seeing it,
+// sorted.
 func (p Policy) LoginsAt(who identity.Identity, n Node, now time.Time) []identity.Login {
 	var out []identity.Login
 	for _, l := range p.Logins(who) {

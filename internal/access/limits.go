@@ -53,26 +53,29 @@ type Limits struct {
 	EndWithCertificate Limit[bool]
 }
 
-// Limits returns the strictest limits that the user's roles set.
+// Limits returns the limits on the user's sessions: of each limit the strictest that any role of the user
+// sets, with the role that sets it.
 func (p Policy) Limits(who identity.Identity) Limits {
-	var l Limits
-	for _, name := range who.Roles {
-		o := p[name].Options
-		keepStrictest(&l.IdleTimeout, time.Duration(o.IdleTimeout), name, "idle_timeout")
-		keepStrictest(&l.MaxSession, time.Duration(o.MaxSession), name, "max_session")
-		keepStrictest(&l.MaxSessions, int(o.MaxSessions), name, "max_sessions")
-		if o.EndWithCertificate && l.EndWithCertificate.Rule == "" {
-			l.EndWithCertificate = Limit[bool]{Value: true, Rule: optionRule(name, "end_with_certificate")}
+	var limits Limits
+	for _, role := range who.Roles {
+		options := p[role].Options
+		keepStrictest(&limits.IdleTimeout, time.Duration(options.IdleTimeout), role, "idle_timeout")
+		keepStrictest(&limits.MaxSession, time.Duration(options.MaxSession), role, "max_session")
+		keepStrictest(&limits.MaxSessions, int(options.MaxSessions), role, "max_sessions")
+		if options.EndWithCertificate && limits.EndWithCertificate.Rule == "" {
+			rule := optionRule(role, "end_with_certificate")
+			limits.EndWithCertificate = Limit[bool]{Value: true, Rule: rule}
 		}
 	}
-	return l
+	return limits
 }
 
-// keepStrictest replaces have by the limit at if that is smaller. Check refuses limits below zero; one that
-// is stored all the same counts, and so allows nothing.
-func keepStrictest[T ~int | ~int64](have *Limit[T], at T, role, option string) {
-	if at != 0 && (have.Rule == "" || at < have.Value) {
-		*have = Limit[T]{Value: at, Rule: optionRule(role, option)}
+// keepStrictest replaces strictest by value, which the role's option sets, if value is smaller. Zero means
+// that the option sets no limit. A negative value, which Check refuses, counts if it is stored nevertheless:
+// it allows nothing, which is safe.
+func keepStrictest[T ~int | ~int64](strictest *Limit[T], value T, role, option string) {
+	if value != 0 && (strictest.Rule == "" || value < strictest.Value) {
+		*strictest = Limit[T]{Value: value, Rule: optionRule(role, option)}
 	}
 }
 

@@ -111,30 +111,32 @@ const (
 	minCertTTL     = time.Minute
 )
 
-// Check reports what in a role cannot mean what its author intends. It calls report once for each fault, with
-// the path, as "allow[0].actions", and what is wrong there.
+// Check reports what is wrong in a role, such as unknown actions, and entries that cannot have an effect. It
+// calls report once for each fault, with the path of the field, as "allow[0].actions", and a message.
 func (r Role) Check(report func(path, format string, args ...any)) {
 	for i, g := range r.Allow {
-		g.check(fmt.Sprintf("allow[%d]", i), true, report)
+		g.check(fmt.Sprintf("allow[%d]", i), inAllow, report)
 	}
 	for i, g := range r.Deny {
-		g.check(fmt.Sprintf("deny[%d]", i), false, report)
+		g.check(fmt.Sprintf("deny[%d]", i), inDeny, report)
 	}
 	r.Options.check(report)
 }
 
+// check reports the options that are out of their range. An option that is zero is not set.
 func (o Options) check(report func(path, format string, args ...any)) {
-	for _, b := range []struct {
+	for _, option := range []struct {
 		key      string
-		is       Duration
+		value    Duration
 		min, max time.Duration
 	}{
 		{"cert_ttl", o.CertTTL, minCertTTL, MaxCertTTL},
 		{"idle_timeout", o.IdleTimeout, minLimit, maxIdleTimeout},
 		{"max_session", o.MaxSession, minLimit, maxMaxSession},
 	} {
-		if d := time.Duration(b.is); d != 0 && (d < b.min || d > b.max) {
-			report("options."+b.key, "%s is not between %s and %s", d, Duration(b.min), Duration(b.max))
+		if d := time.Duration(option.value); d != 0 && (d < option.min || d > option.max) {
+			report("options."+option.key, "%s is not between %s and %s",
+				d, Duration(option.min), Duration(option.max))
 		}
 	}
 	if o.MaxSessions != 0 && (o.MaxSessions < 1 || o.MaxSessions > maxMaxSessions) {
@@ -142,8 +144,10 @@ func (o Options) check(report func(path, format string, args ...any)) {
 	}
 }
 
-func (g Grant) check(path string, allow bool, report func(path, format string, args ...any)) {
-	if (len(g.Nodes) > 0) == (len(g.Resources) > 0) {
+// check reports what is wrong in an entry. path is the entry's own, as "allow[0]". inAllowList says which
+// list it is in: an allow needs actions, and a deny may have the login "*".
+func (g Grant) check(path string, inAllowList bool, report func(path, format string, args ...any)) {
+	if (len(g.Nodes) > 0) == (len(g.Resources) > 0) { // both or neither
 		report(path, "needs either nodes or resources")
 		return
 	}
@@ -154,7 +158,7 @@ func (g Grant) check(path string, allow bool, report func(path, format string, a
 			report(path+".logins", "logins belong to nodes, not to resources")
 		}
 	}
-	if allow && len(g.Actions) == 0 {
+	if inAllowList && len(g.Actions) == 0 {
 		report(path+".actions", "an allow grants nothing without actions (known: %s)", joinNames(known))
 	}
 	for _, a := range g.Actions {
@@ -167,11 +171,15 @@ func (g Grant) check(path string, allow bool, report func(path, format string, a
 			report(path+".resources", "unknown resource %q (known: %s)", r, joinNames(Resources))
 		}
 	}
-	g.checkPatterns(path, allow, report)
+	g.checkPatterns(path, inAllowList, report)
 }
 
-// checkPatterns checks the labels, logins and templates of an entry.
-func (g Grant) checkPatterns(path string, allow bool, report func(path, format string, args ...any)) {
+// checkPatterns is check for the entry's labels and logins, which may be templates.
+func (g Grant) checkPatterns(
+	path string,
+	inAllowList bool,
+	report func(path, format string, args ...any),
+) {
 	for key, values := range g.Nodes {
 		if key == "*" && !slices.Equal(values, Strings{"*"}) {
 			report(path+".nodes", `the key "*" takes only the value "*"`)
@@ -189,19 +197,19 @@ func (g Grant) checkPatterns(path string, allow bool, report func(path, format s
 			}
 		}
 	}
-	for _, l := range g.Logins {
-		t, err := parseTemplate(l)
+	for _, login := range g.Logins {
+		tmpl, err := parseTemplate(login)
 		switch {
 		case err != nil:
 			report(path+".logins", "%v", err)
-		case !t.literal():
-			// The text around a template must fit into an account name. Otherwise the entry matches no login,
-			// also in a deny.
-			if identity.CheckLogin(identity.Login(t.before+"x"+t.after)) != nil {
-				report(path+".logins", "%q cannot be an account name, whatever the trait's value", l)
+		case !tmpl.literal():
+			// The text around the trait must be possible in an account name. Otherwise the entry would never
+			// match, and a deny would deny nothing.
+			if identity.CheckLogin(identity.Login(tmpl.before+"x"+tmpl.after)) != nil {
+				report(path+".logins", "%q cannot be an account name, whatever the trait's value", login)
 			}
-		case allow || l != "*":
-			if err := identity.CheckLogin(identity.Login(l)); err != nil {
+		case inAllowList || login != "*":
+			if err := identity.CheckLogin(identity.Login(login)); err != nil {
 				report(path+".logins", "%v", err)
 			}
 		}

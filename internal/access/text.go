@@ -46,7 +46,8 @@ func (t template) literal() bool { return t.trait == "" }
 
 const templateOpen, templateClose = "{{", "}}"
 
-// parseTemplate parses a literal, or a text with one template.
+// parseTemplate parses a text of a role: a literal, or a text with one {{traits.NAME}} in it. Anything else
+// with {{ or }} is an error.
 func parseTemplate(s string) (template, error) {
 	before, rest, found := strings.Cut(s, templateOpen)
 	if !found {
@@ -64,7 +65,8 @@ func parseTemplate(s string) (template, error) {
 	return template{before, trait, after}, nil
 }
 
-// expand returns the template's values for the traits. A literal has one: itself.
+// expand returns the texts that the template stands for: one for each value of the trait in traits, none if
+// the user lacks the trait. A literal stands for itself.
 func (t template) expand(traits identity.Traits) []string {
 	if t.literal() {
 		return []string{t.before}
@@ -76,51 +78,54 @@ func (t template) expand(traits identity.Traits) []string {
 	return out
 }
 
-// matches reports whether the pattern matches value for a user with the traits. Wildcards work in the
-// pattern's own text only. A trait's value is compared as it is, so that no claim of a provider can widen a
-// grant.
+// matches reports whether the pattern, with which a role describes a label, matches the label's value for a
+// user with these traits. Wildcards work in the pattern's own text only. In the value of a trait they have no
+// meaning, so that a provider cannot widen a grant by a claim such as "*".
 func matches(pattern, value string, traits identity.Traits) bool {
-	t, err := parseTemplate(pattern)
+	tmpl, err := parseTemplate(pattern)
 	if err != nil {
 		return false
 	}
-	if t.literal() {
+	if tmpl.literal() {
 		return glob(pattern, value)
 	}
-	for _, v := range traits[t.trait] {
-		if t.matchesAround(value, v) {
+	for _, traitValue := range traits[tmpl.trait] {
+		if tmpl.matchesAround(value, traitValue) {
 			return true
 		}
 	}
 	return false
 }
 
-// matchesAround reports whether value is before + v + after, for some position of v. An empty v, as from an
-// empty claim, matches nothing.
-func (t template) matchesAround(value, v string) bool {
-	for i := 0; v != "" && i+len(v) <= len(value); i++ {
-		if value[i:i+len(v)] == v && glob(t.before, value[:i]) && glob(t.after, value[i+len(v):]) {
+// matchesAround reports whether value contains traitValue, with a text in front that before matches and a
+// text behind it that after matches. An empty traitValue, as from an empty claim, matches nothing.
+func (t template) matchesAround(value, traitValue string) bool {
+	n := len(traitValue)
+	for i := 0; n > 0 && i+n <= len(value); i++ {
+		if value[i:i+n] == traitValue && glob(t.before, value[:i]) && glob(t.after, value[i+n:]) {
 			return true
 		}
 	}
 	return false
 }
 
-// glob matches "*" (any run of bytes) and "?" (any one byte); everything else is literal. It takes time
-// proportional to the product of the lengths.
+// glob reports whether s matches the pattern, in which "*" stands for any run of bytes and "?" for any one
+// byte. It takes time proportional to the product of the lengths, whatever the pattern: it goes back only to
+// the last "*".
 func glob(pattern, s string) bool {
-	p, i, star, mark := 0, 0, -1, 0
+	p, i := 0, 0           // pattern[:p] has matched s[:i]
+	star, starEnd := -1, 0 // the last "*" in pattern[:p] is at star, and stands for bytes up to s[:starEnd]
 	for i < len(s) {
 		switch {
 		case p < len(pattern) && pattern[p] == '*':
-			star, mark = p, i
+			star, starEnd = p, i
 			p++
 		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
 			p++
 			i++
-		case star >= 0:
-			mark++
-			p, i = star+1, mark
+		case star >= 0: // let the "*" stand for one byte more, and try again behind it
+			starEnd++
+			p, i = star+1, starEnd
 		default:
 			return false
 		}
@@ -138,10 +143,10 @@ var systemAccounts = []string{
 	"apache", "named", "statd", "rpcuser", "nfsnobody", "pollinate", "landscape", "debian-exim",
 }
 
-// isSystemAccount also reports true for a name of digits alone: some programs read it as a user id, and 0 is
-// root's.
-func isSystemAccount(l string) bool {
-	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") ||
-		strings.HasPrefix(l, "systemd-") ||
-		strings.Trim(l, "0123456789") == ""
+// isSystemAccount reports whether name is that of a system account. It also returns true for a name of digits
+// alone: some programs read it as a user id, and 0 is root's.
+func isSystemAccount(name string) bool {
+	isUserID := strings.Trim(name, "0123456789") == ""
+	return isUserID || strings.HasPrefix(name, "_") || strings.HasPrefix(name, "systemd-") ||
+		slices.Contains(systemAccounts, strings.ToLower(name))
 }
