@@ -237,7 +237,7 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 	stack.Run("web", func(ctx context.Context) error { return site.Run(ctx, browsers) })
 	stack.Run("port", port.Run)
 	stack.Run("web certificate", cert.Run)
-	p.carrier = carrier
+	p.carrier = carrier // before ready is set, because Health then uses it
 	p.ready.Set()
 	<-stack.Context().Done()
 	err = stack.Stop()

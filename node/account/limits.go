@@ -73,9 +73,10 @@ type limitKey struct {
 const defaultOpenFiles = 1024
 
 // Limits returns the resource limits that pam_limits would set for the account, from limits.conf(5) and the
-// files in limits.d, of which the later wins. Limits of memory come last, because a Go process that sets the
-// limits may fail after them. The result is nil on most machines, and for an account that is exempt. The
-// error is that of reading a file, or of asking the kernel for a present limit.
+// files in limits.d. Of several entries for a limit, the closest match wins, and of equal matches the later
+// entry. Limits of memory come last, because a Go process that sets the limits may fail after them. The
+// result is nil on most machines, and for an account that is exempt. The error is that of reading a file, or
+// of asking the kernel for a present limit.
 func (d Database) Limits(acc Account) ([]Limit, error) {
 	files, err := filepath.Glob(d.path("etc/security/limits.d/*.conf")) // sorted
 	if err != nil {
@@ -89,20 +90,20 @@ func (d Database) Limits(acc Account) ([]Limit, error) {
 		}
 	}
 	var limits, ofMemory []Limit
-	for name, r := range limitResources {
+	for name, resource := range limitResources {
 		soft := found[limitKey{resource: name, hard: false}]
 		hard := found[limitKey{resource: name, hard: true}]
 		if soft.match == matchNone && hard.match == matchNone {
 			continue
 		}
-		l, err := completeLimit(r.number, soft, hard)
+		limit, err := completeLimit(resource.number, soft, hard)
 		if err != nil {
 			return nil, fmt.Errorf("limit %s: %w", name, err)
 		}
-		if l.IsMemory() {
-			ofMemory = append(ofMemory, l)
+		if limit.IsMemory() {
+			ofMemory = append(ofMemory, limit)
 		} else {
-			limits = append(limits, l)
+			limits = append(limits, limit)
 		}
 	}
 	return append(limits, ofMemory...), nil
@@ -139,23 +140,23 @@ func (d Database) readLimits(path string, acc Account, found map[limitKey]bound)
 		return false, err
 	}
 	defer f.Close()
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		line, _, _ := strings.Cut(s.Text(), "#")
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		line, _, _ := strings.Cut(lines.Text(), "#")
 		fields := strings.Fields(line) // domain, type, item, value
 		if len(fields) < 2 {
 			continue
 		}
 		match := d.matchDomain(fields[0], acc)
 		switch {
-		case match == matchNone:
+		case match == matchNone: // the entry is for others
 		case len(fields) == 2 && fields[1] == "-" && match > matchEveryone:
-			return true, nil
+			return true, nil // an entry for everyone exempts nobody
 		case len(fields) == 4:
 			setBound(found, fields[1], fields[2], fields[3], match)
 		}
 	}
-	return false, s.Err()
+	return false, lines.Err()
 }
 
 // setBound adds one entry to found: its kind ("soft", "hard" or "-" for both), the name of the resource, the

@@ -20,12 +20,12 @@ func CloseDescriptorsOnExec() error {
 	if err == nil {
 		return nil
 	}
-	open, err := os.ReadDir("/proc/self/fd") // Linux before 5.11 has no such call: one descriptor at a time
+	entries, err := os.ReadDir("/proc/self/fd") // Linux before 5.11 has no such call: one descriptor at a time
 	if err != nil {
 		return fmt.Errorf("close descriptors on exec: %w", err)
 	}
-	for _, e := range open {
-		fd, err := strconv.Atoi(e.Name())
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
 		if err != nil || fd < firstExtraFD {
 			continue
 		}

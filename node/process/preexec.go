@@ -99,7 +99,7 @@ func startPreExec(db account.Database, cmd *exec.Cmd, report *os.File) error {
 	_ = report.SetReadDeadline(time.Now().Add(preExecTimeout))
 	b, err := io.ReadAll(io.LimitReader(report, 64))
 	if err == nil && len(b) == 0 {
-		return nil // exec closed the descriptor
+		return nil // exec has closed the descriptor: the program runs
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait() // the child has reported why it ends, or it hangs

@@ -103,23 +103,23 @@ func (p *Process) copyInput(in io.Reader) {
 	}
 }
 
-// copyOutput delivers the program's output, read from from, until no program has the stream open any more or
-// the stream is closed. If the client takes no more output, it reads on and discards.
+// copyOutput copies the program's output from src to dst, the client, until no program has src open any more
+// or src is closed. If the client takes no more output, it reads on and discards it.
 //
 // A terminal may stay open for longer than its program runs. Once the program has exited, Run sets a read
 // deadline, and copyOutput sets it again after each read, so that it measures silence. The terminal is
 // silent, and copyOutput returns, when two deadlines have passed in a row without output between them.
-func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
+func (p *Process) copyOutput(pool *sync.Pool, src *os.File, dst io.Writer) {
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
 	silent := false // the last deadline has passed without output since
 	for {
-		n, err := from.Read(*buf)
+		n, err := src.Read(*buf)
 		if n > 0 {
 			silent = false
 			p.out.Add(int64(n))
-			if _, writeErr := to.Write((*buf)[:n]); writeErr != nil {
-				p.discardOutput(from, *buf)
+			if _, writeErr := dst.Write((*buf)[:n]); writeErr != nil {
+				p.discardOutput(src, *buf)
 				return
 			}
 		}
@@ -133,15 +133,15 @@ func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
 			return // EOF, or EIO from a terminal that nobody has open
 		}
 		if p.terminal != nil && p.hasExited() {
-			_ = from.SetReadDeadline(time.Now().Add(drainGrace))
+			_ = src.SetReadDeadline(time.Now().Add(drainGrace))
 		}
 	}
 }
 
 // discardOutput reads output and drops it until the stream ends, so that the program does not block.
-func (p *Process) discardOutput(from *os.File, buf []byte) {
+func (p *Process) discardOutput(src *os.File, buf []byte) {
 	for {
-		if _, err := from.Read(buf); err != nil {
+		if _, err := src.Read(buf); err != nil {
 			return
 		}
 	}

@@ -107,9 +107,9 @@ func (s *Server) handshake(
 	return sshConn, channels, requests, err
 }
 
-// publicKey verifies a key that the client offers, and accepts only a valid certificate of a user. It returns
-// the Permissions with the identity, and otherwise an error, of which the client learns nothing; refusal
-// keeps what the client is told at the end.
+// publicKey verifies a key that the client offers, and accepts only a valid certificate of a user. For that
+// it returns Permissions that contain the identity. For any other key it returns an error, which x/crypto/ssh
+// does not send, and sets refusal, which the client is told after its last key.
 //
 // The client may offer a key without a proof that it has the private key. That is safe: x/crypto/ssh returns
 // the Permissions of the key with which the client has proved itself, and drops all others.

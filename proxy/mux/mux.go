@@ -159,15 +159,15 @@ func (m *Mux) Counters() *Counters { return &m.counters }
 // closes the remaining connections, and waits for every goroutine it started. It returns nil after such a
 // stop, and an error when the listener was closed by somebody else. It is called once.
 func (m *Mux) Run(ctx context.Context) error {
-	// Connections are served in the context serve, which ends only after the drain: the end of ctx must not
-	// end the sessions at once.
-	serve, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	// Connections are served in the context serveCtx, which ends only after the drain: the end of ctx must
+	// not end the sessions at once.
+	serveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { m.cfg.Listener.Close() })
 	defer stop()
-	m.serving.Go(func() { m.logCounters(serve) })
-	m.serving.Go(func() { m.acceptStreams(ctx, serve) })
-	err := m.accept(ctx, serve)
+	m.serving.Go(func() { m.logCounters(serveCtx) })
+	m.serving.Go(func() { m.acceptStreams(ctx, serveCtx) })
+	err := m.accept(ctx, serveCtx)
 	m.cfg.Listener.Close()
 	m.drain(ctx)
 	cancel()
@@ -175,9 +175,9 @@ func (m *Mux) Run(ctx context.Context) error {
 	return err
 }
 
-// accept starts serving each connection, in the context serve, until ctx ends or the listener is closed. It
-// returns nil when ctx has ended, and an error when only the listener was closed.
-func (m *Mux) accept(ctx, serve context.Context) error {
+// accept starts serving each connection, in the context serveCtx, until ctx ends or the listener is closed.
+// It returns nil when ctx has ended, and an error when only the listener was closed.
+func (m *Mux) accept(ctx, serveCtx context.Context) error {
 	pauses := backoff.Backoff{Min: firstAcceptPause, First: firstAcceptPause, Max: maxAcceptPause}
 	for {
 		conn, err := m.cfg.Listener.Accept()
@@ -198,7 +198,7 @@ func (m *Mux) accept(ctx, serve context.Context) error {
 			continue
 		}
 		pauses.Reset()
-		m.startConn(serve, conn)
+		m.startConn(serveCtx, conn)
 	}
 }
 
@@ -377,8 +377,8 @@ func (m *Mux) refuse(conn *pendingConn, stage string, err error) {
 	m.refuseConn(conn, stage, err, false /* anonymous */)
 }
 
-// refuseConn is refuse for any connection. anonymous says that the peer would have stayed unknown anyway, as
-// browsers do: then the network is charged for less (see costOf).
+// refuseConn does what refuse does. anonymous says whether the peer would have stayed unknown anyway, as
+// browsers do: then some errors cost nothing (see costOf).
 func (m *Mux) refuseConn(conn *pendingConn, stage string, err error, anonymous bool) {
 	conn.Close()
 	if conn.dropped.Load() { // counted by drop, and not the peer's fault

@@ -31,14 +31,14 @@ func (m *Mux) ServeStream(outer, stream net.Conn) {
 	}
 }
 
-// acceptStreams starts serving each stream that ServeStream takes over, in the context serve, until ctx ends.
-// It is one goroutine of Run, so Run waits for it.
-func (m *Mux) acceptStreams(ctx, serve context.Context) {
+// acceptStreams starts serving each stream that ServeStream takes over, in the context serveCtx, until ctx
+// ends. It is one goroutine of Run, so Run waits for it.
+func (m *Mux) acceptStreams(ctx, serveCtx context.Context) {
 	defer close(m.stopped)
 	for {
 		select {
 		case stream := <-m.streams:
-			m.startStream(serve, stream)
+			m.startStream(serveCtx, stream)
 		case <-ctx.Done():
 			return
 		}

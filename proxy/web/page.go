@@ -83,13 +83,13 @@ type (
 // render answers with the page called name. content is the view that the page's template expects. The page
 // is complete before the first byte is sent, so that a failing template gives status 500 and no half page.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, content any) {
-	l := s.language(w, r)
+	lang := s.language(w, r)
 	data := pageData{
-		locale:  l,
+		locale:  lang,
 		Name:    name,
 		Cluster: s.cfg.Cluster,
 		Proxy:   normalHost(r.Host),
-		Other:   otherLanguages(r, l),
+		Other:   otherLanguages(r, lang),
 		Content: content,
 	}
 	var b bytes.Buffer
@@ -98,10 +98,10 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 		http.Error(w, "internal error", http.StatusInternalServerError)
 		return
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Language", l.Tag)
-	h.Add("Vary", "Accept-Language, Cookie")
+	header := w.Header()
+	header.Set("Content-Type", "text/html; charset=utf-8")
+	header.Set("Content-Language", lang.Tag)
+	header.Add("Vary", "Accept-Language, Cookie")
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes()) // it fails when the browser has gone
 }

@@ -96,9 +96,9 @@ func New(cfg Config) *Server {
 		calls:   make(chan struct{}, maxCalls),
 		log:     limitedlog.New(cfg.Log, time.Second/logLinesPerSecond, logBurst, nil),
 	}
-	for _, p := range cfg.Public {
-		h := normalHost(p)
-		s.origins[h] = "https://" + h
+	for _, addr := range cfg.Public {
+		host := normalHost(addr)
+		s.origins[host] = "https://" + host
 	}
 	s.handler = s.routes()
 	return s
@@ -221,6 +221,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
+		// ctx has ended, so the stop has a context of its own.
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if srv.Shutdown(stopCtx) != nil {
