@@ -170,7 +170,7 @@ func (p *provider) errorResponseFault(callback CallbackParams) error {
 	case "access_denied":
 		return fault.New(fault.Denied, opFinish, msg,
 			"start again: tsh login, and give consent on the provider's page; "+
-				"if this repeats, ask an administrator for access there")
+				"if it happens again, ask an administrator for access there")
 	case "server_error", "temporarily_unavailable":
 		return fault.New(fault.Unavailable, opFinish, msg, "try again in a minute: tsh login")
 	case "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type":

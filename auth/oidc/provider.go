@@ -147,7 +147,7 @@ func (p *provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 func (p *provider) unreachableFault(err error) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be reached",
-		"try again in a minute; if this repeats, tell an administrator that "+p.spec.Issuer+
+		"try again in a minute; if it happens again, tell an administrator that "+p.spec.Issuer+
 			" does not answer")
 }
 

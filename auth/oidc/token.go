@@ -94,7 +94,7 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 func (p *provider) invalidTokenFault(err error, problem string) error {
 	return fault.Wrap(truncateError(err), fault.Invalid, opFinish,
 		"the response of the identity provider "+p.display()+" is refused: "+problem,
-		startAgain+"; if this repeats, ask an administrator to look at connector "+p.name)
+		startAgain+"; if it happens again, ask an administrator to look at connector "+p.name)
 }
 
 // checkAudience refuses a token that was issued to another client, and one that does not belong to the access
