@@ -20,7 +20,8 @@ func CloseDescriptorsOnExec() error {
 	if err == nil {
 		return nil
 	}
-	entries, err := os.ReadDir("/proc/self/fd") // Linux before 5.11 has no such call: one descriptor at a time
+	// Linux before 5.11 has no such call: one descriptor at a time.
+	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return fmt.Errorf("close descriptors on exec: %w", err)
 	}
