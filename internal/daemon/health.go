@@ -48,12 +48,13 @@ type Status struct {
 	Parts    []Part `json:"parts"`
 }
 
-// Add adds a part. check returns why the part cannot work now, or nil. It is called for each request,
-// possibly by several goroutines at once, and must return when its context ends.
-func (h *Health) Add(name string, look func(context.Context) error) {
+// Add adds a part of the program. check returns nil if the part works, and otherwise why it does not: the
+// message is shown to whoever asks. check is called for each request to /healthz and /readyz, possibly by
+// several goroutines at once, and must return when its context ends.
+func (h *Health) Add(name string, check func(context.Context) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.parts = append(h.parts, part{name, look})
+	h.parts = append(h.parts, part{name, check})
 }
 
 // Started says that every part was added.
@@ -70,22 +71,27 @@ func (h *Health) Stopping() {
 	h.stopping = true
 }
 
-// Check checks every part, in the order in which they were added.
+// Check checks every part, one after the other in the order in which they were added, and returns the state
+// of the program. The program is ready if it has started, is not stopping, and each part is ready.
 func (h *Health) Check(ctx context.Context) Status {
 	h.mu.Lock()
-	parts, s := h.parts, Status{Ready: h.started && !h.stopping, Stopping: h.stopping, Parts: []Part{}}
+	parts := h.parts // only ever appended to
+	status := Status{Ready: h.started && !h.stopping, Stopping: h.stopping, Parts: []Part{}}
 	h.mu.Unlock()
 	for _, p := range parts {
-		at := Part{Name: p.name, Ready: true}
+		state := Part{Name: p.name, Ready: true}
 		if err := p.check(ctx); err != nil {
-			at.Ready, at.Reason, s.Ready = false, fault.Message(err), false
+			state.Ready, state.Reason = false, fault.Message(err)
+			status.Ready = false
 		}
-		s.Parts = append(s.Parts, at)
+		status.Parts = append(status.Parts, state)
 	}
-	return s
+	return status
 }
 
-// CheckHealthAddr refuses an address that other machines can reach: the state is for this machine alone.
+// CheckHealthAddr returns an error unless addr is a loopback address with a port: the state of the program is
+// for its own machine alone. The error begins with a verb, as in "is not on loopback", so that the caller can
+// put the name of the setting in front.
 func CheckHealthAddr(addr string) error {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -97,7 +103,8 @@ func CheckHealthAddr(addr string) error {
 	return nil
 }
 
-// ListenHealth opens the port for Serve. An empty address gives a nil listener.
+// ListenHealth listens on addr, for Serve. With an empty addr it returns nil and no error: health is not
+// served then. The error is a fault.
 func ListenHealth(addr string) (net.Listener, error) {
 	if addr == "" {
 		return nil, nil
@@ -115,8 +122,11 @@ func ListenHealth(addr string) (net.Listener, error) {
 	)
 }
 
-// Serve serves /healthz (the program runs) and /readyz (its parts work; otherwise 503) on l until ctx ends.
-// With a nil listener it only waits.
+// Serve serves the state of the program on l until ctx ends. Then it closes l and all connections and returns
+// nil. It returns early only if l fails, with that error. If l is nil it serves nothing and waits for ctx.
+//
+// Both pages show the same Status. /healthz always has the HTTP status 200, because the program runs. /readyz
+// has 503 if the program is not ready.
 func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
 	if l == nil {
 		<-ctx.Done()
@@ -128,11 +138,11 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) er
 		func(w http.ResponseWriter, r *http.Request) { writeStatus(w, http.StatusOK, h.Check(r.Context())) },
 	)
 	pages.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		s, code := h.Check(r.Context()), http.StatusOK
-		if !s.Ready {
+		status, code := h.Check(r.Context()), http.StatusOK
+		if !status.Ready {
 			code = http.StatusServiceUnavailable
 		}
-		writeStatus(w, code, s)
+		writeStatus(w, code, status)
 	})
 	srv := &http.Server{
 		Handler:        http.TimeoutHandler(pages, healthTimeout, "a part does not answer\n"),

@@ -69,8 +69,8 @@ func (l Log) Logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-// Report writes the fault that a program ends with: in the text format as every program does, in json as one
-// more record.
+// Report writes err, with which the program ends, to w: in the text format as fault.Report does, and in the
+// json format as a log record, so that every line of the log is JSON.
 func (l Log) Report(w io.Writer, program string, err error) {
 	if l.Format == jsonFormat {
 		l.Logger(w).Error(fault.Message(err), "program", program, "remedy", fault.Remedy(err))

@@ -21,7 +21,8 @@ func (m ServiceManager) Ready(status string) {
 	m.notify(daemon.SdNotifyReady, "STATUS="+oneLine(status))
 }
 
-// Stopping says that the program is stopping, and that this may take as long as within.
+// Stopping says that the program is stopping. The service manager waits for within, at least, before it kills
+// the program.
 func (m ServiceManager) Stopping(within time.Duration) {
 	m.notify(
 		daemon.SdNotifyStopping,
@@ -30,21 +31,22 @@ func (m ServiceManager) Stopping(within time.Duration) {
 	)
 }
 
-// FeedWatchdog tells the manager's watchdog, where it has one, that the program is alive. It does so until
-// ctx ends, as long as each check of the parts returns, with whatever result.
+// FeedWatchdog tells the service manager's watchdog, again and again until ctx ends, that the program is
+// alive. Before each time it checks the parts of h. Their result does not matter, because a restart does not
+// help a part that is not ready. But if a check hangs, FeedWatchdog hangs with it, and the manager restarts
+// the program. Without a watchdog it only waits. The error is about the watchdog's settings.
 func (m ServiceManager) FeedWatchdog(ctx context.Context, h *Health) error {
-	every, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || every == 0 {
+	timeout, err := daemon.SdWatchdogEnabled(false /* keep the environment variables */)
+	if err != nil || timeout == 0 {
 		<-ctx.Done()
 		return err
 	}
-	tick := time.NewTicker(every / 3) // sd_watchdog_enabled(3) recommends half of it at most
+	interval := timeout / 3 // sd_watchdog_enabled(3) recommends half of it at most
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		look, cancel := context.WithTimeout(ctx, every/3)
-		h.Check(
-			look,
-		) // a part that ignores the deadline blocks here, and the watchdog is not fed
+		checkCtx, cancel := context.WithTimeout(ctx, interval)
+		h.Check(checkCtx) // a part that ignores its context hangs here
 		cancel()
 		m.notify(daemon.SdNotifyWatchdog)
 		select {
@@ -57,10 +59,10 @@ func (m ServiceManager) FeedWatchdog(ctx context.Context, h *Health) error {
 
 // notify sends the lines as one notification.
 func (m ServiceManager) notify(lines ...string) {
-	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
+	if _, err := daemon.SdNotify(false /* keep the environment */, strings.Join(lines, "\n")); err != nil {
 		m.log.Warn("the service manager cannot be notified", "err", err)
 	}
 }
 
-// oneLine keeps a status from being read as further messages.
+// oneLine replaces line ends in a status, which the service manager would read as further messages.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
