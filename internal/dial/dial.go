@@ -22,11 +22,14 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Version is the version byte.
+// Version is the version byte of both messages.
 const Version = 1
 
 // MaxBytes bounds the JSON of a request or reply.
 const MaxBytes = 4 << 10
+
+// headBytes is the length of the version byte and the two bytes of length.
+const headBytes = 3
 
 // Request asks for a node by its whole name, by name.cluster, or by id. The client resolves short names
 // itself: it asks auth which node is meant, so that no proxy decides it.
@@ -34,9 +37,9 @@ type Request struct {
 	Node string `json:"node"`
 }
 
-// Reply accepts when Fault is nil.
+// Reply says whether the proxy connects the client to the node.
 type Reply struct {
-	Fault *fault.Error `json:"fault,omitempty"`
+	Fault *fault.Error `json:"fault,omitempty"` // why not; nil: it does
 }
 
 // WriteRequest sends a request. extra, the first SSH bytes, goes into the same write.
@@ -51,25 +54,28 @@ func WriteReply(w io.Writer, r Reply) error { return writeMessage(w, r, nil) }
 // ReadReply reads a reply.
 func ReadReply(r io.Reader) (rep Reply, err error) { return rep, readMessage(r, &rep) }
 
-// writeMessage sends a message, and extra in the same write.
-func writeMessage(w io.Writer, v any, extra []byte) error {
-	body, err := json.Marshal(v)
+// writeMessage sends a message, which is a Request or a Reply, and extra behind it in the same write.
+func writeMessage(w io.Writer, message any, extra []byte) error {
+	body, err := json.Marshal(message)
 	if err != nil {
 		return fmt.Errorf("dial: encode: %w", err)
 	}
 	if len(body) > MaxBytes {
 		return fmt.Errorf("dial: message of %d bytes is larger than %d", len(body), MaxBytes)
 	}
-	msg := make([]byte, 0, 3+len(body)+len(extra))
-	msg = append(msg, Version)
-	msg = binary.BigEndian.AppendUint16(msg, uint16(len(body)))
-	msg = append(append(msg, body...), extra...)
-	_, err = w.Write(msg)
+	b := make([]byte, 0, headBytes+len(body)+len(extra))
+	b = append(b, Version)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
+	b = append(append(b, body...), extra...)
+	_, err = w.Write(b)
 	return err
 }
 
-func readMessage(r io.Reader, v any) error {
-	var head [3]byte
+// readMessage reads a message from r and decodes it into the Request or Reply that message points to. It
+// reads no byte behind the message. It refuses another version, and more than MaxBytes before it allocates
+// memory.
+func readMessage(r io.Reader, message any) error {
+	var head [headBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return fmt.Errorf("dial: read: %w", err)
 	}
@@ -84,45 +90,51 @@ func readMessage(r io.Reader, v any) error {
 	if _, err := io.ReadFull(r, body); err != nil {
 		return fmt.Errorf("dial: read: %w", err)
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	if err := json.Unmarshal(body, message); err != nil {
 		return fmt.Errorf("dial: decode: %w", err)
 	}
 	return nil
 }
 
-// Client turns a TLS connection to a proxy into one to the node. The first Write sends the request in front
-// of its bytes, and the first Read takes off the reply. When the proxy refuses, each Read returns its
-// *fault.Error. A Read before the first Write waits for it.
+// Client returns a connection to the node that r asks for, over conn, a TLS connection to a proxy. It
+// exchanges the two messages without a round trip of its own: the first Write sends the request in front of
+// its bytes, and the first Read reads the reply before the bytes of the node.
+//
+// If the proxy refuses, every Read returns its *fault.Error. A Read before the first Write waits, because the
+// proxy sends nothing before it has the request.
 func Client(conn net.Conn, r Request) net.Conn { return &client{Conn: conn, req: r} }
 
+// client is the connection that Client returns. One goroutine may read while another writes.
 type client struct {
 	net.Conn
 	req        Request
 	firstWrite sync.Once
 	firstRead  sync.Once
-	refusal    error // why the connection failed; set by the first Read
+	refusal    error // what every Read returns; set within firstRead; nil: the proxy has accepted
 }
 
+// Write writes b, the first time with the request in front and in one piece.
 func (c *client) Write(b []byte) (n int, err error) {
-	first := false
+	isFirst := false
 	c.firstWrite.Do(func() {
-		first = true
+		isFirst = true
 		if err = WriteRequest(c.Conn, c.req, b); err == nil {
 			n = len(b)
 		}
 	})
-	if first {
+	if isFirst {
 		return n, err
 	}
 	return c.Conn.Write(b)
 }
 
+// Read reads bytes of the node, the first time after the proxy's reply.
 func (c *client) Read(b []byte) (int, error) {
 	c.firstRead.Do(func() {
-		rep, err := ReadReply(c.Conn)
+		reply, err := ReadReply(c.Conn)
 		switch {
-		case rep.Fault != nil:
-			c.refusal = rep.Fault
+		case reply.Fault != nil:
+			c.refusal = reply.Fault
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			c.refusal = fault.Wrap(err, fault.Unavailable, "dial",
 				"the proxy closed the connection without an answer",

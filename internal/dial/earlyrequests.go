@@ -10,16 +10,17 @@ import (
 // its own.
 const MaxEarlyRequestBytes = 64 << 10
 
-// ClientVersion is the version string of tsh. A client whose version begins with it reads, in the reply to a
-// global request that failed, the reason, for which RFC 4254 section 4 has no field.
+// ClientVersion begins the version string of tsh. When a node refuses a global request, it puts the reason
+// into its reply only for such a client: RFC 4254 section 4 has no field for it, so others may not expect
+// one.
 const ClientVersion = "SSH-2.0-tsh"
 
-// EndNotice is a global request without reply, in which a node tells a tsh that has no session why the
-// connection ends. It has the lines that a session would get on standard error.
+// EndNotice is the name of a global request that wants no reply. By it a node tells tsh why the connection
+// ends, if tsh has no session open. Its payload is the text that a session would get on standard error.
 const EndNotice = "end-notice@threshold"
 
-// ReadsRefusalReasons reports whether an SSH client with this version string reads why a global request
-// failed, and EndNotice.
+// ReadsRefusalReasons reports whether an SSH client with this version string expects the reason in the reply
+// to a refused global request, and understands EndNotice.
 func ReadsRefusalReasons(clientVersion []byte) bool {
 	return strings.HasPrefix(string(clientVersion), ClientVersion)
 }
@@ -33,16 +34,17 @@ type ChannelRequest struct {
 	Payload []byte
 }
 
-// ReadsEarlyRequests reports whether an SSH server with this version string reads early requests: channel
-// requests in the type-specific data of the message that opens a session channel, which is empty in RFC 4254
-// (sections 5.1 and 6.1). The server treats them as if they had come right after the channel was opened, in
-// order. That saves a round trip. Other servers must not get any.
+// ReadsEarlyRequests reports whether an SSH server with this version string understands early requests. These
+// are channel requests that a client puts into the message that opens a session channel, to save a round
+// trip. They go where that message has data for the channel's type, which is empty for a session in RFC 4254
+// (sections 5.1 and 6.1). The server treats them as if they came, in order, right after the channel was
+// opened. A server that does not understand them would ignore or refuse them, so it must not get any.
 func ReadsEarlyRequests(serverVersion []byte) bool {
 	return strings.HasPrefix(string(serverVersion), serverVersionPrefix)
 }
 
-// MarshalEarlyRequests encodes requests: for each the type and the payload, as two strings of RFC 4251
-// section 5. It reports whether they fit into MaxEarlyRequestBytes.
+// MarshalEarlyRequests encodes requests: for each its type and payload, as two strings of RFC 4251 section 5.
+// fits is false if they take more than MaxEarlyRequestBytes. The client must not send them then.
 func MarshalEarlyRequests(list []ChannelRequest) (b []byte, fits bool) {
 	for _, r := range list {
 		if len(r.Type)+len(r.Payload) > MaxEarlyRequestBytes {
@@ -56,28 +58,31 @@ func MarshalEarlyRequests(list []ChannelRequest) (b []byte, fits bool) {
 	return b, len(b) <= MaxEarlyRequestBytes
 }
 
-// ParseEarlyRequests decodes what MarshalEarlyRequests encoded. The payloads share memory with b.
+// ParseEarlyRequests decodes b, which MarshalEarlyRequests made at the other end. It returns an error for
+// more than MaxEarlyRequestBytes, and for a request that is cut off. The payloads share memory with b.
 func ParseEarlyRequests(b []byte) ([]ChannelRequest, error) {
 	if len(b) > MaxEarlyRequestBytes {
-		return nil, fmt.Errorf("dial: early requests of %d bytes are larger than %d", len(b),
-			MaxEarlyRequestBytes)
+		const format = "dial: early requests of %d bytes are larger than %d"
+		return nil, fmt.Errorf(format, len(b), MaxEarlyRequestBytes)
 	}
 	var list []ChannelRequest
 	for len(b) > 0 {
-		kind, rest, ok := cutString(b)
+		requestType, afterType, ok := cutString(b)
 		if !ok {
 			return nil, fmt.Errorf("dial: early request %d has no whole type", len(list)+1)
 		}
-		payload, rest, ok := cutString(rest)
+		payload, afterPayload, ok := cutString(afterType)
 		if !ok {
 			return nil, fmt.Errorf("dial: early request %d has no whole payload", len(list)+1)
 		}
-		list, b = append(list, ChannelRequest{string(kind), payload}), rest
+		list = append(list, ChannelRequest{Type: string(requestType), Payload: payload})
+		b = afterPayload
 	}
 	return list, nil
 }
 
-// cutString takes a string of RFC 4251 section 5 off the beginning of b.
+// cutString splits b after a string in the encoding of RFC 4251 section 5, with which it begins: four bytes
+// of length, then the bytes. ok is false if b is too short.
 func cutString(b []byte) (s, rest []byte, ok bool) {
 	if len(b) < 4 {
 		return nil, nil, false

@@ -26,7 +26,7 @@ const (
 // Ping is what a client needs to know before a first login. It can be trusted no more than the web
 // certificate of the proxy that served it. A client that was given a pin uses nothing of it but Transport.
 type Ping struct {
-	V       int          `json:"v"`
+	V       int          `json:"v"` // the format, 1
 	Cluster string       `json:"cluster"`
 	Pin     identity.Pin `json:"pin"`
 	Version string       `json:"version"`
