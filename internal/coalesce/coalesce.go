@@ -20,22 +20,24 @@ const maxHeldBytes = 50 << 10
 // buffers has buffers of maxHeldBytes, for TransportConn and SSHConn.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, maxHeldBytes); return &b }}
 
-// TransportConn is the connection between TLS and the network. It passes writes on, except between Hold and
-// Release. Its methods may be called by several goroutines at once.
+// TransportConn is the connection between TLS and the network. It writes at once, except between Hold and
+// Release: then it collects the bytes in a buffer. Its methods may be called by several goroutines at once.
 type TransportConn struct {
 	net.Conn
 
 	mu      sync.Mutex // guards what follows, and is held while a write to Conn runs
-	holders int        // calls of Hold without their Release
-	buf     *[]byte    // what is held back, from the pool; nil: nothing
-	// of a failed write of held bytes: a part of a record may have left, so no more may follow
+	holders int        // how many calls of Hold have had no Release yet
+	buf     *[]byte    // the bytes that are held back, from the pool; nil: none
+	// err is the error of a failed write of held bytes. A part of a TLS record may have left then, so nothing
+	// may be written after it.
 	err error
 }
 
-// UnderTLS makes one over conn. The caller runs TLS over it.
+// UnderTLS makes a TransportConn over conn. The caller runs TLS over it.
 func UnderTLS(conn net.Conn) *TransportConn { return &TransportConn{Conn: conn} }
 
-// Write passes b on, or copies it while writes are held back.
+// Write writes b to the network, or copies it into the buffer while writes are held back. Then it returns
+// before b has left: a later Write or Release returns the error.
 func (c *TransportConn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,7 +47,8 @@ func (c *TransportConn) Write(b []byte) (int, error) {
 	if c.holders == 0 {
 		return c.Conn.Write(b)
 	}
-	if c.buf != nil && len(*c.buf)+len(b) > maxHeldBytes && c.flush() != nil {
+	wouldOverflow := c.buf != nil && len(*c.buf)+len(b) > maxHeldBytes
+	if wouldOverflow && c.flush() != nil {
 		return 0, c.err
 	}
 	if c.buf == nil {
@@ -55,15 +58,16 @@ func (c *TransportConn) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Hold holds back what is written from now on, until as many calls of Release.
+// Hold makes Write hold bytes back. Each call needs a call of Release; after the last one the bytes are
+// written.
 func (c *TransportConn) Hold() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.holders++
 }
 
-// Release writes what was held back, once nobody holds any more. It returns the first error of writes since
-// Hold.
+// Release ends one Hold. If it was the last, Release writes what was held back. It returns the error of that
+// write, or of an earlier write of held bytes.
 func (c *TransportConn) Release() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,8 +98,8 @@ func TransportOf(w io.Writer) *TransportConn {
 	return nil
 }
 
-// Writer returns a writer for a TLS connection each of whose writes leaves in one piece. Anything without a
-// TransportConn underneath is returned as it is.
+// Writer returns a writer for w, a TLS connection over a TransportConn: all TLS records of one Write go to
+// the network together. It returns any other w as it is.
 func Writer(w io.Writer) io.Writer {
 	if c := TransportOf(w); c != nil {
 		return tlsWriter{w, c}
@@ -103,6 +107,7 @@ func Writer(w io.Writer) io.Writer {
 	return w
 }
 
+// tlsWriter is the writer that Writer returns.
 type tlsWriter struct {
 	io.Writer
 	transport *TransportConn
@@ -110,7 +115,7 @@ type tlsWriter struct {
 
 func (w tlsWriter) Write(b []byte) (int, error) { return w.transport.writeHeld(w.Writer, b) }
 
-// Conn is Writer for a whole connection.
+// Conn is Writer for a whole connection: it returns c with such a Write.
 func Conn(c net.Conn) net.Conn {
 	if t := TransportOf(c); t != nil {
 		return tlsConn{c, t}
@@ -118,6 +123,7 @@ func Conn(c net.Conn) net.Conn {
 	return c
 }
 
+// tlsConn is the connection that Conn returns.
 type tlsConn struct {
 	net.Conn
 	transport *TransportConn
@@ -125,12 +131,14 @@ type tlsConn struct {
 
 func (c tlsConn) Write(b []byte) (int, error) { return c.transport.writeHeld(c.Conn, b) }
 
-// writeHeld writes b to w, which is TLS over c, and holds its records back until all of them are there.
+// writeHeld writes b to w, which is TLS over c, and holds back the TLS records that this makes until all of
+// them are there. If the records cannot be sent, it reports that nothing of b was written, because how much
+// the peer can decrypt is not known.
 func (c *TransportConn) writeHeld(w io.Writer, b []byte) (int, error) {
 	c.Hold()
 	n, err := w.Write(b)
-	if held := c.Release(); err == nil && held != nil {
-		n, err = 0, held
+	if releaseErr := c.Release(); err == nil && releaseErr != nil {
+		n, err = 0, releaseErr
 	}
 	return n, err
 }

@@ -10,13 +10,12 @@ import (
 // ciphers and MACs in use, the length of a packet is 4 modulo 8.
 const firstPieceBytes = 4096
 
-// SSHConn joins the two pieces in which package ssh writes a large packet.
+// SSHConn is a connection under package ssh, which writes a large packet in two pieces. Write joins them.
+// Package ssh calls Write on one goroutine at a time.
 type SSHConn struct {
 	net.Conn
-	joining atomic.Bool
-	// a first piece that waits for the second; only Write uses it, and package ssh never calls it twice at
-	// once
-	first *[]byte
+	joining atomic.Bool // JoinPackets was called
+	first   *[]byte     // a first piece that waits for the second, from the pool; nil: none. Only Write uses it
 }
 
 // NewSSHConn makes the connection under an SSH connection. It passes writes on as they are until JoinPackets.
@@ -26,24 +25,27 @@ func NewSSHConn(conn net.Conn) *SSHConn { return &SSHConn{Conn: conn} }
 // whole packet can have firstPieceBytes, and would wait for a second piece that never comes.
 func (c *SSHConn) JoinPackets() { c.joining.Store(true) }
 
-// Write writes b, or the packet of which b is the second piece. A first piece waits for the second.
+// Write writes b if it is a whole packet. It keeps b if it is the first piece of a packet, and returns before
+// it has left: package ssh writes the second piece at once. If b is the second piece it writes both, in one
+// piece.
 func (c *SSHConn) Write(b []byte) (int, error) {
-	switch {
-	case c.first == nil && (len(b) != firstPieceBytes || !c.joining.Load()):
-		return c.Conn.Write(b)
-	case c.first == nil:
+	if c.first == nil {
+		isFirstPiece := len(b) == firstPieceBytes && c.joining.Load()
+		if !isFirstPiece {
+			return c.Conn.Write(b)
+		}
 		c.first = buffers.Get().(*[]byte)
 		*c.first = append(*c.first, b...)
 		return len(b), nil
 	}
-	buf := c.first
+	packet := c.first
 	c.first = nil
-	*buf = append(*buf, b...)
-	_, err := c.Conn.Write(*buf)
-	*buf = (*buf)[:0]
-	buffers.Put(buf)
+	*packet = append(*packet, b...)
+	_, err := c.Conn.Write(*packet)
+	*packet = (*packet)[:0]
+	buffers.Put(packet)
 	if err != nil {
-		return 0, err
+		return 0, err // how much of b has left is not known
 	}
 	return len(b), nil
 }

@@ -10,15 +10,17 @@ import (
 // checkInterval is how often a connection is checked. PeerTimeout and twice this are less than a minute.
 const checkInterval = 5 * time.Second
 
-// monitorAcks starts to check a connection, until it is closed. Its signature is that of net.Dialer.Control.
+// monitorAcks starts an ackMonitor for a connection. It ends when the connection is closed. The signature is
+// that of net.Dialer.Control.
 func monitorAcks(_, _ string, conn syscall.RawConn) error {
 	ackMonitor{conn, checkInterval, PeerTimeout}.schedule()
 	return nil
 }
 
-// ackMonitor ends a connection whose sent bytes are not acknowledged. The kernel's own limit,
-// TCP_USER_TIMEOUT, is of no use here: it also ends a connection whose peer answers that its receive window
-// is full, as the machine of a user does who stopped a client and will continue it in an hour.
+// ackMonitor ends a TCP connection if bytes that were sent on it are not acknowledged for the time timeout.
+// The kernel has such a limit of its own, TCP_USER_TIMEOUT. It is of no use here, because it also ends a
+// connection whose peer answers but has a full receive window. That is the case when a user stops a client
+// with Ctrl-Z and continues it an hour later.
 type ackMonitor struct {
 	conn     syscall.RawConn
 	interval time.Duration // between two checks
@@ -29,6 +31,8 @@ type ackMonitor struct {
 // so nothing runs on after the connection is closed.
 func (m ackMonitor) schedule() { time.AfterFunc(m.interval, m.check) }
 
+// check shuts the connection down if it has timed out. It schedules the next check, unless the connection is
+// closed. It leaves the file descriptor open, because that belongs to the net.Conn.
 func (m ackMonitor) check() {
 	err := m.conn.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -41,13 +45,17 @@ func (m ackMonitor) check() {
 	}
 }
 
-// timedOut reports whether bytes were sent and retransmitted, and nothing came back for too long. A peer with
-// a full receive window answers each probe of it. The kernel sends those probes in growing intervals of up to
-// minutes, so what counts is that the last answer is older than what was sent last, and that the peer had
-// time to answer that.
+// timedOut reports whether the peer has vanished, by what the kernel says of the connection: bytes are not
+// acknowledged, and the peer has sent nothing for the time timeout.
+//
+// Time alone is not enough. A peer with a full receive window answers only when the kernel probes that
+// window, and the kernel does so in growing intervals of up to minutes. So the last answer must also be older
+// than what was sent last, and the peer must have had the time interval to answer that.
 func (m ackMonitor) timedOut(info *unix.TCPInfo) bool {
-	answered, sent := milliseconds(info.Last_ack_recv), milliseconds(info.Last_data_sent)
-	return info.Unacked > 0 && answered >= m.timeout && answered > sent && sent >= m.interval
+	sinceAnswer, sinceSent := milliseconds(info.Last_ack_recv), milliseconds(info.Last_data_sent)
+	noAnswerToLast := sinceAnswer > sinceSent && sinceSent >= m.interval
+	return info.Unacked > 0 && sinceAnswer >= m.timeout && noAnswerToLast
 }
 
+// milliseconds converts a field of unix.TCPInfo.
 func milliseconds(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }

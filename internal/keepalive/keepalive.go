@@ -1,10 +1,10 @@
 // Package keepalive answers: is the other end of this TCP connection still there?
 //
-// A machine that loses power or its network does not close its connections: they stay half-open, and nobody
-// may hold a session, a tunnel or a quota for one longer than a minute. Two mechanisms end such a connection:
-// probes of the kernel while nothing is sent, and a timer of this package while sent bytes are not
-// acknowledged, where retransmission alone would take 15 minutes. A peer that is there and reads nothing is
-// kept.
+// A machine that loses power or its network does not close its connections. At the other end they stay open,
+// with the session, tunnel or quota that belongs to them. This package ends such a connection within a
+// minute, by two mechanisms: while nothing is sent, the kernel probes the peer; while sent bytes are not
+// acknowledged, a timer of this package checks the connection, because the kernel would retransmit for 15
+// minutes. A connection to a peer that is there, but reads nothing, stays open.
 package keepalive
 
 import (
@@ -28,7 +28,8 @@ func probeConfig() net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: probeIdle, Interval: probeInterval, Count: probeCount}
 }
 
-// Dialer opens connections that fail when their peer vanishes, within PeerTimeout where it never answers.
+// Dialer returns a net.Dialer whose connections fail within a minute after their peer has vanished. Opening a
+// connection takes PeerTimeout at most.
 func Dialer() *net.Dialer {
 	return &net.Dialer{Timeout: PeerTimeout, KeepAliveConfig: probeConfig(), Control: monitorAcks}
 }

@@ -114,13 +114,10 @@ func socketOption(t *testing.T, conn net.Conn, level, name int) (n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var bad error
-	if err := raw.Control(func(fd uintptr) {
-		n,
-			bad = unix.GetsockoptInt(int(fd), level, name)
-	}); err != nil ||
-		bad != nil {
-		t.Fatal(err, bad)
+	var optionErr error
+	err = raw.Control(func(fd uintptr) { n, optionErr = unix.GetsockoptInt(int(fd), level, name) })
+	if err != nil || optionErr != nil {
+		t.Fatal(err, optionErr)
 	}
 	return n
 }

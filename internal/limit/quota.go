@@ -54,8 +54,9 @@ func NewQuota(total, perClient int) *Quota {
 	return &Quota{total: total, perClient: perClient, usedBy: map[netip.Prefix]int{}}
 }
 
-// TryAcquire takes one for the client at addr. ok is false when a bound is reached. release gives it back;
-// further calls of it do nothing. All clients without an IP address count as one.
+// TryAcquire counts one more for the client at addr. If a bound is reached, ok is false and nothing was
+// counted; release is nil then. Otherwise the caller calls release when the thing no longer exists; further
+// calls do nothing. All clients without an IP address count as one.
 func (q *Quota) TryAcquire(addr string) (release func(), ok bool) {
 	client := Network(addr)
 	q.mu.Lock()
@@ -66,9 +67,9 @@ func (q *Quota) TryAcquire(addr string) (release func(), ok bool) {
 	return sync.OnceFunc(func() { q.release(client) }), true
 }
 
-// Acquire is TryAcquire for a caller that waits until one is free, or until ctx ends. It does not bound how
-// many wait: the caller does. The calls of one client are admitted in order; those of different clients do
-// not block each other.
+// Acquire is TryAcquire, but waits while a bound is reached. ok is false only if ctx ended first. Calls for
+// one client are admitted in the order in which they came. A client that has reached its own bound does not
+// hold up others. Acquire does not bound how many calls wait: the caller must do that.
 func (q *Quota) Acquire(ctx context.Context, addr string) (release func(), ok bool) {
 	w := &waiter{client: Network(addr), admitted: make(chan struct{})}
 	q.mu.Lock()
@@ -81,11 +82,13 @@ func (q *Quota) Acquire(ctx context.Context, addr string) (release func(), ok bo
 		if q.removeWaiter(w) {
 			return nil, false
 		}
+		// w was admitted at the same moment, and counts.
 	}
 	return sync.OnceFunc(func() { q.release(w.client) }), true
 }
 
-// tryTake takes one if there is one. It is called with mu held.
+// tryTake counts one more for the client, and returns true, unless a bound is reached. It is called with mu
+// held.
 func (q *Quota) tryTake(client netip.Prefix) bool {
 	if q.used >= q.total || q.usedBy[client] >= q.perClient {
 		return false
@@ -95,7 +98,8 @@ func (q *Quota) tryTake(client netip.Prefix) bool {
 	return true
 }
 
-// admitWaiting gives what is free to those who wait. It is called with mu held.
+// admitWaiting admits all waiting calls that the bounds allow, the oldest first. It is called with mu held,
+// and whenever something was released.
 func (q *Quota) admitWaiting() {
 	q.waiting = slices.DeleteFunc(q.waiting, func(w *waiter) bool {
 		if !q.tryTake(w.client) {
@@ -106,7 +110,7 @@ func (q *Quota) admitWaiting() {
 	})
 }
 
-// removeWaiter reports whether w was still waiting. If not, w has been admitted meanwhile.
+// removeWaiter removes w from those who wait, and returns true. It returns false if w was admitted meanwhile.
 func (q *Quota) removeWaiter(w *waiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
