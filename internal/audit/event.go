@@ -70,7 +70,7 @@ var Descriptions = map[Code]string{
 // Event is one fact. Only the auth service stores events. Nodes and proxies send theirs to it, and it writes
 // the sender into each: a node into Machine and MachineID, a proxy into Proxy.
 type Event struct {
-	V         int                `json:"v"`
+	V         int                `json:"v"` // the format: Version
 	Code      Code               `json:"code"`
 	ID        string             `json:"id"`   // 32 hex digits; an event that is sent twice is stored once
 	Time      time.Time          `json:"time"` // by the clock of the machine where it happened
@@ -99,7 +99,8 @@ const (
 // it.
 const truncatedBytes = 512
 
-// Truncate shortens a text from outside to what an event should hold, at a whole character.
+// Truncate shortens a text that another program chose, so that it fits into an event. It cuts at a whole
+// character and marks the cut by an ellipsis.
 func Truncate(s string) string {
 	if len(s) <= truncatedBytes {
 		return s
@@ -107,7 +108,8 @@ func Truncate(s string) string {
 	return strings.ToValidUTF8(s[:truncatedBytes], "") + "…"
 }
 
-// NewEvent starts an event about a user or a machine. Its ID is still to be set.
+// NewEvent makes an event with the code about who, a user or a machine. The caller sets the ID, and the
+// fields that the code has.
 func NewEvent(code Code, who identity.Identity, now time.Time) Event {
 	e := Event{V: Version, Code: code, Time: now.UTC()}
 	if who.Kind == identity.User {
@@ -118,8 +120,9 @@ func NewEvent(code Code, who identity.Identity, now time.Time) Event {
 	return e
 }
 
-// Check refuses an event with an unregistered code, without id or time, or with more or longer texts than
-// MaxFields and MaxText allow. Its errors repeat at most 20 bytes of the event.
+// Check returns an error for an event with an unregistered code, without id or time, or with more or longer
+// texts than MaxFields and MaxText allow. The event may come from another machine: errors contain at most 20
+// bytes of it.
 func (e Event) Check() error {
 	if _, ok := Descriptions[e.Code]; !ok {
 		return fmt.Errorf("event code %.20q is not registered", e.Code)

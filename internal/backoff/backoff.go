@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Backoff yields growing pauses with jitter. It is used by one goroutine. The zero value yields no pause at
-// all.
+// Backoff gives growing pauses with jitter. Only one goroutine may use it. The zero value gives pauses of
+// zero.
 type Backoff struct {
 	// Min is the least pause. Zero means that a pause may be as short as nothing ("full jitter").
 	Min time.Duration
@@ -25,7 +25,8 @@ type Backoff struct {
 	ceiling time.Duration // the upper bound of the last pause; 0 before the first
 }
 
-// Next is the next pause: uniform in [Min, ceiling], where the ceiling starts at First and doubles up to Max.
+// Next returns the next pause. It draws it at random between Min and an upper bound, which is First at first
+// and doubles with each call up to Max.
 func (b *Backoff) Next() time.Duration {
 	switch {
 	case b.ceiling == 0:
@@ -46,8 +47,8 @@ func (b *Backoff) Next() time.Duration {
 // Reset starts again at First. It is called after a success.
 func (b *Backoff) Reset() { b.ceiling = 0 }
 
-// Sleep waits for d. It reports false, and at once, when ctx ends first; a context that has ended already
-// always wins.
+// Sleep waits for d and returns true. If ctx has ended already, or ends before d is over, it returns false at
+// once.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	if ctx.Err() != nil {
 		return false

@@ -1,6 +1,7 @@
 // Package connqueue answers: how does a server accept connections that another listener accepted?
 //
-// A port that routes connections by protocol puts each into the queue of the server that speaks it.
+// A port that serves several protocols finds out which one a connection uses, and puts the connection into
+// the Listener of the server for that protocol.
 package connqueue
 
 import (
@@ -9,8 +10,8 @@ import (
 	"sync"
 )
 
-// Listener is a net.Listener whose connections are put into it. All methods may be called by several
-// goroutines at once.
+// Listener is a net.Listener whose Accept returns the connections that Put puts into it. All methods may be
+// called by several goroutines at once.
 type Listener struct {
 	addr  net.Addr
 	conns chan net.Conn // unbuffered, so that no connection is left in it
@@ -23,8 +24,8 @@ func New(addr net.Addr) *Listener {
 	return &Listener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// Put waits until Accept takes conn, and then no longer owns it. It closes conn if the listener is closed or
-// ctx ends first.
+// Put gives conn to Accept, and waits until a call of Accept has taken it. If the listener is closed or ctx
+// ends first, Put closes conn. In both cases conn is no longer the caller's.
 func (l *Listener) Put(ctx context.Context, conn net.Conn) {
 	select {
 	case l.conns <- conn:

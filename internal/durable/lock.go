@@ -10,8 +10,9 @@ import (
 // ErrLocked says that another process holds the lock of a folder.
 var ErrLocked = errors.New("the folder is in use by another process")
 
-// Lock makes this process the only user of a folder that exists, until unlock is called. The kernel releases
-// the lock when the process dies, however that happens. The error is ErrLocked when another process holds it.
+// Lock locks an existing folder for this process, by a file named "lock" in it. It does not wait: the error
+// is ErrLocked if another process holds the lock. unlock gives it up. The kernel does so when the process
+// dies, however that happens, so the file may stay.
 func Lock(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -29,14 +29,13 @@ const (
 	Exhausted       Kind = "exhausted"       // a limit is reached: disk, attempts, size, rate
 )
 
-// Error is a fault that a user can act on. The zero value is no valid fault: make one with New, or a literal
-// with Kind and Msg.
+// Error is a fault: an error with what a user needs to act on it. Kind and Msg must be set.
 type Error struct {
 	Kind   Kind   `json:"kind"`
 	Op     string `json:"op,omitempty"`     // the operation, as "auth.FinishLogin"
 	Msg    string `json:"msg"`              // what happened, safe for the caller to read
 	Remedy string `json:"remedy,omitempty"` // one command or action, as "run: tsh login"
-	ID     string `json:"id,omitempty"`     // finds the log line; set by WithID
+	ID     string `json:"id,omitempty"`     // finds the log line; set by Public
 	Err    error  `json:"-"`                // the cause; never leaves the process
 }
 
@@ -67,9 +66,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Public returns what may leave the process: a copy of the first fault in err's chain without the cause, with
-// an ID that the log line should have too. Any other error becomes an Internal fault that says nothing about
-// its cause.
+// Public returns what another process may know of err: a copy of the first fault in err's chain, without its
+// cause. An err without a fault becomes an Internal fault that says nothing about it. The copy has an ID, a
+// new one if the fault had none. The caller writes that ID into the log beside err, so that a user who quotes
+// it can be helped.
 func Public(err error) *Error {
 	var e *Error
 	if !errors.As(err, &e) {

@@ -2,14 +2,14 @@ package fault
 
 import "strings"
 
-// SplitLine splits a text of the form "message (remedy)". Peers send it where a protocol has room for one
-// text alone. Parentheses inside the remedy must be balanced. Without parentheses at the end there is no
-// remedy.
+// SplitLine splits a text of the form "message (remedy)", which peers send if a protocol has room for only
+// one text. The remedy is what the last pair of parentheses encloses, up to the end of the text; it may have
+// further pairs inside. If the text does not end with such a pair, all of it is the message.
 func SplitLine(line string) (msg, remedy string) {
 	if !strings.HasSuffix(line, ")") {
 		return line, ""
 	}
-	depth := 0
+	depth := 0 // how many parentheses are open, read from the end
 	for i := len(line) - 1; i >= 0; i-- {
 		switch line[i] {
 		case ')':

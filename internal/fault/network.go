@@ -8,17 +8,18 @@ import (
 	"syscall"
 )
 
-// DescribeNetwork says why a connection failed, in words for users. Go's own texts name system calls, sockets
-// and name servers.
+// DescribeNetwork returns, in words for users, why a connection failed with err. Go's own texts name system
+// calls, sockets and name servers. Of an error that it does not know it returns the text of the innermost
+// cause.
 func DescribeNetwork(err error) string {
-	var name *net.DNSError
-	var timed interface{ Timeout() bool }
+	var nameError *net.DNSError
+	var timeoutError interface{ Timeout() bool }
 	switch {
-	case errors.As(err, &name) && name.IsNotFound:
-		return "there is no host " + name.Name
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timed) && timed.Timeout():
+	case errors.As(err, &nameError) && nameError.IsNotFound:
+		return "there is no host " + nameError.Name
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeoutError) && timeoutError.Timeout():
 		return "no answer in time"
-	case errors.As(err, &name):
+	case errors.As(err, &nameError): // after the timeout: a name server that does not answer is one too
 		return "the name server cannot resolve the name, or does not answer"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there (connection refused)"
@@ -31,7 +32,7 @@ func DescribeNetwork(err error) string {
 	return innermost(err).Error()
 }
 
-// innermost returns the first cause, whose text has the fewest prefixes.
+// innermost returns the last error in the chain of err: its text has none of the prefixes of the others.
 func innermost(err error) error {
 	for {
 		next := errors.Unwrap(err)

@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	maxPageBytes = 1 << 20
+	maxPageBytes = 1 << 20 // a longer page is cut off
 	pageTimeout  = 20 * time.Second
+	maxRedirects = 10
 )
 
 // Browser is one user's browser, with cookies of its own.
@@ -32,20 +33,25 @@ type Browser struct {
 	http *http.Client
 }
 
-// New makes a browser that trusts roots. It follows redirects, except those to an address that begins with
-// stop (unless stop is empty): there it stays on the page that redirects.
-func New(roots *x509.CertPool, stop string) *Browser {
-	jar, _ := cookiejar.New(nil) // New fails for no options
+// New makes a browser that trusts web servers under roots.
+//
+// It follows redirects, with one exception: a redirect to an address that begins with stopBefore is not
+// followed, and the page is the redirecting one, with Page.Location set. A caller stops a login that way
+// before its last redirect, which leads to tsh. With an empty stopBefore it follows all.
+func New(roots *x509.CertPool, stopBefore string) *Browser {
+	jar, _ := cookiejar.New(nil /* no options */) // fails only because of options
 	return &Browser{http: &http.Client{
 		Jar:     jar,
 		Timeout: pageTimeout,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-			ForceAttemptHTTP2: true},
+		Transport: &http.Transport{
+			TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			ForceAttemptHTTP2: true,
+		},
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if len(via) > 10 {
-				return fmt.Errorf("more than 10 redirects")
+			if len(via) > maxRedirects {
+				return fmt.Errorf("more than %d redirects", maxRedirects)
 			}
-			if stop != "" && strings.HasPrefix(r.URL.String(), stop) {
+			if stopBefore != "" && strings.HasPrefix(r.URL.String(), stopBefore) {
 				return http.ErrUseLastResponse
 			}
 			return nil
@@ -53,8 +59,8 @@ func New(roots *x509.CertPool, stop string) *Browser {
 	}}
 }
 
-// DialWith makes the browser connect by dial, for a test whose machines this one's names and routes do not
-// lead to.
+// DialWith makes the browser open its connections by dial, and returns the browser. A test uses it to reach
+// machines that have no name or route here.
 func (b *Browser) DialWith(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Browser {
 	b.http.Transport.(*http.Transport).DialContext = dial
 	return b
@@ -64,7 +70,7 @@ func (b *Browser) DialWith(dial func(ctx context.Context, network, addr string) 
 type Page struct {
 	URL      *url.URL
 	Status   int
-	Location string // set when the browser stopped at a redirect
+	Location string // where the page redirects to; set only if the browser did not follow it
 	Header   http.Header
 	Body     string
 	root     *html.Node
@@ -80,6 +86,8 @@ func (b *Browser) Open(ctx context.Context, address string) (*Page, error) {
 	return b.do(r)
 }
 
+// do sends the request and returns the page that it leads to, after redirects. A page with an error status is
+// a page as well, not an error.
 func (b *Browser) do(r *http.Request) (*Page, error) {
 	resp, err := b.http.Do(r)
 	if err != nil {
@@ -105,8 +113,9 @@ func (b *Browser) do(r *http.Request) (*Page, error) {
 	}, nil
 }
 
-// Submit fills in the first form that has all the fields and submits it, with its hidden fields, as a browser
-// would.
+// Submit fills in and submits a form, and returns the page that this leads to. It takes the first form of the
+// page that has all the fields. It sends the form's other fields, such as hidden ones, with the values that
+// they have. If there is no such form, the error has the text of the page.
 func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, error) {
 	for form := range elements(p.root, "form") {
 		values, ok := fill(form, fields)
@@ -120,7 +129,8 @@ func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, err
 	)
 }
 
-// fill returns the form's values with the fields set. It reports false for a form that lacks one of them.
+// fill returns the values of all inputs of the form, those in fields with the value given there. It returns
+// false if the form lacks one of fields.
 func fill(form *html.Node, fields map[string]string) (url.Values, bool) {
 	values := url.Values{}
 	for input := range elements(form, "input") {
@@ -137,8 +147,9 @@ func fill(form *html.Node, fields map[string]string) (url.Values, bool) {
 	return values, true
 }
 
-// send submits the form with the values, as the form's method and action say. A POST has the headers that a
-// browser sends from the same origin.
+// send submits the form with the values: by GET in the query or by POST in the body, as its method says, to
+// the address in its action. A POST has the headers by which a server recognizes that it comes from a page of
+// its own (Origin, Sec-Fetch-Site).
 func (p *Page) send(ctx context.Context, form *html.Node, values url.Values) (*Page, error) {
 	target, err := p.URL.Parse(attr(form, "action"))
 	if err != nil {
@@ -162,19 +173,19 @@ func (p *Page) send(ctx context.Context, form *html.Node, values url.Values) (*P
 	return p.browser.do(r)
 }
 
-// Follow loads the page of the first link with the id or the text.
-func (p *Page) Follow(ctx context.Context, which string) (*Page, error) {
-	for a := range elements(p.root, "a") {
-		if attr(a, "id") != which && !strings.EqualFold(strings.TrimSpace(text(a)), which) {
+// Follow loads the page that the first link leads to whose id or text is idOrText.
+func (p *Page) Follow(ctx context.Context, idOrText string) (*Page, error) {
+	for link := range elements(p.root, "a") {
+		if attr(link, "id") != idOrText && !strings.EqualFold(strings.TrimSpace(text(link)), idOrText) {
 			continue
 		}
-		target, err := p.URL.Parse(attr(a, "href"))
+		target, err := p.URL.Parse(attr(link, "href"))
 		if err != nil {
 			return nil, fmt.Errorf("link: %w", err)
 		}
 		return p.browser.Open(ctx, target.String())
 	}
-	return nil, fmt.Errorf("page %s has no link %q", p.URL.Path, which)
+	return nil, fmt.Errorf("page %s has no link %q", p.URL.Path, idOrText)
 }
 
 // ByID returns the text of the element with the id, without surrounding space, or "".

@@ -18,6 +18,7 @@ func elements(n *html.Node, name string) iter.Seq[*html.Node] {
 	}
 }
 
+// attr returns the value of an element's attribute, or "".
 func attr(n *html.Node, key string) string {
 	for _, a := range n.Attr {
 		if a.Key == key {
@@ -27,6 +28,7 @@ func attr(n *html.Node, key string) string {
 	return ""
 }
 
+// text returns the text inside n, with a space after each piece.
 func text(n *html.Node) string {
 	var b strings.Builder
 	for d := range n.Descendants() {

@@ -43,14 +43,15 @@ func (r *Readiness) IsReady() bool {
 	}
 }
 
-// Wait returns nil once the server is ready. It returns the server's error if the server ends before that,
-// and the context's if ctx does.
+// Wait waits until the server is ready, and returns nil. If the server ends without having been ready, Wait
+// returns the error of the server, or a fault if it ended without one. If ctx ends first, Wait returns its
+// error.
 func (r *Readiness) Wait(ctx context.Context) error {
 	select {
 	case <-r.ready:
 		return nil
 	case <-r.ended:
-		if r.IsReady() { // both channels are closed, and select takes either
+		if r.IsReady() { // the server was ready and has ended; select chose this case at random
 			return nil
 		}
 		if r.err != nil {
@@ -67,8 +68,8 @@ func (r *Readiness) Wait(ctx context.Context) error {
 	}
 }
 
-// Check returns nil while the server is ready, and else a fault: it is still starting, or it has ended. It
-// does not wait, as a health check must not.
+// Check returns nil if the server is ready, and otherwise a fault that says whether it is still starting or
+// has ended. A server that has ended is not ready, other than for IsReady and Wait. Check does not wait.
 func (r *Readiness) Check() error {
 	select {
 	case <-r.ended:

@@ -4,44 +4,49 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 )
 
 // secondSignalKey is the context key of the channel that the second signal closes.
 type secondSignalKey struct{}
 
-// UntilSignal returns the context for a whole process. The first of the signals ends it. The second ends
-// every DrainContext that was derived from it. A third has the system's default effect. stop gives up the
-// signals and waits for the goroutine that handles them.
+// UntilSignal returns the context of a process that ends by a signal. The first of the signals ends the
+// context: the process should stop. The second ends every DrainContext made from it: the process should stop
+// at once. A third has the system's default effect, as if there were no handler.
+//
+// The caller calls stop when it no longer waits for signals. stop ends the context too, and returns when the
+// goroutine that handles signals has ended.
 func UntilSignal(signals ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
-	second := make(chan struct{})
+	second := make(chan struct{}) // closed at the second signal
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), secondSignalKey{}, second))
-	received, done := make(chan os.Signal, 2), make(chan struct{})
+	received := make(chan os.Signal, 2) // as many as are handled, so that none is lost
 	signal.Notify(received, signals...)
-	stopped, cancelStopped := context.WithCancel(context.Background())
+	stopped, handlerEnded := make(chan struct{}), make(chan struct{})
 	go func() { // until the second signal or stop
-		defer close(done)
+		defer close(handlerEnded)
 		defer signal.Stop(received)
 		for _, handle := range []func(){cancel, func() { close(second) }} {
 			select {
 			case <-received:
 				handle()
-			case <-stopped.Done():
+			case <-stopped:
 				return
 			}
 		}
 	}()
-	return ctx, func() {
-		cancelStopped()
-		<-done
+	return ctx, sync.OnceFunc(func() {
+		close(stopped)
+		<-handlerEnded
 		cancel()
-	}
+	})
 }
 
-// DrainContext returns the context for draining after ctx has ended. It ends after d, or at the second signal
-// to the process. The caller cancels it when everything has drained.
-func DrainContext(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+// DrainContext returns a context for what a process still does after ctx has ended: it lets open sessions
+// end. The returned context ends after limit, or at the second signal to a process whose ctx is from
+// UntilSignal. The caller calls the CancelFunc when everything has drained.
+func DrainContext(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	if second, ok := ctx.Value(secondSignalKey{}).(chan struct{}); ok {
 		go func() { // until the drain ends
 			select {

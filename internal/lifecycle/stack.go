@@ -13,14 +13,15 @@ import (
 // Stack has the parts that run in this process. One goroutine calls Run and Stop. Each part runs on a
 // goroutine of its own, which Stop waits for.
 type Stack struct {
-	ctx   context.Context // done when the process should stop, or a part failed
-	fail  context.CancelCauseFunc
-	parts []part
+	ctx   context.Context         // done when the process should stop, or a part failed
+	fail  context.CancelCauseFunc // ends ctx
+	parts []part                  // in the order of their start
 }
 
+// part is a running part.
 type part struct {
-	cancel context.CancelFunc
-	done   chan error
+	cancel context.CancelFunc // ends the part's context
+	done   chan error         // gets what serve returned; of capacity 1
 }
 
 // New makes an empty stack that ends with ctx.
@@ -33,8 +34,9 @@ func New(ctx context.Context) *Stack {
 // Context is done when the process should stop, or when a part has failed.
 func (s *Stack) Context() context.Context { return s.ctx }
 
-// Run starts a part. The context of the part does not end with the stack's: only Stop ends it, in the part's
-// turn.
+// Run starts a part, which is serve, on a goroutine. The context of serve does not end with the stack's: only
+// Stop ends it, when the parts that were started later have stopped. If serve returns an error, the stack's
+// context ends, and Stop returns the error with the part's name.
 func (s *Stack) Run(name string, serve func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
 	p := part{cancel: cancel, done: make(chan error, 1)}
@@ -49,7 +51,8 @@ func (s *Stack) Run(name string, serve func(context.Context) error) {
 	}()
 }
 
-// Stop ends the parts, the last first, waits for each, and returns all their errors.
+// Stop stops the parts, the one that was started last first, and waits for each before it stops the next. It
+// returns the errors of all, joined; nil if there are none.
 func (s *Stack) Stop() error {
 	s.fail(nil)
 	var errs []error

@@ -24,8 +24,8 @@ type Logger struct {
 	suppressed atomic.Uint64 // suppressed in all
 }
 
-// New makes a logger that writes a burst of lines, and from then on one line every interval. Nil for now
-// means time.Now.
+// New makes a logger that writes to log: at first up to burst lines at once, and in the long run one line
+// every interval. now is the clock; nil means time.Now.
 func New(log *slog.Logger, interval time.Duration, burst int, now func() time.Time) *Logger {
 	if now == nil {
 		now = time.Now
@@ -33,7 +33,8 @@ func New(log *slog.Logger, interval time.Duration, burst int, now func() time.Ti
 	return &Logger{log: log, limit: rate.NewLimiter(rate.Every(interval), burst), now: now}
 }
 
-// Log writes a line, or counts it as suppressed and reports false.
+// Log writes a line and returns true. If the rate is exceeded it writes nothing, counts the line as
+// suppressed and returns false.
 func (l *Logger) Log(level slog.Level, msg string, args ...any) bool {
 	if !l.limit.AllowN(l.now(), 1) {
 		l.since.Add(1)
@@ -41,7 +42,7 @@ func (l *Logger) Log(level slog.Level, msg string, args ...any) bool {
 		return false
 	}
 	if n := l.since.Swap(0); n > 0 {
-		args = append(args[:len(args):len(args)], SuppressedKey, n)
+		args = append(args[:len(args):len(args)], SuppressedKey, n) // never into the caller's array
 	}
 	l.log.Log(context.Background(), level, msg, args...)
 	return true

@@ -3,14 +3,15 @@ package prefixconn
 
 import "net"
 
-// Conn gives the bytes that were read ahead once more, and then reads from the connection beneath. Its
-// methods follow net.Conn; Prefix and Fill belong to the goroutine that reads.
+// Conn is a connection some of whose bytes have been read already, to see what they are: the prefix. Read
+// returns the prefix first, and then reads from the connection beneath. As with any net.Conn, one goroutine
+// may read while another writes; Read, Prefix, Fill and Discard belong to the one that reads.
 type Conn struct {
 	net.Conn
-	prefix []byte // read ahead and not yet given; nil rather than empty, so that the buffer can be freed
+	prefix []byte // not yet returned by Read; nil when there is none, so that the memory can be freed
 }
 
-// New makes a connection that gives prefix first. It keeps the slice.
+// New makes a connection over conn whose Read returns prefix first. It keeps the slice.
 func New(conn net.Conn, prefix []byte) *Conn {
 	if len(prefix) == 0 {
 		prefix = nil
@@ -31,8 +32,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 // Prefix is what was read ahead and not yet given. It is valid until the next call of Read, Fill or Discard.
 func (c *Conn) Prefix() []byte { return c.prefix }
 
-// Fill reads ahead once, up to n bytes more, and appends them to the prefix. As with io.Reader, bytes may
-// come with an error.
+// Fill makes the prefix longer: it calls Read of the connection beneath once, for up to n bytes, and appends
+// them to the prefix. As with io.Reader, it may have appended bytes although it returns an error.
 func (c *Conn) Fill(n int) error {
 	have := len(c.prefix)
 	if cap(c.prefix)-have < n {

@@ -18,8 +18,9 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// saveEvery is how old the head on disk may get while the documents stay the same. Heads come every 10 s.
-// Writing each would wear the disk; not writing them costs at most this much of rules.MaxAge after a restart.
+// saveEvery is how much newer the current head may be than the one on disk before it is saved, if the
+// documents are the same. A new head comes every 10 s, and writing each would wear the disk. After a restart
+// the head may be older by saveEvery than it had to be, which is a small part of rules.MaxAge.
 const saveEvery = 10 * time.Minute
 
 // File is the rules on disk. It belongs to one goroutine at a time.
@@ -32,7 +33,8 @@ type File struct {
 // New names the file; it reads and writes nothing yet.
 func New(path string, log *slog.Logger) *File { return &File{path: path, log: log} }
 
-// Load reads the rules and verifies them from the pin. The error is fs.ErrNotExist when there is no file yet.
+// Load reads the rules from the file and verifies them under the pin, as rules of unknown origin. It does not
+// check how old they are. The error is fs.ErrNotExist if there is no file yet.
 func (f *File) Load(pin identity.Pin) (*rules.Trust, error) {
 	b, err := f.read()
 	if err != nil {
@@ -50,6 +52,7 @@ func (f *File) Load(pin identity.Pin) (*rules.Trust, error) {
 	return trust, nil
 }
 
+// read returns the content of the file. It refuses a file of more than rules.MaxSetBytes.
 func (f *File) read() ([]byte, error) {
 	file, err := os.Open(f.path)
 	if err != nil {
@@ -63,11 +66,12 @@ func (f *File) read() ([]byte, error) {
 	return b, err
 }
 
-// Save writes the rules when a document has changed or the saved head has become old. A disk that takes
-// nothing is logged and costs only a restart: the rules in memory stay good.
+// Save writes the rules to the file if a document has changed, or if their head is newer than the saved one
+// by saveEvery; otherwise it does nothing. An error is logged and not returned: the program goes on with the
+// rules in memory, and lacks them only after a restart.
 func (f *File) Save(trust *rules.Trust) {
-	if trust.Head.Time.Sub(f.saved.Time) < saveEvery &&
-		maps.EqualFunc(f.saved.Docs, trust.Head.Docs, sameRef) {
+	sameDocuments := maps.EqualFunc(f.saved.Docs, trust.Head.Docs, sameRef)
+	if sameDocuments && trust.Head.Time.Sub(f.saved.Time) < saveEvery {
 		return
 	}
 	if err := f.write(trust); err != nil {
@@ -85,4 +89,5 @@ func (f *File) write(trust *rules.Trust) error {
 	return durable.WriteFile(f.path, b)
 }
 
+// sameRef reports whether both refer to the same document. The type has a slice, so == does not compile.
 func sameRef(a, b rules.Ref) bool { return a.Revision == b.Revision && bytes.Equal(a.Digest, b.Digest) }

@@ -21,12 +21,13 @@ const (
 	MaxAuthTries = 6
 )
 
-// NewServerConfig makes the configuration of one connection: algorithms, limits and host keys. The caller
-// adds the callbacks that decide who may log in; without any, nobody can.
+// NewServerConfig makes the configuration of an SSH server: algorithms, limits, and host with its certificate
+// as the host key. The caller adds the callbacks that decide who may log in; without any, nobody can.
 func NewServerConfig(host ssh.Signer) *ssh.ServerConfig {
 	cfg := &ssh.ServerConfig{
 		Config: ssh.Config{
-			// ML-KEM comes first. The library's defaults would end with a key exchange by SHA-1.
+			// The library's list of secure algorithms, ML-KEM first. Its default list, for an empty field,
+			// would also have a key exchange with SHA-1.
 			KeyExchanges: ssh.SupportedAlgorithms().KeyExchanges,
 			// AES-GCM first: with hardware support it is three times as fast as ChaCha20. CTR is for
 			// libraries that have nothing newer.
@@ -45,12 +46,14 @@ func NewServerConfig(host ssh.Signer) *ssh.ServerConfig {
 	return cfg
 }
 
-// Banner makes an authentication error whose message the client shows (RFC 4252 section 5.4).
+// Banner wraps err in an error that an authentication callback returns: the library refuses the client, and
+// sends it the message and remedy of err as a banner, which the client shows (RFC 4252 section 5.4).
 func Banner(err error) error {
 	return &ssh.BannerError{Err: err, Message: Message(err, "\r\n")}
 }
 
-// Message tells a fault as tsh does: what happened, then what helps. Each line ends with newline.
+// Message returns the message and, in a second line, the remedy of err, in the form in which tsh prints
+// errors. Each line ends with newline.
 func Message(err error, newline string) string {
 	out := "threshold: error: " + Clean(fault.Message(err)) + newline
 	if hint := fault.Remedy(err); hint != "" {
@@ -59,8 +62,8 @@ func Message(err error, newline string) string {
 	return out
 }
 
-// Clean replaces control characters, which a terminal would obey, by question marks: messages carry names
-// that others chose.
+// Clean replaces control characters by question marks. A terminal would obey them, and a message may contain
+// names that somebody else chose.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {

@@ -57,8 +57,10 @@ func (l *Listener) Close() error {
 // Addr implements net.Listener.
 func (l *Listener) Addr() net.Addr { return l.addr }
 
-// DialContext connects to the listener, whatever network and address say. It fits http.Transport.DialContext.
-// The client's address is ClientAddr. On a closed listener it fails as a port where nothing listens.
+// DialContext connects to the listener; it ignores network and address, so that it fits
+// http.Transport.DialContext. The client's address is ClientAddr. It returns when Accept has taken the other
+// end, or with the error of ctx. If the listener is closed, the error is that of a port where nothing
+// listens.
 func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	return l.DialFrom(ctx, ClientAddr)
 }
@@ -67,7 +69,7 @@ func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, erro
 func (l *Listener) DialFrom(ctx context.Context, client string) (net.Conn, error) {
 	from := tcpAddr(client)
 	refused := &net.OpError{Op: "dial", Net: "tcp", Source: from, Addr: l.addr, Err: syscall.ECONNREFUSED}
-	select {
+	select { // the second select could also choose a call of Accept that still waits
 	case <-l.done:
 		return nil, refused
 	default:
@@ -86,10 +88,11 @@ func (l *Listener) DialFrom(ctx context.Context, client string) (net.Conn, error
 // Pipe returns the two ends of a connection from ClientAddr to ListenAddr.
 func Pipe() (client, server *Conn) { return newPair(tcpAddr(ClientAddr), tcpAddr(ListenAddr)) }
 
+// newPair returns the two ends of a connection: near is the client's, far the server's.
 func newPair(client, server net.Addr) (near, far *Conn) {
-	up, down := newStream(), newStream()
-	return &Conn{in: down, out: up, local: client, remote: server},
-		&Conn{in: up, out: down, local: server, remote: client}
+	toServer, toClient := newStream(), newStream()
+	return &Conn{in: toClient, out: toServer, local: client, remote: server},
+		&Conn{in: toServer, out: toClient, local: server, remote: client}
 }
 
 func tcpAddr(s string) *net.TCPAddr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
@@ -147,7 +150,8 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// opError dresses an error as package net does, and leaves io.EOF as it is.
+// opError wraps an error in a *net.OpError, as connections of package net do. It returns nil and io.EOF as
+// they are.
 func (c *Conn) opError(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err
@@ -173,6 +177,8 @@ func newStream() *stream {
 	return s
 }
 
+// read waits until there are bytes, the writing end is closed, the reading end is closed, or the reader's
+// deadline has passed. Bytes that were written before the writing end was closed are read first.
 func (s *stream) read(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,6 +200,8 @@ func (s *stream) read(b []byte) (int, error) {
 	}
 }
 
+// write waits until all of b is in the buffer, an end is closed, or the writer's deadline has passed. n is
+// how much of b is in the buffer.
 func (s *stream) write(b []byte) (n int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,6 +227,7 @@ func (s *stream) write(b []byte) (n int, err error) {
 	}
 }
 
+// endWrites closes the writing end: writes fail, and reads return io.EOF once the buffer is empty.
 func (s *stream) endWrites() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,6 +236,7 @@ func (s *stream) endWrites() {
 	s.changed.Broadcast()
 }
 
+// endReads closes the reading end: what is in the buffer is lost, and reads and writes fail.
 func (s *stream) endReads() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -238,10 +248,11 @@ func (s *stream) endReads() {
 // deadline belongs to one end of a stream. All of it is guarded by the stream's mu.
 type deadline struct {
 	stream *stream
-	timer  *time.Timer // nil: none is set
+	timer  *time.Timer // runs when the deadline passes; nil: there is none to come
 	passed bool
 }
 
+// set replaces the deadline by t and wakes whoever waits for it if t has passed. The zero time means none.
 func (d *deadline) set(t time.Time) {
 	d.stream.mu.Lock()
 	defer d.stream.mu.Unlock()
@@ -260,7 +271,7 @@ func (d *deadline) set(t time.Time) {
 	timer = time.AfterFunc(left, func() {
 		d.stream.mu.Lock()
 		defer d.stream.mu.Unlock()
-		if d.timer == timer { // not replaced meanwhile
+		if d.timer == timer { // set has not replaced the deadline meanwhile
 			d.passed = true
 			d.stream.changed.Broadcast()
 		}
@@ -268,7 +279,7 @@ func (d *deadline) set(t time.Time) {
 	d.timer = timer
 }
 
-// stop is called with mu held.
+// stop makes sure that the timer has no effect any more. It is called with the stream's mu held.
 func (d *deadline) stop() {
 	if d.timer != nil {
 		d.timer.Stop()
