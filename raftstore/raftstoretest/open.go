@@ -39,25 +39,25 @@ func Open(t testing.TB) *raftstore.Store {
 	return s
 }
 
-// Start runs a store and waits until it is ready. The returned function stops it and returns what Run
-// returned.
-func Start(t testing.TB, cfg raftstore.Config) (*raftstore.Store, func() error) {
+// Start runs a store and waits until it is ready for writes; if that takes longer than readyTimeout, the test
+// fails. stop stops the store and returns what Run returned. The caller must call it, once.
+func Start(t testing.TB, cfg raftstore.Config) (store *raftstore.Store, stop func() error) {
 	t.Helper()
-	s, err := raftstore.New(cfg)
+	store, err := raftstore.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	stop := func() error {
+	go func() { ended <- store.Run(ctx) }() // ends when stop is called
+	stop = func() error {
 		cancel()
 		return <-ended
 	}
-	wait, done := context.WithTimeout(ctx, readyTimeout)
-	defer done()
-	if err := s.Ready(wait); err != nil {
+	wait, cancelWait := context.WithTimeout(ctx, readyTimeout)
+	defer cancelWait()
+	if err := store.Ready(wait); err != nil {
 		t.Fatalf("the store is not ready: %v; Run: %v", err, stop())
 	}
-	return s, stop
+	return store, stop
 }

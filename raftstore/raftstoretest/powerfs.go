@@ -24,14 +24,15 @@ const blockBytes = 4096
 // guarantees of wal.NewFS: the first Sync of an open file makes its name durable too, a Delete is durable
 // when it returns, and nothing else is.
 type PowerFS struct {
-	mu          sync.Mutex // guards what follows, and the files
+	mu          sync.Mutex // guards the fields below, and the files
 	rand        *rand.Rand
 	files       map[string]*powerFile // by path
 	changesLeft int                   // changes that still succeed; negative means all do
-	fail        error                 // the error of every later change
-	restores    int                   // calls of Restore; a handle opened before the last one fails
+	failure     error                 // what every change after those returns
+	restores    int                   // calls of Restore; a handle that was opened before the last one fails
 }
 
+// powerFile is the content of a file, in memory and on the disk.
 type powerFile struct {
 	now         []byte         // what reads return
 	durable     []byte         // what was synced
@@ -44,20 +45,21 @@ func NewPowerFS(seed uint64) *PowerFS {
 	return &PowerFS{rand: rand.New(rand.NewPCG(seed, seed)), files: map[string]*powerFile{}, changesLeft: -1}
 }
 
-// FailAfter lets n more changes succeed. From then on each change fails with err, until Restore. The first
-// that fails may be half done. A negative n lets all changes succeed.
+// FailAfter lets n more changes succeed. Each change after those fails with err, until Restore; a write that
+// fails may be done in part. A negative n lets all changes succeed.
 func (p *PowerFS) FailAfter(n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.changesLeft, p.fail = n, err
+	p.changesLeft, p.failure = n, err
 }
 
-// Restore brings the power back. Of each file, what was synced is there. Each block that was not synced is
-// there, gone or torn. A file whose name was not synced may be gone.
+// Restore makes the file system what a disk has after the power was lost and is back. Every byte that was
+// synced is there. A block that was not synced is there, lost or torn, at random. A file whose name was not
+// synced is gone or not, at random. Handles that were opened before can no longer write.
 func (p *PowerFS) Restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.changesLeft, p.fail = -1, nil
+	p.changesLeft, p.failure = -1, nil
 	p.restores++
 	for _, name := range slices.Sorted(maps.Keys(p.files)) {
 		f := p.files[name]
@@ -69,11 +71,12 @@ func (p *PowerFS) Restore() {
 	}
 }
 
-// losePower makes the file what it is after the power was lost.
+// losePower makes the content of the file what it is after the power was lost: the synced bytes, and of each
+// block that was not synced all, nothing or the first part.
 func (f *powerFile) losePower(r *rand.Rand) {
 	kept := slices.Clone(f.durable)
-	for _, b := range slices.Sorted(maps.Keys(f.dirty)) {
-		from, to := b*blockBytes, min((b+1)*blockBytes, int64(len(f.now)))
+	for _, block := range slices.Sorted(maps.Keys(f.dirty)) { // sorted, so that the seed decides
+		from, to := block*blockBytes, min((block+1)*blockBytes, int64(len(f.now)))
 		switch r.IntN(3) {
 		case 0: // lost
 			continue
@@ -88,10 +91,10 @@ func (f *powerFile) losePower(r *rand.Rand) {
 	f.now, f.durable, f.dirty, f.nameDurable = kept, slices.Clone(kept), map[int64]bool{}, true
 }
 
-// change counts one change and reports whether it fails. The caller holds mu.
-func (p *PowerFS) change() error {
+// countChange counts one change and returns the error with which it fails, or nil. The caller holds mu.
+func (p *PowerFS) countChange() error {
 	if p.changesLeft == 0 {
-		return p.fail
+		return p.failure
 	}
 	if p.changesLeft > 0 {
 		p.changesLeft--
@@ -119,7 +122,7 @@ func (p *PowerFS) Create(dir, name string, size uint64) (types.WritableFile, err
 	if p.files[path] != nil {
 		return nil, os.ErrExist
 	}
-	if err := p.change(); err != nil {
+	if err := p.countChange(); err != nil {
 		return nil, err
 	}
 	p.files[path] = &powerFile{now: make([]byte, size), dirty: map[int64]bool{}}
@@ -134,7 +137,7 @@ func (p *PowerFS) Delete(dir, name string) error {
 	if p.files[path] == nil {
 		return os.ErrNotExist
 	}
-	if err := p.change(); err != nil {
+	if err := p.countChange(); err != nil {
 		return err
 	}
 	delete(p.files, path)
@@ -151,14 +154,15 @@ func (p *PowerFS) OpenWriter(dir, name string) (types.WritableFile, error) {
 	return p.openHandle(dir, name)
 }
 
+// openHandle opens a file that exists.
 func (p *PowerFS) openHandle(dir, name string) (*powerHandle, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := p.files[filepath.Join(dir, name)]
-	if f == nil {
+	file := p.files[filepath.Join(dir, name)]
+	if file == nil {
 		return nil, os.ErrNotExist
 	}
-	return &powerHandle{p, f, p.restores}, nil
+	return &powerHandle{p, file, p.restores}, nil
 }
 
 // powerHandle is an open file.
@@ -183,15 +187,16 @@ func (h *powerHandle) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// WriteAt writes b, but not durably. A write that FailAfter lets fail returns an error and may have written
+// the first part of b.
 func (h *powerHandle) WriteAt(b []byte, off int64) (int, error) {
 	h.fs.mu.Lock()
 	defer h.fs.mu.Unlock()
 	if h.restores != h.fs.restores {
 		return 0, ErrPowerLost
 	}
-	last := h.fs.changesLeft == 0 // the change that fails is half done
-	if err := h.fs.change(); err != nil {
-		if last && len(b) > 0 {
+	if err := h.fs.countChange(); err != nil {
+		if len(b) > 0 {
 			h.file.write(b[:h.fs.rand.IntN(len(b))], off)
 		}
 		return 0, err
@@ -200,6 +205,7 @@ func (h *powerHandle) WriteAt(b []byte, off int64) (int, error) {
 	return len(b), nil
 }
 
+// write changes the content in memory, and remembers which blocks are not synced.
 func (f *powerFile) write(b []byte, off int64) {
 	if len(b) == 0 {
 		return
@@ -214,23 +220,24 @@ func (f *powerFile) write(b []byte, off int64) {
 	}
 }
 
+// Sync makes the content of the file and its name durable.
 func (h *powerHandle) Sync() error {
 	h.fs.mu.Lock()
 	defer h.fs.mu.Unlock()
 	if h.restores != h.fs.restores {
 		return ErrPowerLost
 	}
-	if err := h.fs.change(); err != nil {
+	if err := h.fs.countChange(); err != nil {
 		return err
 	}
-	f := h.file
-	if grow := len(f.now) - len(f.durable); grow > 0 {
-		f.durable = append(f.durable, make([]byte, grow)...)
+	file := h.file
+	if grow := len(file.now) - len(file.durable); grow > 0 {
+		file.durable = append(file.durable, make([]byte, grow)...)
 	}
-	for b := range f.dirty {
-		from, to := b*blockBytes, min((b+1)*blockBytes, int64(len(f.now)))
-		copy(f.durable[from:to], f.now[from:to])
+	for block := range file.dirty {
+		from, to := block*blockBytes, min((block+1)*blockBytes, int64(len(file.now)))
+		copy(file.durable[from:to], file.now[from:to])
 	}
-	f.dirty, f.nameDurable = map[int64]bool{}, true
+	file.dirty, file.nameDurable = map[int64]bool{}, true
 	return nil
 }
