@@ -60,6 +60,8 @@ func runAndFail(t *testing.T, dir string, bootstrap []byte) error {
 	return err
 }
 
+// A data folder without a cluster needs a bootstrap file, and one with a cluster refuses it, unless the
+// server may resume the bootstrap of the same cluster.
 func TestBootstrapNeedsAnEmptyFolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -113,6 +115,8 @@ func TestARestartContinuesTheChain(t *testing.T) {
 	}
 }
 
+// The roles, the connector and the administrator's claim of the bootstrap file are in the new cluster; the
+// client secret is not shown.
 func TestANewClusterHasWhatTheFileSays(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -160,6 +164,7 @@ func TestAClusterDoesNotOpenWithoutItsSeal(t *testing.T) {
 	startServer(t, dir, nil)
 }
 
+// No file of the data folder contains the client secret, the secret of a join token or a private key.
 func TestTheDiskHoldsNoSecretInTheClear(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -183,6 +188,8 @@ func TestTheDiskHoldsNoSecretInTheClear(t *testing.T) {
 	s.must(err)
 }
 
+// On a full disk every change is refused with a remedy, and reads are answered. After a restart with space,
+// what was acknowledged is there, what was refused is not, and the join token is still good.
 func TestAFullDiskIsReportedAndNothingIsLost(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -228,7 +235,7 @@ func TestAFullDiskIsReportedAndNothingIsLost(t *testing.T) {
 			t.Errorf("the role %s after the restart: got %v, want kind %q", name, err, want)
 		}
 	}
-	r.Time = s.now() // the token was not spent
+	r.Time = s.now() // the token is still unused
 	if _, err := authrpc.Call(t.Context(), s.client(nil), authrpc.Join, r); err != nil {
 		t.Errorf("join after the restart: got %v", err)
 	}

@@ -97,6 +97,7 @@ func refusedByTable(err error, kind identity.Kind) bool {
 	return msg == "this needs a certificate" || msg == "a "+string(kind)+" certificate may not do this"
 }
 
+// Every route answers the kinds of callers that it is for, and refuses all others.
 func TestWhoMayCallWhat(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -127,6 +128,7 @@ func (s *testServer) revision() raftstore.Revision {
 	return l.Revision
 }
 
+// Calls without a certificate, valid token or login code do not change the revision of the store.
 func TestNoAnonymousCallWritesToTheStore(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -153,7 +155,8 @@ func TestNoAnonymousCallWritesToTheStore(t *testing.T) {
 	}
 	r, _ := s.request(token.String(), identity.Node, "web")
 	code := strings.Repeat("0123456789abcdef", 2)
-	keys := authrpc.Keys{Verifier: strings.Repeat("0123456789abcdef", 3), SSHKey: r.SSHKey, X509Key: r.X509Key}
+	verifier := strings.Repeat("0123456789abcdef", 3)
+	keys := authrpc.Keys{Verifier: verifier, SSHKey: r.SSHKey, X509Key: r.X509Key}
 	redeem := authrpc.RedeemLoginRequest{Code: code, Keys: keys}
 	if _, err := authrpc.Call(t.Context(), client, authrpc.RedeemLogin, redeem); err == nil {
 		t.Error("an unknown code was redeemed")
@@ -167,6 +170,7 @@ func TestNoAnonymousCallWritesToTheStore(t *testing.T) {
 	}
 }
 
+// With an expired certificate a machine gets new ones and nothing else. A user is told to log in.
 func TestAnExpiredMachineMayOnlyRenew(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -192,6 +196,7 @@ func TestAnExpiredMachineMayOnlyRenew(t *testing.T) {
 	}
 }
 
+// A machine that was removed is refused, although its certificate is still valid.
 func TestARemovedMachineMayDoNothing(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)

@@ -29,6 +29,8 @@ func parseSSH(t *testing.T, b []byte) ssh.PublicKey {
 	return k
 }
 
+// Host certificates are valid for the machine's own names and no others. The service certificate has the
+// labels on record and is valid for a day.
 func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -76,6 +78,8 @@ func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
 	}
 }
 
+// A renewed certificate has the machine's label as an administrator changed it, and the same id, name and
+// key.
 func TestARenewalTakesNothingFromTheCaller(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -103,6 +107,7 @@ func TestARenewalTakesNothingFromTheCaller(t *testing.T) {
 	}
 }
 
+// Every certificate has an issuance record. The audit log has one event for each join and each renewal.
 func TestEveryIssuanceIsOnRecord(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -162,6 +167,7 @@ func TestAuthRenewsItsOwnCertificateInPlace(t *testing.T) {
 	}
 }
 
+// The stream begins with the current rules, and a role that is added while it is open arrives on it.
 func TestRulesStreamToAProxy(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)

@@ -157,6 +157,8 @@ func (f *loginFixture) redeem(r authrpc.RedeemLoginRequest) (authrpc.RedeemLogin
 	return authrpc.Call(f.t.Context(), f.client(nil), authrpc.RedeemLogin, r)
 }
 
+// A whole login. Its code does not help a thief with other keys, gives certificates to tsh, and is then used
+// up. The provider's claim makes the user an administrator.
 func TestALoginEarnsCertificates(t *testing.T) {
 	t.Parallel()
 	f := newLoginFixture(t)
@@ -198,6 +200,7 @@ func TestALoginEarnsCertificates(t *testing.T) {
 	}
 }
 
+// A user without roles can log in, may read nothing, and sees no node. The refusal is in the audit log.
 func TestAUserWithoutRolesIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newLoginFixture(t)

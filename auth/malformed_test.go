@@ -94,6 +94,7 @@ func post(client *http.Client, url, body string) (status int, answer []byte, err
 	return res.StatusCode, answer, err
 }
 
+// Other methods and paths get no successful answer.
 func TestOnlyPostsToKnownPathsAreServed(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)

@@ -55,6 +55,8 @@ func (s *testServer) machineCert(kind identity.Kind) *tls.Certificate {
 	return s.sign(ca.Request{Profile: ca.Service, Identity: who}, newKey(s.t), s.now())
 }
 
+// A connection is accepted if it offers exactly one protocol of auth and its certificate is of a kind that
+// the protocol is for.
 func TestThePortChecksProtocolAndCertificateKind(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -87,6 +89,8 @@ func TestThePortChecksProtocolAndCertificateKind(t *testing.T) {
 	}
 }
 
+// A certificate of a cluster with the same name but other keys is refused by a TLS alert, which authrpc's
+// client turns into a fault with a remedy.
 func TestAForeignCertificateIsRefusedWithAnAlert(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -138,6 +142,7 @@ func TestTLSBelow13IsRefused(t *testing.T) {
 	}
 }
 
+// A client that knows only the pin accepts the server; with another pin it refuses it.
 func TestThePinAloneVerifiesTheServer(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)

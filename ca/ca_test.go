@@ -168,6 +168,8 @@ const clientAuth = x509.ExtKeyUsageClientAuth
 
 var loopback = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
 
+// Both certificates of a login verify, name the same user, have one serial and end together after the
+// profile's default of 8 hours.
 func TestUserGetsBothCertificatesWithOneValidity(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -218,6 +220,8 @@ func TestHostCertificateNamesItsHost(t *testing.T) {
 	}
 }
 
+// A machine's service certificate comes with the intermediate and the root, and verifies under the root
+// alone, as a server and as a client.
 func TestServiceChainLeadsToTheRoot(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

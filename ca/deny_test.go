@@ -77,6 +77,8 @@ func certificateAsKey(t testing.TB) ssh.PublicKey {
 	return newFixture(t).issue(t, userRequest(t)).SSH
 }
 
+// Each case changes one thing of a good request (base). The request is refused with a fault whose message
+// says what is wrong; nothing is signed or recorded.
 func TestIssueRefuses(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -308,6 +310,7 @@ func oddModulus(bits uint) *big.Int {
 	return new(big.Int).SetBit(big.NewInt(1), int(bits-1), 1)
 }
 
+// Each case is the largest or smallest that is allowed. It gets certificates that end when they should.
 func TestIssueAcceptsTheLimits(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -376,6 +379,7 @@ func TestIssueAcceptsTheLimits(t *testing.T) {
 	}
 }
 
+// Source addresses are in both certificates: the SSH one as a critical option, the X.509 one in the identity.
 func TestIssueBindsCertificatesToSourceAddresses(t *testing.T) {
 	t.Parallel()
 	f, r := newFixture(t), userRequest(t)
@@ -432,6 +436,8 @@ func TestUnrecordedCertificatesAreNotReleased(t *testing.T) {
 	}
 }
 
+// After an issuance the clock is set back and forth. The CA refuses to issue while the clock is more than
+// identity.Skew before the last issuance.
 func TestClockGoneBackwardsStopsIssuing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -470,6 +476,7 @@ func TestCertificateNeverOutlivesItsAuthority(t *testing.T) {
 	}
 }
 
+// Of many concurrent issuances each has a serial and a record of its own.
 func TestConcurrentIssuesAreDistinctAndRecorded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -81,6 +81,8 @@ func TestGoldenSSHFields(t *testing.T) {
 	golden(t, "host.ssh.txt", fields(f.issue(t, hostRequest(t)).SSH))
 }
 
+// The JSON of an issuance record is as in testdata, and reads back as the same record. A malformed digest is
+// refused.
 func TestGoldenRecord(t *testing.T) {
 	t.Parallel()
 	f, r := newFixture(t), userRequest(t)
@@ -146,6 +148,7 @@ func wantContains(t *testing.T, what, text string, parts ...string) {
 	}
 }
 
+// ssh-keygen -L prints what we put into the certificates. "UNKNOWN OPTION" is our own extension.
 func TestOpenSSHReadsOurCertificates(t *testing.T) {
 	t.Parallel()
 	f, r := newFixture(t), userRequest(t)
@@ -187,6 +190,8 @@ func TestOpenSSHReadsOurCertificates(t *testing.T) {
 	)
 }
 
+// openssl verifies the certificates strictly, for the purposes of their profiles, and prints
+// what we put into them.
 func TestOpenSSLReadsOurCertificates(t *testing.T) {
 	t.Parallel()
 	f, dir := newFixture(t), t.TempDir()
@@ -279,6 +284,8 @@ var ignored = map[string]string{
 	"e_subject_common_name_not_exactly_from_san":                    commonName,
 }
 
+// zlint, a linter for the public web, finds nothing but what is in ignored with a reason, and each entry
+// there is still needed.
 func TestZlintOverEveryProfile(t *testing.T) {
 	t.Parallel()
 	registry, seen := lint.GlobalRegistry(), map[string]bool{}

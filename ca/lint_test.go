@@ -40,6 +40,7 @@ func lintCA(t *testing.T) *CA {
 	return c
 }
 
+// lintDraft is a good draft of the profile, for a test to change.
 func lintDraft(t *testing.T, c *CA, p Profile) *draft {
 	t.Helper()
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
@@ -239,6 +240,7 @@ func TestLintRefusesBadDrafts(t *testing.T) {
 	}
 }
 
+// smallstep's name policy refuses foreign names even in a draft that lint did not see.
 func TestNamePolicyChecksUserNamesIndependently(t *testing.T) {
 	t.Parallel()
 	c := lintCA(t)
@@ -260,6 +262,7 @@ func TestNamePolicyChecksUserNamesIndependently(t *testing.T) {
 	}
 }
 
+// Names of clusters that look unusual to the name policy must not keep their users from certificates.
 func TestNamePolicyAcceptsClustersWithOneLabel(t *testing.T) {
 	t.Parallel()
 	for _, cluster := range []string{"demo", "access.example.com", "xn--bcher-kva.example"} {

@@ -132,6 +132,8 @@ func (m *model) equal(t *testing.T, fsm *fsm) {
 	}
 }
 
+// randomOperation is a grant, a revocation or a transaction over few keys, leases and streams, so that
+// operations often meet.
 func randomOperation(r *rand.Rand, m *model) operation {
 	switch r.IntN(12) {
 	case 0:
@@ -235,6 +237,8 @@ func newTestFSM(t testing.TB) *fsm {
 	return newFSM(newSegmentFiles(wal.Guard(wal.NewFS(), l), t.TempDir(), 1<<20), 1<<20, l)
 }
 
+// A command that this release cannot read halts the replica: the state stays, later commands are refused and
+// no snapshot is made.
 func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 	op := encodeOperation(operation{kind: kindTxn, txn: Txn{Then: []Write{Put("a", nil)}}})
 	known := encodeCommand(time.Unix(1, 0), [][]byte{op})
@@ -266,6 +270,7 @@ func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 	}
 }
 
+// A snapshot that is cut anywhere, of a newer release, or whose segment files are missing is refused.
 func TestTruncatedOrUnsupportedSnapshotIsRefused(t *testing.T) {
 	m := newTestFSM(t)
 	op := encodeOperation(operation{kind: kindTxn, txn: Txn{
@@ -290,6 +295,8 @@ func TestTruncatedOrUnsupportedSnapshotIsRefused(t *testing.T) {
 	}
 }
 
+// Whatever the bytes are, decoding does not panic; what can be decoded is the same after encoding and
+// decoding again.
 func FuzzDecodeCommand(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{commandV1, 0, 1, 9, 0})

@@ -167,6 +167,8 @@ func TestPowerLossDuringBootstrap(t *testing.T) {
 	}
 }
 
+// After the first write on a full disk every write is refused, also when there is space again. Reads go on,
+// and a new store on the same folder writes again.
 func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 	power, dir := raftstoretest.NewPowerFS(3), t.TempDir()
 	s, stop := raftstoretest.Start(t, powerConfig(dir, power))

@@ -67,6 +67,7 @@ func TestGetAfterCommit(t *testing.T) {
 	wantKind(t, err, fault.NotFound)
 }
 
+// Each kind of condition is tried on a key that fits it and on one that does not.
 func TestConditions(t *testing.T) {
 	s := raftstoretest.Open(t)
 	put(t, s, "k", "old")
@@ -166,6 +167,7 @@ func TestConcurrentCommitsShareRevisions(t *testing.T) {
 	}
 }
 
+// The pages of a prefix have all its keys in order, and none of its neighbours.
 func TestListPages(t *testing.T) {
 	s := raftstoretest.Open(t)
 	for i := range 25 {
@@ -193,6 +195,7 @@ func TestListPages(t *testing.T) {
 	}
 }
 
+// Keys, records, their revision and their time are the same after a restart.
 func TestStateAndStreamsSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	s, stop := raftstoretest.Start(t, raftstoretest.Config(dir))

@@ -23,6 +23,8 @@ func next(t *testing.T, w *raftstore.Watch) []raftstore.Event {
 	return events
 }
 
+// A watch delivers what came after its revision, one revision at a time, then waits for more, and ignores
+// keys without its prefix.
 func TestWatchResumesAndWaits(t *testing.T) {
 	s := raftstoretest.Open(t)
 	first := put(t, s, "u/a", "1")
@@ -54,6 +56,7 @@ func TestWatchResumesAndWaits(t *testing.T) {
 	}
 }
 
+// A watch whose events were dropped gets fault Expired, and a new one from a listing works.
 func TestWatchTooOldIsExpired(t *testing.T) {
 	cfg := raftstoretest.Config(t.TempDir())
 	cfg.Bounds.WatchBytes = 4 << 10
@@ -102,6 +105,7 @@ func TestWatchMissesNothingUnderLoad(t *testing.T) {
 	}
 }
 
+// A watch that waits, and every later call, gets fault Unavailable when the store stops.
 func TestWatchEndsWithTheStore(t *testing.T) {
 	s, stop := raftstoretest.Start(t, raftstoretest.Config(t.TempDir()))
 	l, err := s.List(testContext(t), "", raftstore.Page{})
@@ -132,6 +136,8 @@ func putWithLease(t *testing.T, s *raftstore.Store, key string, id raftstore.Lea
 	return err
 }
 
+// A lease ends by its time or by Revoke. Its keys go with it, keys of other leases stay, and it cannot be
+// used again.
 func TestExpiredLeaseRemovesItsKeys(t *testing.T) {
 	s := raftstoretest.Open(t)
 	id, err := s.Grant(testContext(t), 50*time.Millisecond)
@@ -172,6 +178,7 @@ func TestExpiredLeaseRemovesItsKeys(t *testing.T) {
 	wantKind(t, err, fault.Invalid)
 }
 
+// A lease outlives a restart with its key, and ends later, in the time of the new leader.
 func TestNewLeaderRestartsLeaseTimes(t *testing.T) {
 	dir := t.TempDir()
 	s, stop := raftstoretest.Start(t, raftstoretest.Config(dir))
@@ -200,6 +207,7 @@ func TestNewLeaderRestartsLeaseTimes(t *testing.T) {
 	}
 }
 
+// Each limit of a transaction is tried at its largest allowed value and one above.
 func TestOversizeIsRefused(t *testing.T) {
 	s := raftstoretest.Open(t)
 	key := func(n int) raftstore.Txn { return writes(raftstore.Put(strings.Repeat("k", n), nil)) }

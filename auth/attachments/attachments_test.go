@@ -159,6 +159,8 @@ func (f *fixture) online(n machine) bool {
 	return len(got) == 1 && got[0].Online
 }
 
+// A node is found by each of its names and by nothing else. It is online while the last report of its proxy
+// lists it; after that it was last seen at the time of the report that no longer did.
 func TestAnAttachedNodeIsFoundUntilItLeaves(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -238,6 +240,7 @@ func (f *fixture) revision() uint64 {
 	return rev
 }
 
+// Each bad attachment is reported together with a good one of another node. Only the good one counts.
 func TestAProxyCannotAttachANodeWithoutItsSignature(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -285,6 +288,8 @@ func TestAProxyCannotAttachANodeWithoutItsSignature(t *testing.T) {
 	}
 }
 
+// A user sees the nodes on which some role grants something. Names and labels select among them, and do not
+// show more.
 func TestAListShowsWhatTheUserMaySee(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -363,6 +368,7 @@ func TestAListIncludesTheLogins(t *testing.T) {
 	}
 }
 
+// A page has as many visible nodes as were asked for, and the pages together have all of them in order.
 func TestAListComesInPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

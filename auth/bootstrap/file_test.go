@@ -46,6 +46,7 @@ metadata: {name: x}
 spec: {}
 `
 
+// One file with many faults: all of them are in one error, with their lines.
 func TestABadBootstrapFileReportsEveryFault(t *testing.T) {
 	t.Parallel()
 	_, err := bootstrap.Parse("cluster.yaml", []byte(badFile))

@@ -126,6 +126,7 @@ func (f *fixture) must(err error) {
 	}
 }
 
+// Logins and extensions are those of all roles together; the lifetime is the shortest of the roles.
 func TestACertificateSaysWhatTheRolesAllow(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -128,6 +128,8 @@ func (f *fixture) refusals() (n int) {
 	return n
 }
 
+// A token admits one machine. Where the token and the machine set the same label, the token wins. A second
+// machine is refused and told how to get a token, and the refusal is in the audit log.
 func TestATokenAdmitsOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -151,6 +153,8 @@ func TestATokenAdmitsOnce(t *testing.T) {
 	}
 }
 
+// Each case changes one thing of a valid request. It must be refused with the fault, the text and a remedy,
+// and recorded in the audit log if the token is one that auth created.
 func TestWhatJoinRefuses(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -242,12 +246,14 @@ func TestAWrongClockIsReportedWithBothTimes(t *testing.T) {
 			t.Errorf("got %q, want it to name %s", fault.Message(err), clock.UTC().Format(time.RFC3339))
 		}
 	}
-	r.Time = f.now // the token was not spent
+	r.Time = f.now // the token is still unused
 	if _, err := f.Admit(t.Context(), r); err != nil {
 		t.Errorf("with the clock set: got %v", err)
 	}
 }
 
+// The joins of one list run one after the other in the same cluster, so a name that was given is taken in the
+// later ones.
 func TestNamesAreChosenByAuth(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -280,6 +286,9 @@ func TestNamesAreChosenByAuth(t *testing.T) {
 	}
 }
 
+// A node gets neither a proxy's name nor its public names. A proxy may share a public name with another
+// proxy, but not take the name of a node; and a public name must be one host name or address in its usual
+// form.
 func TestNobodyTakesAProxysName(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -330,6 +339,8 @@ func TestARemovedNameStaysReservedForADay(t *testing.T) {
 	}
 }
 
+// Twenty machines use one token at the same moment: one is admitted, and the others are told that the token
+// is used.
 func TestATokenAdmitsOneOfManyMachines(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -363,7 +374,7 @@ func TestALostJoinResponseIsRepeated(t *testing.T) {
 	r, key := f.request(token, "web")
 	first, err := f.Admit(t.Context(), r)
 	f.must(err)
-	r.Name, r.Labels = "db", identity.Labels{"env": "prod"} // changes nothing any more
+	r.Name, r.Labels = "db", identity.Labels{"env": "prod"} // must change nothing on record
 	again, err := f.Admit(t.Context(), r)
 	f.must(err)
 	if m := again.Machine(); m.ID != first.Machine().ID || m.Name != "web" || len(m.Labels) != 0 ||
@@ -423,7 +434,7 @@ func TestTwentyCallsOfOneMachineMakeOneMachine(t *testing.T) {
 	}
 }
 
-func TestASpentTokenCannotFillTheLog(t *testing.T) {
+func TestAUsedTokenCannotFillTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	token := f.token(join.TokenRequest{})
@@ -441,6 +452,7 @@ func TestASpentTokenCannotFillTheLog(t *testing.T) {
 	}
 }
 
+// A caller is a member only while its machine is on record, with the kind and the key on record.
 func TestAMemberIsVerifiedByTheKeyOnRecord(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -474,6 +486,7 @@ func TestAMemberIsVerifiedByTheKeyOnRecord(t *testing.T) {
 	}
 }
 
+// A request for a token that is out of bounds is refused with a remedy.
 func TestTokensAreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -495,6 +508,7 @@ func TestTokensAreBounded(t *testing.T) {
 	}
 }
 
+// A proxy may name only its own public names as the origin of a login page.
 func TestOriginsAreTheProxysOwn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -37,6 +37,8 @@ func (f *fakeIssuer) ForAuth(
 	return []*x509.Certificate{leaf}, nil
 }
 
+// The certificate lives for a day, so the first renewal is due after 16 hours. Two renewals fail, each is
+// tried again after a minute, and the old certificate stays until one succeeds.
 func TestTheCertificateIsRenewedAtTwoThirdsOfItsLife(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -56,37 +56,37 @@ func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return
 // newTestPort runs a port until the test ends. adjust may lower its bounds before.
 func newTestPort(t *testing.T, adjust ...func(*Port)) *testPort {
 	t.Helper()
-	d := &testPort{T: t, keys: keyringtest.New(t, cluster, time.Now()), proxyKey: newKey(t)}
+	port := &testPort{T: t, keys: keyringtest.New(t, cluster, time.Now()), proxyKey: newKey(t)}
 	var err error
-	d.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: d.keys, Recorder: discardRecorder{}})
-	d.must(err)
+	port.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: port.keys, Recorder: discardRecorder{}})
+	port.must(err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	d.must(err)
-	d.addr = ln.Addr().String()
-	d.Port, err = New(Config{Listener: ln, Log: slog.New(slog.DiscardHandler)})
-	d.must(err)
+	port.must(err)
+	port.addr = ln.Addr().String()
+	port.Port, err = New(Config{Listener: ln, Log: slog.New(slog.DiscardHandler)})
+	port.must(err)
 	for _, a := range adjust {
-		a(d.Port)
+		a(port.Port)
 	}
-	own := d.machine(identity.Auth)
-	public := d.keys.Public()
+	own := port.machine(identity.Auth)
+	public := port.keys.Public()
 	roots := identity.Roots{Users: x509.NewCertPool(), Services: x509.NewCertPool()}
 	roots.Users.AddCert(public.UserX509[0])
 	roots.Services.AddCert(public.ServiceX509[0])
 	cfg := RunConfig{
 		Cluster:         cluster,
-		Pin:             d.keys.Pin(),
+		Pin:             port.keys.Pin(),
 		Roots:           roots,
 		Certificate:     func() *tls.Certificate { return own },
 		Handler:         http.HandlerFunc(answerCaller),
-		VerifyForwarded: d.verifyForwarded,
+		VerifyForwarded: port.verifyForwarded,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- d.Port.Run(ctx, cfg) }()
-	d.stop = sync.OnceValue(func() error { cancel(); return <-ended })
-	t.Cleanup(func() { _ = d.stop() })
-	return d
+	go func() { ended <- port.Port.Run(ctx, cfg) }()
+	port.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() { _ = port.stop() })
+	return port
 }
 
 func answerCaller(w http.ResponseWriter, r *http.Request) {
@@ -101,8 +101,8 @@ func answerCaller(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (d *testPort) verifyForwarded(_ context.Context, f authrpc.ForwardedFrom) (string, error) {
-	if !f.Verify(&d.proxyKey.PublicKey) {
+func (port *testPort) verifyForwarded(_ context.Context, f authrpc.ForwardedFrom) (string, error) {
+	if !f.Verify(&port.proxyKey.PublicKey) {
 		return "", errors.New("not signed by the proxy")
 	}
 	return "proxy-1", nil
@@ -117,29 +117,29 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-func (d *testPort) must(err error) {
-	d.Helper()
+func (port *testPort) must(err error) {
+	port.Helper()
 	if err != nil {
-		d.Fatal(err)
+		port.Fatal(err)
 	}
 }
 
 // machine is the service certificate of a machine of the kind.
-func (d *testPort) machine(kind identity.Kind) *tls.Certificate {
-	d.Helper()
+func (port *testPort) machine(kind identity.Kind) *tls.Certificate {
+	port.Helper()
 	const id = "00000000000000000000000000000001"
-	return d.issue(ca.Request{
+	return port.issue(ca.Request{
 		Profile:  ca.Service,
 		Identity: identity.Identity{Kind: kind, Cluster: cluster, Name: "m", ID: id},
 	})
 }
 
-func (d *testPort) issue(r ca.Request) *tls.Certificate {
-	d.Helper()
-	key := newKey(d.T)
+func (port *testPort) issue(r ca.Request) *tls.Certificate {
+	port.Helper()
+	key := newKey(port.T)
 	r.X509Key = key.Public()
-	out, err := d.ca.Issue(d.Context(), r)
-	d.must(err)
+	out, err := port.ca.Issue(port.Context(), r)
+	port.must(err)
 	cert := &tls.Certificate{PrivateKey: key, Leaf: out.X509}
 	for _, c := range out.Chain {
 		cert.Certificate = append(cert.Certificate, c.Raw)
@@ -148,28 +148,28 @@ func (d *testPort) issue(r ca.Request) *tls.Certificate {
 }
 
 // clientTLS is the configuration of a client that knows the pin.
-func (d *testPort) clientTLS() *tls.Config {
-	return identity.PinnedTLS(d.keys.Pin(), cluster, identity.ALPNAuth, nil, time.Now, identity.Auth)
+func (port *testPort) clientTLS() *tls.Config {
+	return identity.PinnedTLS(port.keys.Pin(), cluster, identity.ALPNAuth, nil, time.Now, identity.Auth)
 }
 
 // ask makes one request over a connection of its own, with the certificate unless it is nil, and returns the
 // API's answer.
-func (d *testPort) ask(cert *tls.Certificate) (string, error) {
-	cfg := d.clientTLS()
+func (port *testPort) ask(cert *tls.Certificate) (string, error) {
+	cfg := port.clientTLS()
 	if cert != nil {
 		cfg.Certificates = []tls.Certificate{*cert}
 	}
-	return d.get((&tls.Dialer{Config: cfg}).DialContext)
+	return port.get((&tls.Dialer{Config: cfg}).DialContext)
 }
 
 // askForwarded is ask for an anonymous client whose connection is forwarded by the proxy that has the key.
-func (d *testPort) askForwarded(key *ecdsa.PrivateKey) (string, error) {
-	return d.get(func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (port *testPort) askForwarded(key *ecdsa.PrivateKey) (string, error) {
+	return port.get(func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := net.Dial(network, addr)
 		if err != nil {
 			return nil, err
 		}
-		conn := tls.Client(&forwardingConn{Conn: raw, key: key}, d.clientTLS())
+		conn := tls.Client(&forwardingConn{Conn: raw, key: key}, port.clientTLS())
 		if err := conn.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, err
@@ -178,12 +178,12 @@ func (d *testPort) askForwarded(key *ecdsa.PrivateKey) (string, error) {
 	})
 }
 
-func (d *testPort) get(
+func (port *testPort) get(
 	dialTLS func(ctx context.Context, network, addr string) (net.Conn, error),
 ) (string, error) {
 	transport := &http.Transport{DialTLSContext: dialTLS}
 	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport}).Get("https://" + d.addr)
+	resp, err := (&http.Client{Transport: transport}).Get("https://" + port.addr)
 	if err != nil {
 		return "", err
 	}
@@ -217,18 +217,19 @@ func (c *forwardingConn) Write(b []byte) (n int, err error) {
 
 func TestTheAPIGetsTheForwardedAddress(t *testing.T) {
 	t.Parallel()
-	d := newTestPort(t)
-	if got, err := d.askForwarded(d.proxyKey); err != nil || got != "192.0.2.7:40022 by proxy-1" {
+	port := newTestPort(t)
+	if got, err := port.askForwarded(port.proxyKey); err != nil || got != "192.0.2.7:40022 by proxy-1" {
 		t.Errorf("got %q, %v, want the address that the proxy signed", got, err)
 	}
-	if got, err := d.askForwarded(newKey(t)); err == nil {
+	if got, err := port.askForwarded(newKey(t)); err == nil {
 		t.Errorf("got %q with an address that another key signed, want it refused", got)
 	}
 }
 
+// The API learns the kind of each caller from its certificate; a client without one is anonymous.
 func TestTheAPIGetsTheCallersKind(t *testing.T) {
 	t.Parallel()
-	d := newTestPort(t)
+	port := newTestPort(t)
 	alice := identity.Identity{
 		Kind:      identity.User,
 		Cluster:   cluster,
@@ -239,42 +240,43 @@ func TestTheAPIGetsTheCallersKind(t *testing.T) {
 	}
 	for want, cert := range map[string]*tls.Certificate{
 		"":      nil,
-		"user":  d.issue(ca.Request{Profile: ca.User, Identity: alice}),
-		"node":  d.machine(identity.Node),
-		"proxy": d.machine(identity.Proxy),
-		"auth":  d.machine(identity.Auth),
+		"user":  port.issue(ca.Request{Profile: ca.User, Identity: alice}),
+		"node":  port.machine(identity.Node),
+		"proxy": port.machine(identity.Proxy),
+		"auth":  port.machine(identity.Auth),
 	} {
-		if got, err := d.ask(cert); err != nil || got != want {
+		if got, err := port.ask(cert); err != nil || got != want {
 			t.Errorf("got %q, %v, want %q", got, err, want)
 		}
 	}
-	if err := d.stop(); err != nil {
+	if err := port.stop(); err != nil {
 		t.Errorf("got %v from Run, want nil", err)
 	}
-	if c := d.Counts(); c.Open != 0 || c.Accepted != 5 || c.Anonymous != 1 {
+	if c := port.Counts(); c.Open != 0 || c.Accepted != 5 || c.Anonymous != 1 {
 		t.Errorf("got %+v, want five accepted, one of them anonymous, and none open", c)
 	}
 }
 
+// A connection that the raft layer dials arrives at the raft layer, over the same port as the API's.
 func TestRaftConnectsThroughThePort(t *testing.T) {
 	t.Parallel()
-	d := newTestPort(t)
-	layer := d.Raft()
-	_, err := d.ask(nil) // returns when the port runs
-	d.must(err)
-	dialled, err := layer.Dial(raft.ServerAddress(d.addr), 10*time.Second)
-	d.must(err)
+	port := newTestPort(t)
+	layer := port.Raft()
+	_, err := port.ask(nil) // returns when the port runs
+	port.must(err)
+	dialled, err := layer.Dial(raft.ServerAddress(port.addr), 10*time.Second)
+	port.must(err)
 	defer dialled.Close()
 	accepted, err := layer.Accept()
-	d.must(err)
+	port.must(err)
 	defer accepted.Close()
 	_, err = dialled.Write([]byte("vote"))
-	d.must(err)
+	port.must(err)
 	got := make([]byte, 4)
 	if _, err := io.ReadFull(accepted, got); err != nil || string(got) != "vote" {
 		t.Errorf("got %q, %v, want vote", got, err)
 	}
-	d.must(layer.Close())
+	port.must(layer.Close())
 	if _, err := layer.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v after Close, want closed", err)
 	}
@@ -296,71 +298,73 @@ func TestRaftDialFailsBeforeThePortRuns(t *testing.T) {
 	}
 }
 
+// With room for one anonymous connection, the second closes the first. A member beside them is served.
 func TestAnonymousConnectionsDoNotDisplaceMembers(t *testing.T) {
 	t.Parallel()
-	d := newTestPort(t, func(p *Port) { p.anonymous.max = 1 })
-	first := d.connect()
+	port := newTestPort(t, func(p *Port) { p.anonymous.max = 1 })
+	first := port.connect()
 	defer first.Close()
 	// A client's handshake ends before the server's does. A response shows that the server's has ended, too.
 	_, err := io.WriteString(first, "GET / HTTP/1.1\r\nHost: auth\r\n\r\n")
-	d.must(err)
+	port.must(err)
 	resp, err := http.ReadResponse(bufio.NewReader(first), nil)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("the first anonymous client: got %v, %v, want it served", resp, err)
 	}
-	if got, err := d.ask(nil); err != nil || got != "" {
+	if got, err := port.ask(nil); err != nil || got != "" {
 		t.Errorf("a second anonymous client: got %q, %v, want it served", got, err)
 	}
-	d.must(first.SetReadDeadline(time.Now().Add(patience)))
+	port.must(first.SetReadDeadline(time.Now().Add(patience)))
 	var timeout net.Error
 	if _, err := first.Read(make([]byte, 1)); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Errorf("the first anonymous client: got %v, want its connection closed to make room", err)
 	}
-	if d.Counts().Evicted == 0 {
+	if port.Counts().Evicted == 0 {
 		t.Error("got no eviction counted")
 	}
-	if got, err := d.ask(d.machine(identity.Node)); err != nil || got != "node" {
+	if got, err := port.ask(port.machine(identity.Node)); err != nil || got != "node" {
 		t.Errorf("a node beside them: got %q, %v, want it served", got, err)
 	}
 }
 
 func TestTheNumberOfConnectionsIsBounded(t *testing.T) {
 	t.Parallel()
-	d := newTestPort(t, func(p *Port) { p.conns = make(chan struct{}, 1) })
-	first := d.connect()
-	if _, err := d.ask(nil); err == nil {
+	port := newTestPort(t, func(p *Port) { p.conns = make(chan struct{}, 1) })
+	first := port.connect()
+	if _, err := port.ask(nil); err == nil {
 		t.Error("a second connection was served, want it closed")
 	}
 	first.Close()
 	for until := time.Now().Add(patience); ; { // the server notices a moment later
-		if _, err := d.ask(nil); err == nil {
+		if _, err := port.ask(nil); err == nil {
 			break
 		} else if time.Now().After(until) {
 			t.Fatalf("after the first was closed: got %v, want it served", err)
 		}
 	}
-	if d.Counts().Full == 0 {
+	if port.Counts().Full == 0 {
 		t.Error("got no connection counted as one too many")
 	}
 }
 
+// Clients that send nothing, or no TLS, do not delay others; and they do not hold up the end of the port.
 func TestStalledHandshakesDoNotBlockOthers(t *testing.T) {
 	t.Parallel()
-	d := newTestPort(t)
+	port := newTestPort(t)
 	for _, garbage := range []string{
 		"", "\x16", "\x16\x03\x01\x02", "GET / HTTP/1.1\r\n\r\n", "SSH-2.0-x\r\n",
 	} {
-		conn, err := net.Dial("tcp", d.addr)
-		d.must(err)
+		conn, err := net.Dial("tcp", port.addr)
+		port.must(err)
 		defer conn.Close()
 		_, err = io.WriteString(conn, garbage)
-		d.must(err)
+		port.must(err)
 	}
-	if _, err := d.ask(nil); err != nil {
+	if _, err := port.ask(nil); err != nil {
 		t.Errorf("beside stalled clients: got %v, want an answer", err)
 	}
 	began := time.Now()
-	if err := d.stop(); err != nil || time.Since(began) > handshakeTimeout {
+	if err := port.stop(); err != nil || time.Since(began) > handshakeTimeout {
 		t.Errorf("got %v after %s, want stalled handshakes to end with the port", err, time.Since(began))
 	}
 }
@@ -368,20 +372,20 @@ func TestStalledHandshakesDoNotBlockOthers(t *testing.T) {
 // However many clients stall in the handshake, others are answered at once.
 func TestAFloodOfStalledHandshakesDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()
-	d := newTestPort(t, func(p *Port) { p.handshakes.max = 16 })
-	node := d.machine(identity.Node)
+	port := newTestPort(t, func(p *Port) { p.handshakes.max = 16 })
+	node := port.machine(identity.Node)
 	for range 100 {
-		conn, err := net.Dial("tcp", d.addr)
-		d.must(err)
+		conn, err := net.Dial("tcp", port.addr)
+		port.must(err)
 		defer conn.Close()
 		_, err = io.WriteString(conn, "\x16\x03\x01")
-		d.must(err)
+		port.must(err)
 	}
 	began := time.Now()
-	if got, err := d.ask(node); err != nil || got != "node" {
+	if got, err := port.ask(node); err != nil || got != "node" {
 		t.Errorf("a node beside them: got %q, %v, want it served", got, err)
 	}
-	if _, err := d.ask(nil); err != nil {
+	if _, err := port.ask(nil); err != nil {
 		t.Errorf("an anonymous client beside them: got %v, want it served", err)
 	}
 	if took := time.Since(began); took > handshakeTimeout/2 {
@@ -401,11 +405,11 @@ func TestARequestFromOutsideThePortIsRefused(t *testing.T) {
 }
 
 // connect does a TLS handshake without a client certificate and sends nothing.
-func (d *testPort) connect() *tls.Conn {
-	d.Helper()
+func (port *testPort) connect() *tls.Conn {
+	port.Helper()
 	cfg := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{identity.ALPNAuth}}
-	conn, err := tls.Dial("tcp", d.addr, cfg)
-	d.must(err)
+	conn, err := tls.Dial("tcp", port.addr, cfg)
+	port.must(err)
 	return conn
 }
 

@@ -39,80 +39,80 @@ type fixture struct {
 // newFixture creates a cluster with its authorities document and the role "one".
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	p := &fixture{T: t, st: state.New(raftstoretest.Open(t)), keys: clustertest.NewInMemory(t)}
-	first, err := rules.FirstAuthorities(p.keys.RootKey(), cluster, p.keys.Authorities(), time.Now())
-	p.must(err)
-	p.must(state.NewVault(p.st, keyringtest.Seal(t)).CreateCluster(t.Context(), state.InitialRecords{
+	f := &fixture{T: t, st: state.New(raftstoretest.Open(t)), keys: clustertest.NewInMemory(t)}
+	first, err := rules.FirstAuthorities(f.keys.RootKey(), cluster, f.keys.Authorities(), time.Now())
+	f.must(err)
+	f.must(state.NewVault(f.st, keyringtest.Seal(t)).CreateCluster(t.Context(), state.InitialRecords{
 		Cluster:     state.Cluster{Name: cluster, Created: time.Now()},
 		Keyring:     json.RawMessage(`{}`),
 		Authorities: first,
 		Roles:       []access.Role{{Name: "one"}},
 	}))
-	p.cfg = rules.Config{
-		Source:  p.st.Reader,
+	f.cfg = rules.Config{
+		Source:  f.st.Reader,
 		Cluster: cluster,
-		Signer:  p.keys.RulesKey(),
+		Signer:  f.keys.RulesKey(),
 		Now:     time.Now,
 		Log:     slog.New(slog.DiscardHandler),
 	}
-	p.Publisher = rules.New(p.cfg)
-	return p
+	f.Publisher = rules.New(f.cfg)
+	return f
 }
 
-func (p *fixture) must(err error) {
-	p.Helper()
+func (f *fixture) must(err error) {
+	f.Helper()
 	if err != nil {
-		p.Fatal(err)
+		f.Fatal(err)
 	}
 }
 
-func (p *fixture) current() signed.Set {
-	p.Helper()
-	s, _, err := p.Current()
-	p.must(err)
+func (f *fixture) current() signed.Set {
+	f.Helper()
+	s, _, err := f.Current()
+	f.must(err)
 	return s
 }
 
-func (p *fixture) addRole(name string) {
-	p.Helper()
-	_, err := p.st.Roles.PutRole(
-		p.Context(),
+func (f *fixture) addRole(name string) {
+	f.Helper()
+	_, err := f.st.Roles.PutRole(
+		f.Context(),
 		state.Stored[access.Role]{},
 		access.Role{Name: name},
 		time.Now(),
 	)
-	p.must(err)
+	f.must(err)
 }
 
 func TestTheSetVerifiesFromThePinAlone(t *testing.T) {
 	t.Parallel()
-	p := newFixture(t)
-	if _, _, err := p.Current(); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
+	f := newFixture(t)
+	if _, _, err := f.Current(); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 		t.Errorf("before the first head: got %v, want unavailable with a remedy", err)
 	}
-	p.must(p.Publish(t.Context()))
-	trust, err := signed.Open(p.keys.Pin(), p.current())
-	p.must(err)
+	f.must(f.Publish(t.Context()))
+	trust, err := signed.Open(f.keys.Pin(), f.current())
+	f.must(err)
 	if _, known := trust.Policy["one"]; !known || trust.Cluster != cluster {
 		t.Errorf("got %+v of %q, want the role one of %s", trust.Policy, trust.Cluster, cluster)
 	}
-	chain, err := p.Authorities(t.Context())
-	p.must(err)
-	if _, _, err := signed.OpenAuthorities(p.keys.Pin(), chain); err != nil {
+	chain, err := f.Authorities(t.Context())
+	f.must(err)
+	if _, _, err := signed.OpenAuthorities(f.keys.Pin(), chain); err != nil {
 		t.Errorf("the chain alone: got %v", err)
 	}
 }
 
 func TestAChangedRoleAdvancesTheSet(t *testing.T) {
 	t.Parallel()
-	p := newFixture(t)
-	p.must(p.Publish(t.Context()))
-	trust, err := signed.Open(p.keys.Pin(), p.current())
-	p.must(err)
-	p.addRole("two")
-	p.must(p.Publish(t.Context()))
-	newer, err := trust.Advance(p.current())
-	p.must(err)
+	f := newFixture(t)
+	f.must(f.Publish(t.Context()))
+	trust, err := signed.Open(f.keys.Pin(), f.current())
+	f.must(err)
+	f.addRole("two")
+	f.must(f.Publish(t.Context()))
+	newer, err := trust.Advance(f.current())
+	f.must(err)
 	if _, known := newer.Policy["two"]; !known {
 		t.Errorf("got %+v, want the role two", newer.Policy)
 	}
@@ -123,32 +123,33 @@ func TestAChangedRoleAdvancesTheSet(t *testing.T) {
 
 func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
 	t.Parallel()
-	p := newFixture(t)
-	p.addRole("two")
-	p.must(p.Publish(t.Context()))
-	here := p.current()
-	there := rules.New(p.cfg)
-	p.must(there.Publish(t.Context()))
+	f := newFixture(t)
+	f.addRole("two")
+	f.must(f.Publish(t.Context()))
+	here := f.current()
+	there := rules.New(f.cfg)
+	f.must(there.Publish(t.Context()))
 	other, _, err := there.Current()
-	p.must(err)
+	f.must(err)
 	if string(here.Roles.Payload) != string(other.Roles.Payload) ||
 		string(here.Roles.Sig) != string(other.Roles.Sig) {
 		t.Errorf("got roles\n%s\nand\n%s, want the same bytes", here.Roles.Payload, other.Roles.Payload)
 	}
 }
 
+// A changed role reaches a watcher long before the next head is due by the clock.
 func TestWatchersGetAChangeAtOnce(t *testing.T) {
 	t.Parallel()
-	p := newFixture(t)
+	f := newFixture(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	ran := make(chan error, 1)
 	runCtx, stop := context.WithCancel(t.Context())
-	go func() { ran <- p.Publisher.Run(runCtx) }()
+	go func() { ran <- f.Publisher.Run(runCtx) }()
 	sets := make(chan signed.Set)
 	watched := make(chan error, 1)
 	go func() {
-		watched <- p.Watch(ctx, func(s signed.Set) error {
+		watched <- f.Watch(ctx, func(s signed.Set) error {
 			select {
 			case sets <- s:
 				return nil
@@ -158,9 +159,9 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 		})
 	}()
 	began := time.Now()
-	trust, err := signed.Open(p.keys.Pin(), <-sets)
-	p.must(err)
-	p.addRole("two")
+	trust, err := signed.Open(f.keys.Pin(), <-sets)
+	f.must(err)
+	f.addRole("two")
 	for known := false; !known; _, known = trust.Policy["two"] {
 		if trust, err = trust.Advance(<-sets); err != nil {
 			t.Fatal(err)
@@ -181,15 +182,15 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 
 func TestHeadsWriteNothing(t *testing.T) {
 	t.Parallel()
-	p := newFixture(t)
-	before, err := p.st.RoleSet(t.Context())
-	p.must(err)
+	f := newFixture(t)
+	before, err := f.st.RoleSet(t.Context())
+	f.must(err)
 	for range 3 {
-		p.must(p.Publish(t.Context()))
+		f.must(f.Publish(t.Context()))
 	}
-	p.addRole("two")
-	after, err := p.st.RoleSet(t.Context())
-	p.must(err)
+	f.addRole("two")
+	after, err := f.st.RoleSet(t.Context())
+	f.must(err)
 	if after.Revision != before.Revision+1 {
 		t.Errorf("got revision %d after three heads and a role, want %d", after.Revision, before.Revision+1)
 	}
@@ -198,15 +199,15 @@ func TestHeadsWriteNothing(t *testing.T) {
 // Machines reject a set that is signed by a key which is not the cluster's.
 func TestASetOfAnotherKeyIsRejected(t *testing.T) {
 	t.Parallel()
-	p := newFixture(t)
+	f := newFixture(t)
 	_, key, err := ed25519.GenerateKey(nil)
-	p.must(err)
-	p.cfg.Signer = key
-	forger := rules.New(p.cfg)
-	p.must(forger.Publish(t.Context()))
+	f.must(err)
+	f.cfg.Signer = key
+	forger := rules.New(f.cfg)
+	f.must(forger.Publish(t.Context()))
 	set, _, err := forger.Current()
-	p.must(err)
-	if _, err := signed.Open(p.keys.Pin(), set); err == nil {
+	f.must(err)
+	if _, err := signed.Open(f.keys.Pin(), set); err == nil {
 		t.Error("a set of another key was accepted")
 	}
 }

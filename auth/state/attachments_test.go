@@ -8,6 +8,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// An attachment is found by node and by proxy until the proxy's lease ends. The time when the node was last
+// seen stays.
 func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -45,6 +47,7 @@ func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
 	}
 }
 
+// More attachments than fit into one transaction are stored and removed by one call.
 func TestManyAttachmentsFitTheirTransactions(t *testing.T) {
 	t.Parallel()
 	s := open(t)

@@ -18,6 +18,7 @@ func newPendingLogin(at time.Time) PendingLogin {
 	}
 }
 
+// Of eight concurrent callers one redeems the login. The login has also created the record of its user.
 func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	t.Parallel()
 	s := open(t)

@@ -42,6 +42,8 @@ func newMachine(kind identity.Kind, name string, aliases ...string) Machine {
 	}
 }
 
+// A machine, its name and the use of its token are stored together: a token that is used or a name that is
+// taken refuses the whole.
 func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -75,6 +77,8 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	}
 }
 
+// The end of its lease removes a token and its hash. A change of the record in between must not lose the
+// lease.
 func TestTokenEndsWithItsLease(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -96,6 +100,8 @@ func TestTokenEndsWithItsLease(t *testing.T) {
 	}
 }
 
+// The table has for each name whether it is taken for a node and for a proxy. After the proxy is removed, its
+// name stays reserved for a while, and its public name is free at once.
 func TestRemovedNamesStayReserved(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -129,6 +135,7 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 	must(t, s.Machines.AddMachine(t.Context(), node, token(t, s, "two")))
 }
 
+// Pages of one kind leave out the other machines and are in the order of names. The empty kind lists all.
 func TestListMachinesPagesByNameAndKind(t *testing.T) {
 	t.Parallel()
 	s := open(t)

@@ -8,6 +8,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// RoleSet returns the same pointer until a role changes, and then the new roles.
 func TestRoleSetFollowsEveryChange(t *testing.T) {
 	t.Parallel()
 	s := open(t)

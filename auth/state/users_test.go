@@ -10,6 +10,7 @@ import (
 
 var alice = identity.UserKey{Connector: "corp", Subject: "a/1"}
 
+// Subjects that contain separators, or are too long for a key, still give every user a key of their own.
 func TestNoTwoUsersShareAKey(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("/", 400)

@@ -31,6 +31,7 @@ func invert(b []byte) []byte {
 	return out
 }
 
+// A secret is not in the stored bytes, and a write that changes other fields keeps it.
 func TestSecretsAreSealedAtRestAndSurviveOtherWrites(t *testing.T) {
 	t.Parallel()
 	s := open(t)

@@ -48,6 +48,7 @@ func wantFault(t *testing.T, what string, err error, kind fault.Kind) {
 	}
 }
 
+// A keyring that is opened from the store has the keys of the generated one, and they sign.
 func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
 	t.Parallel()
 	k, st, seal := newKeyring(t)
@@ -80,6 +81,8 @@ func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
 	}
 }
 
+// All six keys are different. The root has signed the service authority and not the user authority, which is
+// valid for clients only.
 func TestUserAndServiceTreesAreSeparate(t *testing.T) {
 	t.Parallel()
 	k, _, _ := newKeyring(t)
@@ -135,6 +138,7 @@ func TestGenerateRefusesASecondTime(t *testing.T) {
 	}
 }
 
+// Of concurrent calls one creates the keyring; the others get a conflict.
 func TestConcurrentGenerateCallsCreateOneKeyring(t *testing.T) {
 	t.Parallel()
 	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
@@ -252,6 +256,8 @@ func rewriteDocument(t *testing.T, st *keyringtest.Store, f func(d *doc)) {
 	}
 }
 
+// Each case is what somebody could do who can write to the store but does not have the seal key. Open must
+// refuse the document and return no keyring.
 func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 	t.Parallel()
 	_, otherStore, _ := newKeyring(t)
@@ -389,6 +395,8 @@ func (s *spySeal) Seal(name string, plain []byte) ([]byte, error) {
 	return s.inner.Seal(name, plain)
 }
 
+// Neither the store nor any way to print the values (JSON, slog, the verbs of fmt) shows a part of a private
+// key, in any usual encoding.
 func TestNothingShowsPrivateKeys(t *testing.T) {
 	t.Parallel()
 	st, spy := new(keyringtest.Store), &spySeal{inner: keyringtest.Seal(t)}
@@ -483,6 +491,7 @@ func decodeAll(text []byte) []byte {
 	return out
 }
 
+// After Wipe no key signs. The public keys and the stored document stay.
 func TestWipedKeysRefuseToSign(t *testing.T) {
 	t.Parallel()
 	k, st, seal := newKeyring(t)
@@ -511,6 +520,7 @@ func TestWipedKeysRefuseToSign(t *testing.T) {
 	}
 }
 
+// Whatever the store holds, Open returns a keyring or a fault with a remedy, and does not panic.
 func FuzzOpen(f *testing.F) {
 	st, seal := new(keyringtest.Store), keyringtest.Seal(f)
 	if _, err := keyring.Generate(f.Context(), cluster, st, seal, createdAt); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// What is sealed can be opened, is different each time, and does not contain the plaintext.
 func TestSealOpensWhatItSealed(t *testing.T) {
 	t.Parallel()
 	seal := keyringtest.Seal(t)
@@ -37,6 +38,7 @@ func TestSealOpensWhatItSealed(t *testing.T) {
 	}
 }
 
+// Sealed data that is changed, cut, opened under another name or with another key is refused.
 func TestSealRefusesForeignOrAlteredData(t *testing.T) {
 	t.Parallel()
 	seal := keyringtest.Seal(t)
@@ -62,6 +64,8 @@ func TestSealRefusesForeignOrAlteredData(t *testing.T) {
 	wantFault(t, "another key", err, fault.Invalid)
 }
 
+// Three spellings of a file URI name the same seal. Any other URI is refused, with the supported kind in the
+// message.
 func TestSealURI(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "seal.key")
@@ -99,6 +103,7 @@ func TestSealURI(t *testing.T) {
 	}
 }
 
+// A new seal key file has mode 0600. An existing file, or a link in its place, is left as it is.
 func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "seal.key")
@@ -126,6 +131,8 @@ func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
 	wantFault(t, "no folder", keyring.CreateSealFile(missing), fault.Internal)
 }
 
+// A seal key file is read only if it is a regular file that no other account may read or write, and has
+// exactly one key. No message contains the key.
 func TestSealFileAccessibleToOthersIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
