@@ -18,8 +18,10 @@ var version = "dev"
 // makes much garbage and keeps little of it: this saves a tenth of the time (measured) and costs some memory.
 const gcPercent = 400
 
+// main runs one command of package tsh and ends the process with its exit code. SIGINT and SIGTERM end the
+// command's context; tsh ssh also sends them on to the remote program.
 func main() {
-	if os.Getenv("GOGC") == "" {
+	if os.Getenv("GOGC") == "" { // the user's own setting goes before gcPercent
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -14,13 +14,15 @@ import (
 )
 
 const (
-	// agentBindTime bounds the first exchange with ssh-agent.
+	// agentBindTime bounds the first exchange with ssh-agent, that of bindSession.
 	agentBindTime = 5 * time.Second
-	// maxReply bounds, in bytes, the agent's answer to it.
+	// maxReply bounds, in bytes, the agent's answer in that exchange.
 	maxReply = 4 << 10
 )
 
-// serveAgent connects a channel from the node to this machine's ssh-agent.
+// serveAgent serves a channel that the node opened for its ssh-agent forwarding: it connects the channel to
+// this machine's ssh-agent. It binds the connection first (see bindSession). If that fails, it rejects the
+// channel, so that no request of the node reaches an agent that takes it for one of this machine.
 func (f *Forwarder) serveAgent(nc ssh.NewChannel) {
 	conn, err := dial(Addr{Path: f.cfg.Agent})
 	if err == nil {
@@ -37,37 +39,39 @@ func (f *Forwarder) serveAgent(nc ssh.NewChannel) {
 	}
 }
 
-// bindSession tells ssh-agent that the requests that follow on this connection come from another machine
-// (OpenSSH PROTOCOL.agent section 1, session-bind@openssh.com). Without it the agent would treat the node's
-// requests as this machine's own and let it use keys whose destination constraints forbid exactly that. The
-// keys of tsh login are such keys.
+// bindSession tells ssh-agent that all later requests on conn come from another machine (OpenSSH
+// PROTOCOL.agent section 1, session-bind@openssh.com). Without this message the agent would take the node's
+// requests for requests of this machine, and let the node use keys whose destination constraints permit them
+// only to this machine. The keys of tsh login are such keys. bindSession returns an error if the exchange
+// fails; whether the agent accepted the binding does not matter.
 //
-// The binding names a host key that is made for this purpose, because x/crypto does not reveal what the node
-// signed. So no destination constraint matches: through tsh ssh -A a constrained key can never be used, and
-// every other key can. An agent without constraints does not know the message and answers with a failure,
-// which is fine.
+// OpenSSH binds with the node's host key and the node's signature of the session. x/crypto/ssh does not show
+// that signature, so bindSession makes a host key and signs a random session with it. No destination
+// constraint names this key: through tsh ssh -A the node can never use a constrained key, and it can use
+// every other key. An agent that has no constraints does not know the message and answers with a failure; its
+// keys are all unconstrained, so nothing is lost.
 func bindSession(conn stream) error {
 	timeout := time.AfterFunc(agentBindTime, func() { _ = conn.Close() })
 	defer timeout.Stop()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	_, hostKey, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
 	}
-	signer, err := ssh.NewSignerFromSigner(key)
+	signer, err := ssh.NewSignerFromSigner(hostKey)
 	if err != nil {
 		return err
 	}
-	session := make([]byte, 32)
-	_, _ = rand.Read(session) // crypto/rand never fails since Go 1.24
-	sig, err := signer.Sign(rand.Reader, session)
+	sessionID := make([]byte, 32)
+	_, _ = rand.Read(sessionID) // crypto/rand never fails since Go 1.24
+	signature, err := signer.Sign(rand.Reader, sessionID)
 	if err != nil {
 		return err
 	}
 	body := ssh.Marshal(struct {
-		Name                     string `sshtype:"27"` // SSH_AGENTC_EXTENSION
-		Host, Session, Signature []byte
-		Forwarded                bool
-	}{"session-bind@openssh.com", signer.PublicKey().Marshal(), session, ssh.Marshal(sig), true})
+		Name                       string `sshtype:"27"` // SSH_AGENTC_EXTENSION
+		Host, SessionID, Signature []byte
+		IsForwarding               bool // the connection is for requests of the other machine
+	}{"session-bind@openssh.com", signer.PublicKey().Marshal(), sessionID, ssh.Marshal(signature), true})
 	message := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 	if _, err := conn.Write(message); err != nil {
 		return err
@@ -75,7 +79,8 @@ func bindSession(conn stream) error {
 	return skipReply(conn)
 }
 
-// skipReply reads one message of the agent and nothing after it: what follows is for the node.
+// skipReply reads one message of the agent, whatever it says, and no byte after it: the next bytes answer the
+// node's requests. It returns an error for a message of no byte or of more than maxReply.
 func skipReply(conn io.Reader) error {
 	var length [4]byte
 	if _, err := io.ReadFull(conn, length[:]); err != nil {

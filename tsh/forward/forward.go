@@ -20,8 +20,8 @@ const (
 	socksTime = 10 * time.Second
 	// dialTime bounds a connection to the target of -R on this side.
 	dialTime = 30 * time.Second
-	// maxRemoteConns bounds the connections that the node may have to this side at once. Programs there need
-	// fewer, and this machine and its ssh-agent can serve that many.
+	// maxRemoteConns bounds the connections that the node may open to this side at once, by -R and -A. A
+	// node's programs need fewer, and this machine and its ssh-agent can serve that many.
 	maxRemoteConns = 256
 )
 
@@ -30,8 +30,8 @@ type Config struct {
 	Local  []Rule // -L and -D
 	Remote []Rule // -R
 	Agent  string // -A: the socket of ssh-agent; empty: no agent is forwarded
-	// Notify is called with each message for the user, from several goroutines. It must not be nil unless
-	// nothing is started.
+	// Notify is called with each message for the user, from several goroutines. It may be nil only if Start
+	// is not called.
 	Notify func(string)
 }
 
@@ -46,11 +46,11 @@ type Forwarder struct {
 	connEnded   chan struct{} // has room for one; filled whenever a connection ends
 	remoteSlots chan struct{} // has one element for each connection that the node has to this side
 
-	mu         sync.Mutex // guards what follows; nothing else is locked or called while it is held
-	ports      map[uint32]Rule
-	paths      map[string]Rule
-	open       int    // connections
-	lastNotice string // the latest message of notify
+	mu         sync.Mutex      // guards the next fields; nothing else is locked or called while it is held
+	ports      map[uint32]Rule // -R by port of the listener on the node
+	paths      map[string]Rule // -R by path of the listener on the node
+	open       int             // forwarded connections
+	lastNotice string          // the latest message of notify
 }
 
 // New returns a Forwarder. It starts nothing.
@@ -71,31 +71,33 @@ type localListener struct {
 	to Addr
 }
 
-// Listen opens the listeners on this machine. If one cannot be opened, it closes the others and returns the
-// error.
+// Listen opens the listeners on this machine, for -L and -D. They accept connections, which wait until Start.
+// If a listener cannot be opened, Listen closes all and returns a fault: see listenFault.
 func (f *Forwarder) Listen() error {
 	for _, rule := range f.cfg.Local {
-		list, err := listen(rule.From)
-		for _, l := range list {
-			f.listeners = append(f.listeners, localListener{l, rule.To})
-		}
+		listeners, err := listen(rule.From)
 		if err != nil {
 			f.Close()
 			return listenFault(rule.From, err)
+		}
+		for _, l := range listeners {
+			f.listeners = append(f.listeners, localListener{l, rule.To})
 		}
 	}
 	return nil
 }
 
-// listen returns the listeners for one address. A Unix socket has mode 0600. localhost gives two listeners,
-// for both loopback addresses on the same port, so that no other program can answer on the second one;
-// without IPv6 it gives one. If the port is in use on the second, it returns the first listener and an error:
-// the caller closes it.
+// listen opens the listeners for one address and returns them: one, or two for localhost. localhost means
+// both loopback addresses, 127.0.0.1 and ::1, on the same port: on an address without a listener of tsh
+// another program could answer in its place. Without IPv6 on this machine it is one listener. A Unix socket
+// gets mode
+// 0600. On an error no listener stays open.
 func listen(addr Addr) ([]net.Listener, error) {
 	switch {
 	case addr.Path != "":
-		old := syscall.Umask(0o177)
-		defer syscall.Umask(old)
+		// The umask, not a chmod afterwards, sets the mode: no other user can connect even for a moment.
+		previous := syscall.Umask(0o177)
+		defer syscall.Umask(previous)
 		l, err := net.Listen("unix", addr.file())
 		return single(l, err)
 	case addr.Host != "localhost":
@@ -108,7 +110,8 @@ func listen(addr Addr) ([]net.Listener, error) {
 	}
 	v6, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", addr.Port))
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return []net.Listener{v4}, err
+		_ = v4.Close()
+		return nil, err
 	}
 	if err != nil { // this machine has no IPv6
 		return []net.Listener{v4}, nil
@@ -124,7 +127,8 @@ func single(l net.Listener, err error) ([]net.Listener, error) {
 	return []net.Listener{l}, nil
 }
 
-// listenFault describes why the listener for -L or -D cannot be opened, with the remedy for the cause.
+// listenFault returns the fault for err, the error of opening the listener of -L or -D on addr: Conflict if
+// the address is in use, Denied for a port that needs privileges, else Invalid.
 func listenFault(addr Addr, err error) error {
 	msg := fmt.Sprintf("cannot listen on %s on this machine: %s", addr, fault.DescribeNetwork(err))
 	switch {
@@ -163,23 +167,28 @@ func (f *Forwarder) Open() int {
 	return f.open
 }
 
-// Start serves the connections of both sides and requests the listeners on the node. It returns an error for
-// the first listener that the node refuses.
-func (f *Forwarder) Start(c *ssh.Client) error {
+// Start starts the goroutines that serve connections from this machine and channels from the node, and then
+// requests the listeners on the node. It does not wait for connections. It returns the fault for the first
+// listener that the node refuses; then the caller closes the SSH connection, which ends the goroutines.
+func (f *Forwarder) Start(client *ssh.Client) error {
+	// The handlers come before the requests, because a connection may arrive before the answer. A type of
+	// channel that the user did not ask for has no handler, so x/crypto/ssh rejects it.
 	if len(f.cfg.Remote) > 0 {
-		f.handleChannels(c, "forwarded-tcpip", func(nc ssh.NewChannel) { f.serveRemote(nc, f.ruleForPort) })
-		f.handleChannels(c, "forwarded-streamlocal@openssh.com", func(nc ssh.NewChannel) {
+		f.handleChannels(client, "forwarded-tcpip", func(nc ssh.NewChannel) {
+			f.serveRemote(nc, f.ruleForPort)
+		})
+		f.handleChannels(client, "forwarded-streamlocal@openssh.com", func(nc ssh.NewChannel) {
 			f.serveRemote(nc, f.ruleForPath)
 		})
 	}
 	if f.cfg.Agent != "" {
-		f.handleChannels(c, "auth-agent@openssh.com", f.serveAgent)
+		f.handleChannels(client, "auth-agent@openssh.com", f.serveAgent)
 	}
 	for _, l := range f.listeners {
-		f.accepting.Go(func() { f.accept(c, l) })
+		f.accepting.Go(func() { f.accept(client, l) })
 	}
 	for _, rule := range f.cfg.Remote {
-		if err := f.requestListener(c, rule); err != nil {
+		if err := f.requestListener(client, rule); err != nil {
 			return err
 		}
 	}
@@ -215,8 +224,8 @@ func (f *Forwarder) notify(msg string) {
 	}
 }
 
-// count adds an open connection. The caller calls done when the connection has ended.
-func (f *Forwarder) count() (done func()) {
+// countOpen counts a connection as open until the caller calls done, which it must do once.
+func (f *Forwarder) countOpen() (done func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.open++
@@ -226,7 +235,7 @@ func (f *Forwarder) count() (done func()) {
 		f.open--
 		select {
 		case f.connEnded <- struct{}{}:
-		default:
+		default: // Drain has not read the last signal yet; one is enough
 		}
 	}
 }

@@ -14,15 +14,16 @@ import (
 // acceptPause is the pause after an error of Accept that passes, such as too many open files.
 const acceptPause = 100 * time.Millisecond
 
-// accept serves one listener until it is closed.
-func (f *Forwarder) accept(c *ssh.Client, l localListener) {
+// accept accepts connections on one listener and serves each in a goroutine, until the listener is closed.
+// After an error that passes, such as too many open files, it tells the user, pauses and goes on.
+func (f *Forwarder) accept(client *ssh.Client, l localListener) {
 	for {
 		conn, err := l.Accept()
 		var timeout interface{ Timeout() bool }
 		switch {
 		case err == nil:
-			f.conns.Go(func() { f.serveLocal(c, conn.(stream), l.to) })
-		case errors.As(err, &timeout) && timeout.Timeout():
+			f.conns.Go(func() { f.serveLocal(client, conn.(stream), l.to) })
+		case errors.As(err, &timeout) && timeout.Timeout(): // try again at once
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
@@ -32,28 +33,30 @@ func (f *Forwarder) accept(c *ssh.Client, l localListener) {
 	}
 }
 
-// serveLocal serves a connection to a local listener: it opens a channel to the address to on the node's
-// side, or to the one that the client asks for in SOCKS if to is zero, and copies in both directions until
-// both have ended.
-func (f *Forwarder) serveLocal(c *ssh.Client, conn stream, to Addr) {
-	defer f.count()()
+// serveLocal serves conn, a connection to a local listener, and closes it: it opens a channel to the address
+// to on the node's side, and copies in both directions until both have ended. For -D to is the zero Addr:
+// then the program at the other end of conn sends a SOCKS request with the address. If that fails, serveLocal
+// tells the user, and the program if it uses SOCKS.
+func (f *Forwarder) serveLocal(client *ssh.Client, conn stream, to Addr) {
+	defer f.countOpen()()
 	defer conn.Close()
-	req := SOCKSRequest{To: to}
-	if to == (Addr{}) {
-		nc := conn.(net.Conn)
-		_ = nc.SetDeadline(time.Now().Add(socksTime))
+	netConn := conn.(net.Conn)
+	req := SOCKSRequest{To: to} // its version is 0: the program does not use SOCKS
+	usesSOCKS := to == (Addr{})
+	if usesSOCKS {
+		_ = netConn.SetDeadline(time.Now().Add(socksTime))
 		var err error
-		if req, err = ReadSOCKS(nc); err != nil {
-			if req.Version != 0 {
-				_, _ = nc.Write(req.Reply(false))
+		if req, err = ReadSOCKS(netConn); err != nil {
+			if req.Version != 0 { // the program sent enough to be answered
+				_, _ = netConn.Write(req.Reply(false))
 			}
 			f.notify(err.Error())
 			return
 		}
-		_ = nc.SetDeadline(time.Time{})
+		_ = netConn.SetDeadline(time.Time{}) // the connection itself has no time limit
 	}
-	ch, reqs, err := OpenTo(c, req.To, conn.(net.Conn).RemoteAddr())
-	if req.Version != 0 {
+	ch, reqs, err := OpenTo(client, req.To, netConn.RemoteAddr())
+	if usesSOCKS {
 		_, _ = conn.Write(req.Reply(err == nil))
 	}
 	if err != nil {
@@ -63,11 +66,12 @@ func (f *Forwarder) serveLocal(c *ssh.Client, conn stream, to Addr) {
 	Pipe(conn, ch, reqs)
 }
 
-// OpenTo opens a channel that the node connects to an address on its side. from is the address of the
-// connecting program, for the node's log; nil means this machine.
-func OpenTo(c ssh.Conn, to Addr, from net.Addr) (ssh.Channel, <-chan *ssh.Request, error) {
+// OpenTo opens a channel that the node connects to the address to on its side (RFC 4254 section 7.2, OpenSSH
+// PROTOCOL section 2.4). from is the address of the program whose connection is forwarded, for the node's
+// log; an address that is not TCP, or nil, is sent as 127.0.0.1. The error is that of ssh.Conn.OpenChannel.
+func OpenTo(conn ssh.Conn, to Addr, from net.Addr) (ssh.Channel, <-chan *ssh.Request, error) {
 	if to.Path != "" {
-		return c.OpenChannel("direct-streamlocal@openssh.com", ssh.Marshal(struct {
+		return conn.OpenChannel("direct-streamlocal@openssh.com", ssh.Marshal(struct {
 			Path     string
 			Reserved string
 			Ignored  uint32
@@ -77,7 +81,7 @@ func OpenTo(c ssh.Conn, to Addr, from net.Addr) (ssh.Channel, <-chan *ssh.Reques
 	if tcp, ok := from.(*net.TCPAddr); ok {
 		origin = tcp
 	}
-	return c.OpenChannel("direct-tcpip", ssh.Marshal(struct {
+	return conn.OpenChannel("direct-tcpip", ssh.Marshal(struct {
 		Host       string
 		Port       uint32
 		Origin     string
@@ -85,16 +89,18 @@ func OpenTo(c ssh.Conn, to Addr, from net.Addr) (ssh.Channel, <-chan *ssh.Reques
 	}{to.Host, uint32(to.Port), origin.IP.String(), uint32(origin.Port)}))
 }
 
-// describeRefusal says why the node did not connect. If its rules refuse, the reason is the node's text.
+// describeRefusal returns the message for the user about err, the error of OpenTo for the address to. The
+// reason is the node's text, with its hint, if the node gave one.
 func describeRefusal(to Addr, err error) string {
 	reason := "the connection to the node was lost"
-	var open *ssh.OpenChannelError
-	if errors.As(err, &open) {
-		reason = open.Reason.String()
-		if open.Message != "" {
-			var remedy string
-			if reason, remedy = fault.SplitLine(open.Message); remedy != "" {
-				reason += "; " + remedy
+	var refusal *ssh.OpenChannelError
+	if errors.As(err, &refusal) {
+		reason = refusal.Reason.String()
+		if refusal.Message != "" {
+			text, hint := fault.SplitLine(refusal.Message)
+			reason = text
+			if hint != "" {
+				reason += "; " + hint
 			}
 		}
 	}

@@ -17,23 +17,24 @@ type stream interface {
 	CloseWrite() error
 }
 
-// Pipe copies between a connection on this machine and a channel until both have sent everything or the
-// channel is closed. It closes both.
+// Pipe copies between a connection on this machine and a channel of the node until both sides have ended
+// their output, or the channel is closed. Then it closes both and returns. reqs are the requests on the
+// channel, which it refuses.
 func Pipe(conn stream, ch ssh.Channel, reqs <-chan *ssh.Request) {
-	var up, down, both sync.WaitGroup
-	up.Go(func() { copyHalf(ch, conn) })
-	down.Go(func() { copyHalf(conn, ch) })
-	both.Go(func() { up.Wait(); down.Wait(); _ = ch.Close() })
-	for r := range reqs { // until the channel is closed
-		_ = r.Reply(false, nil)
+	var toNode, fromNode, closing sync.WaitGroup
+	toNode.Go(func() { copyHalf(ch, conn) })
+	fromNode.Go(func() { copyHalf(conn, ch) })
+	closing.Go(func() { toNode.Wait(); fromNode.Wait(); _ = ch.Close() })
+	for request := range reqs { // ends when the channel is closed, by either side
+		_ = request.Reply(false, nil)
 	}
-	down.Wait() // data that the node sent before it closed the channel is still to be written
+	fromNode.Wait() // data that the node sent before it closed the channel is still to be written
 	_ = conn.Close()
-	both.Wait()
+	closing.Wait()
 }
 
-// copyHalf copies one direction to its end and half-closes to. On an error it closes both sides, so that no
-// program takes an incomplete stream for a complete one.
+// copyHalf copies from one side to the other until from ends, and then half-closes to. On an error it closes
+// both sides instead, so that no program takes an incomplete stream for a complete one.
 func copyHalf(to, from stream) {
 	b := buffers.Get().(*[]byte)
 	defer buffers.Put(b)

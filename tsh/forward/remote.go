@@ -11,26 +11,28 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// requestListener asks the node to listen on rule.From. It returns a Denied fault with the node's reason if
-// the node does not, and Unavailable if the connection is lost. For port 0 the node chooses the port, which
-// is told to the user.
-func (f *Forwarder) requestListener(c *ssh.Client, rule Rule) error {
-	kind, payload := "tcpip-forward", ssh.Marshal(struct {
+// requestListener asks the node to listen on rule.From, and waits for the answer. For port 0 the node chooses
+// the port, and requestListener tells it to the user. It returns a Denied fault with the node's reason if the
+// node does not listen, and an Unavailable fault if the connection is lost.
+func (f *Forwarder) requestListener(client *ssh.Client, rule Rule) error {
+	requestType, payload := "tcpip-forward", ssh.Marshal(struct {
 		Host string
 		Port uint32
 	}{rule.From.Host, uint32(rule.From.Port)})
 	if rule.From.Path != "" {
-		kind, payload = "streamlocal-forward@openssh.com", ssh.Marshal(struct{ Path string }{rule.From.Path})
+		requestType = "streamlocal-forward@openssh.com"
+		payload = ssh.Marshal(struct{ Path string }{rule.From.Path})
 	}
 	// The rule is registered before the request, because a connection may arrive before the answer.
 	f.registerListener(rule, uint32(rule.From.Port))
-	granted, answer, err := c.SendRequest(kind, true, payload)
+	const wantReply = true
+	granted, answer, err := client.SendRequest(requestType, wantReply, payload)
 	switch {
 	case err != nil:
 		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again")
 	case !granted:
 		return listenRefusedFault(rule, string(answer))
-	case rule.From.Path == "" && rule.From.Port == 0 && len(answer) == 4:
+	case rule.From.isPortZero() && len(answer) == 4: // the answer is the port that the node chose
 		port := binary.BigEndian.Uint32(answer)
 		f.registerListener(rule, port)
 		f.cfg.Notify(fmt.Sprintf("port %d on the node is forwarded to %s", port, rule.To))
@@ -38,8 +40,9 @@ func (f *Forwarder) requestListener(c *ssh.Client, rule Rule) error {
 	return nil
 }
 
-// registerListener stores the rule for connections of a listener on the node. Port 0 is ignored: the node has
-// yet to choose the port.
+// registerListener stores the rule by which connections to a listener on the node are forwarded. port is the
+// port of a TCP listener. For port 0 it stores nothing: requestListener calls it again when the node has
+// chosen the port.
 func (f *Forwarder) registerListener(rule Rule, port uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -50,8 +53,8 @@ func (f *Forwarder) registerListener(rule Rule, port uint32) {
 	}
 }
 
-// listenRefusedFault is the error of a node that does not listen. A Threshold node sends the reason in its
-// answer.
+// listenRefusedFault returns a Denied fault for a node that refuses to listen for rule. answer is the payload
+// of its refusal: a Threshold node sends the reason and the hint in it, other servers send nothing.
 func listenRefusedFault(rule Rule, answer string) error {
 	msg := fmt.Sprintf("the node does not listen on %s", rule.From)
 	hint := "choose another port; if your roles lack forward-remote, ask an administrator for it"
@@ -65,10 +68,11 @@ func listenRefusedFault(rule Rule, answer string) error {
 	return fault.New(fault.Denied, "", msg, hint)
 }
 
-// handleChannels serves the channels of one type that the node opens, until the SSH connection ends. It
-// rejects channels beyond maxRemoteConns at once.
-func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.NewChannel)) {
-	chans := c.HandleChannelOpen(kind)
+// handleChannels starts a goroutine that calls serve, in a goroutine of its own, for each channel of the type
+// that the node opens. It ends with the SSH connection. If maxRemoteConns channels of all types are being
+// served, it rejects a further one at once, because a hostile node could open any number.
+func (f *Forwarder) handleChannels(client *ssh.Client, channelType string, serve func(ssh.NewChannel)) {
+	chans := client.HandleChannelOpen(channelType)
 	f.conns.Go(func() {
 		for nc := range chans {
 			select {
@@ -87,46 +91,50 @@ func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.Ne
 	})
 }
 
-// ruleForPort finds the rule of a forwarded-tcpip channel (RFC 4254 section 7.2).
+// ruleForPort returns the rule of the listener to which a forwarded-tcpip channel belongs. extra is the data
+// of the channel's opening message (RFC 4254 section 7.2). It returns false if this Forwarder requested no
+// such listener.
 func (f *Forwarder) ruleForPort(extra []byte) (Rule, bool) {
-	var m struct {
+	var opening struct {
 		Host       string
 		Port       uint32
 		Origin     string
 		OriginPort uint32
 	}
-	if ssh.Unmarshal(extra, &m) != nil {
+	if ssh.Unmarshal(extra, &opening) != nil {
 		return Rule{}, false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	rule, ok := f.ports[m.Port]
+	rule, ok := f.ports[opening.Port]
 	return rule, ok
 }
 
-// ruleForPath finds the rule of a forwarded-streamlocal channel (OpenSSH PROTOCOL section 2.4).
+// ruleForPath is ruleForPort for a forwarded-streamlocal channel (OpenSSH PROTOCOL section 2.4).
 func (f *Forwarder) ruleForPath(extra []byte) (Rule, bool) {
-	var m struct{ Path, Reserved string }
-	if ssh.Unmarshal(extra, &m) != nil {
+	var opening struct{ Path, Reserved string }
+	if ssh.Unmarshal(extra, &opening) != nil {
 		return Rule{}, false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	rule, ok := f.paths[m.Path]
+	rule, ok := f.paths[opening.Path]
 	return rule, ok
 }
 
-// serveRemote serves a channel that the node opened for a connection to a remote listener: it connects to the
-// target of the listener's rule on this side and copies in both directions. find returns the rule for the
-// channel's data. Without a rule the channel is rejected: a hostile node must not reach this side unasked.
-func (f *Forwarder) serveRemote(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
-	defer f.count()()
-	rule, ok := find(nc.ExtraData())
+// serveRemote serves a channel that the node opened for a connection to one of its listeners. findRule
+// returns the rule of the listener from the data of the opening message. serveRemote connects to the rule's
+// target on this side and copies in both directions until both have ended. If no rule is found, it rejects
+// the channel: a node may only reach the targets that the user named. If the target cannot be reached, it
+// rejects the channel and tells the user.
+func (f *Forwarder) serveRemote(nc ssh.NewChannel, findRule func(extra []byte) (Rule, bool)) {
+	defer f.countOpen()()
+	rule, ok := findRule(nc.ExtraData())
 	if !ok {
 		_ = nc.Reject(ssh.Prohibited, "the client did not request this forwarding")
 		return
 	}
-	if rule.To == (Addr{}) {
+	if rule.To == (Addr{}) { // -R with a port alone
 		f.serveRemoteSOCKS(nc)
 		return
 	}
@@ -143,10 +151,10 @@ func (f *Forwarder) serveRemote(nc ssh.NewChannel, find func([]byte) (Rule, bool
 }
 
 // dial connects to an address on this machine's side: the target of -R, or ssh-agent.
-func dial(a Addr) (stream, error) {
-	network, addr := "unix", a.file()
-	if a.Path == "" {
-		network, addr = "tcp", a.String()
+func dial(to Addr) (stream, error) {
+	network, addr := "unix", to.file()
+	if to.Path == "" {
+		network, addr = "tcp", to.String()
 	}
 	conn, err := net.DialTimeout(network, addr, dialTime)
 	if err != nil {
@@ -155,24 +163,26 @@ func dial(a Addr) (stream, error) {
 	return conn.(stream), nil // TCP and Unix connections have CloseWrite
 }
 
-// serveRemoteSOCKS serves a channel of -R without a target: the program on the node says in SOCKS which
-// address on this side it wants.
+// serveRemoteSOCKS serves a channel of -R without a target: the program on the node sends a SOCKS request
+// with the address on this side that it wants. serveRemoteSOCKS connects to it and copies in both directions
+// until both have ended. If that fails, it tells the user and the program.
 func (f *Forwarder) serveRemoteSOCKS(nc ssh.NewChannel) {
 	ch, reqs, err := nc.Accept()
 	if err != nil {
 		return
 	}
 	defer ch.Close()
-	timeout := time.AfterFunc(socksTime, func() { _ = ch.Close() })
+	timeout := time.AfterFunc(socksTime, func() { _ = ch.Close() }) // channels have no deadlines
 	req, err := ReadSOCKS(ch)
-	if !timeout.Stop() {
+	timedOut := !timeout.Stop()
+	if timedOut {
 		return
 	}
 	var conn stream
 	if err == nil {
 		conn, err = dial(req.To)
 	}
-	if req.Version != 0 {
+	if req.Version != 0 { // the program sent enough to be answered
 		_, _ = ch.Write(req.Reply(err == nil))
 	}
 	if err != nil {

@@ -28,8 +28,9 @@ func (a Addr) String() string {
 	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 }
 
-// file is the path for the kernel. A path that begins with @ names a file, as in OpenSSH. Go would take it
-// for an abstract socket, which no file mode protects.
+// file returns the path of the socket for package net. A path that begins with @ names a file, as in OpenSSH,
+// but package net would take it for an abstract socket, which no file mode protects. So file puts ./ before
+// it.
 func (a Addr) file() string {
 	if strings.HasPrefix(a.Path, "@") {
 		return "./" + a.Path
@@ -37,7 +38,8 @@ func (a Addr) file() string {
 	return a.Path
 }
 
-// isPortZero reports whether the kernel would choose the port. Nobody on this machine would learn which.
+// isPortZero reports whether the address is TCP port 0, for which the kernel that listens chooses a port. On
+// this machine it is refused, because tsh does not print which port was chosen.
 func (a Addr) isPortZero() bool { return a.Path == "" && a.Port == 0 }
 
 // Rule forwards connections that arrive at From to To. A zero To means that the client names the target in
@@ -45,7 +47,8 @@ func (a Addr) isPortZero() bool { return a.Path == "" && a.Port == 0 }
 type Rule struct{ From, To Addr }
 
 // ParseLocal reads the value of -L: [BIND:]PORT or the path of a socket, and then HOST:PORT or the path of a
-// socket on the node. Without BIND the listener is on loopback.
+// socket on the node. Without BIND the listener is on loopback. It returns an Invalid fault for other text
+// and for port 0.
 func ParseLocal(s string) (Rule, error) {
 	rule, ok := parseRule(s)
 	if !ok || rule.To == (Addr{}) || rule.From.isPortZero() {
@@ -56,7 +59,7 @@ func ParseLocal(s string) (Rule, error) {
 }
 
 // ParseRemote reads the value of -R: as -L with the listener on the node, or [BIND:]PORT alone for SOCKS.
-// With port 0 the node chooses the port.
+// With port 0 for the listener the node chooses the port. It returns an Invalid fault for other text.
 func ParseRemote(s string) (Rule, error) {
 	rule, ok := parseRule(s)
 	if !ok {
@@ -66,7 +69,7 @@ func ParseRemote(s string) (Rule, error) {
 	return rule, nil
 }
 
-// ParseDynamic reads the value of -D: [BIND:]PORT.
+// ParseDynamic reads the value of -D: [BIND:]PORT. It returns an Invalid fault for other text and for port 0.
 func ParseDynamic(s string) (Rule, error) {
 	rule, ok := parseRule(s)
 	if !ok || rule.To != (Addr{}) || rule.From.Path != "" || rule.From.isPortZero() {
@@ -75,9 +78,9 @@ func ParseDynamic(s string) (Rule, error) {
 	return rule, nil
 }
 
-// ParseTarget reads the value of -W: HOST:PORT.
+// ParseTarget reads the value of -W: HOST:PORT. It returns an Invalid fault for other text and for port 0.
 func ParseTarget(s string) (Addr, error) {
-	parts, ok := split(s)
+	parts, ok := splitRule(s)
 	if ok && len(parts) == 2 && parts[0] != "" {
 		if port, ok := parsePort(parts[1]); ok && port != 0 {
 			return Addr{Host: parts[0], Port: port}, nil
@@ -93,28 +96,35 @@ func ruleFault(flag, s, remedy string) error {
 	return fault.New(fault.Invalid, "", fmt.Sprintf("the value %q of %s is not valid", s, flag), remedy)
 }
 
-// parseRule reads FROM or FROM:TO. A part with a slash is the path of a socket, as in OpenSSH.
-func parseRule(s string) (rule Rule, ok bool) {
-	parts, ok := split(s)
-	if !ok || len(parts) > 4 {
-		return rule, false
+// parseRule reads FROM or FROM:TO. FROM is [BIND:]PORT or the path of a socket; TO is HOST:PORT or the path
+// of a socket. A part with a slash is a path, as in OpenSSH. Without TO the rule's To is zero. It returns
+// false for other text. Whether a port 0 or a missing TO is allowed depends on the flag, so the caller checks
+// it.
+func parseRule(s string) (Rule, bool) {
+	parts, ok := splitRule(s)
+	if !ok || len(parts) > 4 { // BIND:PORT:HOST:PORT
+		return Rule{}, false
 	}
-	n := len(parts)
-	switch to := parts[n-1]; {
-	case n > 1 && isPath(to):
-		rule.To, parts = Addr{Path: to}, parts[:n-1]
-	case n > 2:
-		port, ok := parsePort(to)
-		if !ok || port == 0 || parts[n-2] == "" || isPath(parts[n-2]) {
-			return rule, false
+	// At most [BIND:]PORT is left for FROM when TO is taken off the end.
+	from, to := parts, Addr{}
+	count := len(parts)
+	switch last := parts[count-1]; {
+	case count > 1 && isPath(last):
+		from, to = parts[:count-1], Addr{Path: last}
+	case count > 2:
+		host := parts[count-2]
+		port, ok := parsePort(last)
+		if !ok || port == 0 || host == "" || isPath(host) {
+			return Rule{}, false
 		}
-		rule.To, parts = Addr{Host: parts[n-2], Port: port}, parts[:n-2]
+		from, to = parts[:count-2], Addr{Host: host, Port: port}
 	}
-	rule.From, ok = parseFrom(parts)
-	return rule, ok
+	fromAddr, ok := parseFrom(from)
+	return Rule{From: fromAddr, To: to}, ok
 }
 
-// parseFrom reads [BIND:]PORT or the path of a socket. Without BIND the host is localhost.
+// parseFrom reads the parts of FROM: [BIND:]PORT or the path of a socket. Without BIND the host is localhost;
+// the BIND * becomes the empty host, which means every interface. It returns false for other parts.
 func parseFrom(parts []string) (Addr, bool) {
 	if len(parts) == 1 && isPath(parts[0]) {
 		return Addr{Path: parts[0]}, true
@@ -124,7 +134,8 @@ func parseFrom(parts []string) (Addr, bool) {
 	}
 	addr := Addr{Host: "localhost"}
 	if len(parts) == 2 {
-		if addr.Host = parts[0]; addr.Host == "*" {
+		addr.Host = parts[0]
+		if addr.Host == "*" {
 			addr.Host = "" // every interface, as in OpenSSH
 		}
 	}
@@ -133,38 +144,39 @@ func parseFrom(parts []string) (Addr, bool) {
 	return addr, ok && !isPath(addr.Host)
 }
 
-// split splits s at colons, except at those within brackets, and drops the brackets.
-func split(s string) ([]string, bool) {
-	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+// splitRule splits s at colons. A part in brackets, such as an IPv6 address, may contain colons; the brackets
+// are dropped. It returns false for a bracket that is not closed or is followed by anything but a colon, and
+// for control characters.
+func splitRule(s string) ([]string, bool) {
+	isControl := func(c rune) bool { return c < ' ' || c == 0x7f }
+	if strings.ContainsFunc(s, isControl) {
 		return nil, false
 	}
 	var parts []string
-	for {
-		if rest, bracket := strings.CutPrefix(s, "["); bracket {
-			part, after, closed := strings.Cut(rest, "]")
-			if !closed || after != "" && after[0] != ':' {
+	for rest := s; ; {
+		var part string
+		hasMore := false
+		if inside, isBracket := strings.CutPrefix(rest, "["); isBracket {
+			inBrackets, after, isClosed := strings.Cut(inside, "]")
+			if !isClosed || after != "" && after[0] != ':' {
 				return nil, false
 			}
-			parts = append(parts, part)
-			if after == "" {
-				return parts, true
-			}
-			s = after[1:]
-			continue
+			part = inBrackets
+			rest, hasMore = strings.CutPrefix(after, ":")
+		} else {
+			part, rest, hasMore = strings.Cut(rest, ":")
 		}
-		part, rest, more := strings.Cut(s, ":")
 		parts = append(parts, part)
-		if !more {
+		if !hasMore {
 			return parts, true
 		}
-		s = rest
 	}
 }
 
 // isPath reports whether a part of a rule is the path of a socket. Host names contain no slash.
 func isPath(s string) bool { return strings.Contains(s, "/") }
 
-// parsePort accepts 0: whether that is allowed depends on the flag.
+// parsePort reads a port in decimal digits. It accepts 0, which only some flags allow.
 func parsePort(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return uint16(n), err == nil && !slices.Contains([]byte(s), '+')

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,17 +22,18 @@ const (
 	socksIPv6    = 4
 )
 
-// SOCKSRequest is the request of a SOCKS client for a connection. Version is 4 or 5; 0 means that there is no
-// request.
+// SOCKSRequest is the request of a SOCKS client for a connection.
 type SOCKSRequest struct {
-	Version byte
+	Version byte // 4 or 5; 0: the client has not sent a version that is served, so it cannot be answered
 	To      Addr
 }
 
-// ReadSOCKS reads a CONNECT request of version 4, 4a or 5, and no byte after it. In version 5 it answers the
-// offer of methods; it accepts only "no authentication", because only programs on this machine can reach the
-// port. If the request is not served, it returns an error and, once the version is known, a request that
-// Reply can answer. The caller sets the deadline.
+// ReadSOCKS reads a CONNECT request of version 4, 4a or 5, and no byte after it. In version 5 it first
+// answers the client's list of authentication methods; it accepts only "no authentication", because only
+// programs on this machine can reach the port. The caller sets the deadline.
+//
+// It returns an error if the request is not valid or is not served. The request beside the error then has the
+// version, so that the caller can send Reply(false), unless the version is not known.
 func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 	version, err := readByte(rw)
 	switch {
@@ -46,8 +48,9 @@ func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 	return SOCKSRequest{}, err
 }
 
-// readSOCKS4 reads what follows the version: command, port, IPv4 address, user, and for SOCKS4a a host name.
-// SOCKS4a marks itself by an address 0.0.0.x with x other than 0.
+// readSOCKS4 reads the rest of a SOCKS4 request after the version: command, port, IPv4 address and user. In
+// SOCKS4a the address is 0.0.0.x, with x other than 0, and a host name comes after the user. See ReadSOCKS
+// for the results.
 func readSOCKS4(rw io.ReadWriter) (SOCKSRequest, error) {
 	req := SOCKSRequest{Version: socks4}
 	var head [7]byte // command, port, address
@@ -60,7 +63,8 @@ func readSOCKS4(rw io.ReadWriter) (SOCKSRequest, error) {
 	req.To.Port = uint16(head[1])<<8 | uint16(head[2])
 	ip := netip.AddrFrom4([4]byte(head[3:]))
 	req.To.Host = ip.String()
-	if head[3] == 0 && head[4] == 0 && head[5] == 0 && head[6] != 0 { // SOCKS4a: a host name follows
+	isSOCKS4a := head[3] == 0 && head[4] == 0 && head[5] == 0 && head[6] != 0
+	if isSOCKS4a {
 		name, err := readText(rw)
 		if err != nil {
 			return req, err
@@ -87,7 +91,8 @@ func readText(r io.Reader) (string, error) {
 	}
 }
 
-// readSOCKS5 reads the methods and answers them, and then reads the request (RFC 1928 section 4).
+// readSOCKS5 reads the rest of a SOCKS5 request after the version: it reads and answers the authentication
+// methods, and then reads the request itself (RFC 1928 section 4). See ReadSOCKS for the results.
 func readSOCKS5(rw io.ReadWriter) (SOCKSRequest, error) {
 	req := SOCKSRequest{Version: socks5}
 	if err := chooseMethod(rw); err != nil {
@@ -97,8 +102,9 @@ func readSOCKS5(rw io.ReadWriter) (SOCKSRequest, error) {
 	if _, err := io.ReadFull(rw, head[:]); err != nil {
 		return req, err
 	}
-	length := byte(0)
-	switch head[3] {
+	command, addrType := head[1], head[3]
+	length := byte(0) // of the host in bytes
+	switch addrType {
 	case socksIPv4:
 		length = 4
 	case socksIPv6:
@@ -110,41 +116,43 @@ func readSOCKS5(rw io.ReadWriter) (SOCKSRequest, error) {
 		}
 		length = n
 	default:
-		return req, fmt.Errorf("a SOCKS request has an address of type %d", head[3])
+		return req, fmt.Errorf("a SOCKS request has an address of type %d", addrType)
 	}
-	body := make([]byte, int(length)+2)
+	body := make([]byte, int(length)+2) // host and port
 	if _, err := io.ReadFull(rw, body); err != nil {
 		return req, err
 	}
 	host := body[:length]
 	req.To = Addr{Host: string(host), Port: uint16(body[length])<<8 | uint16(body[length+1])}
-	if ip, ok := netip.AddrFromSlice(host); ok && head[3] != socksName {
+	if ip, ok := netip.AddrFromSlice(host); ok && addrType != socksName {
 		req.To.Host = ip.String()
 	}
-	return req, req.check(head[1])
+	return req, req.check(command)
 }
 
-// chooseMethod reads the offered methods and answers (RFC 1928 section 3).
+// chooseMethod reads the authentication methods that the client offers and answers which one is used (RFC
+// 1928 section 3): "no authentication". If the client does not offer that, it answers so and returns an
+// error.
 func chooseMethod(rw io.ReadWriter) error {
-	n, err := readByte(rw)
+	const noAuthentication, noneAcceptable = 0x00, 0xff
+	count, err := readByte(rw)
 	if err != nil {
 		return err
 	}
-	methods := make([]byte, n)
+	methods := make([]byte, count)
 	if _, err := io.ReadFull(rw, methods); err != nil {
 		return err
 	}
-	for _, m := range methods {
-		if m == 0 { // no authentication
-			_, err := rw.Write([]byte{socks5, 0})
-			return err
-		}
+	if bytes.IndexByte(methods, noAuthentication) >= 0 {
+		_, err := rw.Write([]byte{socks5, noAuthentication})
+		return err
 	}
-	_, _ = rw.Write([]byte{socks5, 0xff})
+	_, _ = rw.Write([]byte{socks5, noneAcceptable})
 	return errors.New("a SOCKS client requires authentication, which this port does not support")
 }
 
-// check refuses commands other than CONNECT and addresses that cannot be passed on to a node.
+// check returns an error for a command other than CONNECT, for an empty host or port, and for a host with
+// spaces or control characters.
 func (r SOCKSRequest) check(command byte) error {
 	if command != socksConnect {
 		return fmt.Errorf("a SOCKS client sent command %d, but only CONNECT (1) is served", command)
@@ -160,29 +168,22 @@ func (r SOCKSRequest) check(command byte) error {
 	return nil
 }
 
-// Reply encodes the answer to the request.
+// Reply returns the answer to the request in the client's version: that it is connected, or that the
+// connection failed. The reason of a failure is not sent; the user of tsh reads it. The address in the answer
+// is zero, because the client does not need it.
 func (r SOCKSRequest) Reply(connected bool) []byte {
 	if r.Version == socks4 {
+		code := byte(0x5b) // rejected or failed
 		if connected {
-			return []byte{0, 0x5a, 0, 0, 0, 0, 0, 0}
+			code = 0x5a
 		}
-		return []byte{0, 0x5b, 0, 0, 0, 0, 0, 0}
+		return []byte{0, code, 0, 0, 0, 0, 0, 0}
 	}
+	code := byte(1) // general failure
 	if connected {
-		return []byte{socks5, 0, 0, socksIPv4, 0, 0, 0, 0, 0, 0}
+		code = 0
 	}
-	return []byte{
-		socks5,
-		1,
-		0,
-		socksIPv4,
-		0,
-		0,
-		0,
-		0,
-		0,
-		0,
-	} // general failure; the user sees the reason
+	return []byte{socks5, code, 0, socksIPv4, 0, 0, 0, 0, 0, 0}
 }
 
 // readByte reads exactly one byte. There is no buffered reader, because the bytes after the request belong to

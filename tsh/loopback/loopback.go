@@ -1,4 +1,4 @@
-// Package loopback answers: what does the browser say at the end of a login?
+// Package loopback answers: how does the result of a login in the browser get back to tsh?
 //
 // It receives the callback of the proxy's login page on 127.0.0.1 (RFC 8252 section 7.3) and shows the last
 // page, in English or Korean. tsh login calls it.
@@ -26,12 +26,12 @@ const (
 	shutdownTimeout = 2 * time.Second
 )
 
-// Listener receives one answer of the browser: a request with the state of this login and a one-time code, or
-// with an error. It refuses all other requests.
+// Listener receives the callback of one login: a request of the browser with the state of this login and with
+// a one-time code or an error. It refuses all other requests, and further callbacks.
 type Listener struct {
 	listener net.Listener
-	state    string              // a secret that only the proxy's login page knows
-	result   chan callbackResult // has room for the one result
+	state    string              // a secret that only tsh and the proxy's login page know
+	result   chan callbackResult // has room for one result: that of the first callback
 }
 
 // callbackResult is the answer of the browser: a one-time code or an error.
@@ -40,9 +40,9 @@ type callbackResult struct {
 	err  error
 }
 
-// Listen listens on a free port of 127.0.0.1. The name localhost is not used, because it may resolve to an
-// address on which another user listens (RFC 8252 section 8.3). state must be an unguessable text. The caller
-// must call Wait.
+// Listen listens on a free port of 127.0.0.1. It does not use the name localhost, which may resolve to an
+// address on which another user listens (RFC 8252 section 8.3). state must be text that nobody can guess,
+// because whoever knows it can send a callback. The caller must call Wait, which closes the listener.
 func Listen(state string) (*Listener, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -51,11 +51,13 @@ func Listen(state string) (*Listener, error) {
 	return &Listener{listener: l, state: state, result: make(chan callbackResult, 1)}, nil
 }
 
-// URL is the address of the callback.
+// URL returns the address to which the login page must send the browser.
 func (l *Listener) URL() string { return "http://" + l.listener.Addr().String() + callbackPath }
 
-// Wait serves requests until the result arrives or ctx ends, and returns the code. Then it closes the
-// listener.
+// Wait serves requests until the callback arrives or ctx ends, and then closes the listener. It returns the
+// one-time code of the callback. It returns a Denied fault if the callback reports an error, an Invalid fault
+// if it has no code, and the cause of ctx if that ends first. Before it returns, the browser has
+// shutdownTimeout to fetch the result page.
 func (l *Listener) Wait(ctx context.Context) (string, error) {
 	srv := &http.Server{
 		Handler:        l,
@@ -64,51 +66,58 @@ func (l *Listener) Wait(ctx context.Context) (string, error) {
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
-	served := make(chan error, 1)
+	served := make(chan error, 1) // gets the error of Serve when it returns
 	go func() { served <- srv.Serve(l.listener) }()
 	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		if srv.Shutdown(closing) != nil {
+		if srv.Shutdown(shutdownCtx) != nil {
 			_ = srv.Close()
 		}
 		<-served
 	}()
 	select {
-	case r := <-l.result:
-		return r.code, r.err
+	case result := <-l.result:
+		return result.code, result.err
 	case err := <-served:
-		served <- err // for the deferred function
+		served <- err // the deferred function receives it again
 		return "", fmt.Errorf("listen on loopback: %w", err)
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}
 }
 
-// ServeHTTP accepts the callback. A request without the right state is refused and changes nothing, because
-// any web page can send requests to loopback.
+// ServeHTTP accepts the callback, hands its result to Wait and answers with the result page. Any web page in
+// the user's browser, and any program on this machine, can send requests here. So ServeHTTP refuses a request
+// with another path or host name, without the right state, or after the first callback; such a request does
+// not end the login.
 func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("X-Content-Type-Options", "nosniff")
-	q := r.URL.Query()
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	const contentPolicy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+	header.Set("Content-Security-Policy", contentPolicy)
+	header.Set("Referrer-Policy", "no-referrer") // the address of this page has the code
+	header.Set("X-Content-Type-Options", "nosniff")
+	query := r.URL.Query()
+	// A web page whose host name an attacker points to 127.0.0.1 sends that name as Host.
+	isCallback := r.URL.Path == callbackPath && r.Host == l.listener.Addr().String()
+	// Compared in constant time, so that the state cannot be guessed byte by byte.
+	hasState := subtle.ConstantTimeCompare([]byte(query.Get("state")), []byte(l.state)) == 1
 	switch {
-	case r.URL.Path != callbackPath || r.Host != l.listener.Addr().String():
+	case !isCallback:
 		http.NotFound(w, r)
 		return
 	case r.Method != http.MethodGet:
 		http.Error(w, "GET only", http.StatusMethodNotAllowed)
 		return
-	case subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(l.state)) != 1:
+	case !hasState:
 		writeResultPage(w, r, http.StatusForbidden, pagesWrongState)
 		return
 	}
-	result := parseCallback(q.Get("code"), q.Get("error"))
+	result := parseCallback(query.Get("code"), query.Get("error"))
 	select {
 	case l.result <- result:
-	default:
+	default: // the first callback has already arrived
 		writeResultPage(w, r, http.StatusConflict, pagesAnswered)
 		return
 	}
@@ -119,8 +128,9 @@ func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeResultPage(w, r, http.StatusOK, pagesDone)
 }
 
-// parseCallback reads the parameters of the callback. failure is the error that the proxy reports instead of
-// a code.
+// parseCallback returns the result of a callback with these parameters. code is the one-time code; failure is
+// the error that the login page reports instead, or empty. A failure is a Denied fault, and a missing code,
+// or one of more than maxCode bytes, an Invalid fault.
 func parseCallback(code, failure string) callbackResult {
 	switch {
 	case failure != "":

@@ -50,9 +50,9 @@ var (
 
 var pageLanguages = language.NewMatcher([]language.Tag{language.English, language.Korean})
 
-// writeResultPage writes the page in the language that the user chose at the proxy, else in one that the
-// browser accepts. It ignores write errors: the code has already been received, so the login does not need
-// the page.
+// writeResultPage writes one of pages, which are the same page in each language of pageLanguages: in the
+// language that the user chose on the login page (parameter lang), else in one that the browser accepts, else
+// in English. It ignores write errors, because the login does not depend on the page.
 func writeResultPage(w http.ResponseWriter, r *http.Request, status int, pages []resultPage) {
 	chosen, accepted := r.URL.Query().Get("lang"), r.Header.Get("Accept-Language")
 	_, index := language.MatchStrings(pageLanguages, chosen, accepted)

@@ -14,8 +14,9 @@ import (
 	"github.com/threshold-access/threshold/internal/config"
 )
 
-// WriteJSON writes v as indented JSON. encoding/json escapes control characters below U+0020 only, so
-// WriteJSON escapes the other characters that cannot be seen.
+// WriteJSON writes v as indented JSON in which every character that cannot be seen is escaped. encoding/json
+// does that only below U+0020, so WriteJSON replaces the others in the encoded text, where they occur only
+// within strings.
 func WriteJSON(w io.Writer, v any) error {
 	var raw bytes.Buffer
 	enc := json.NewEncoder(&raw)
@@ -24,17 +25,20 @@ func WriteJSON(w io.Writer, v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	_, err := io.WriteString(w, escapeInvisible(raw.String(), func(r rune) string {
-		if hi, lo := utf16.EncodeRune(r); r > 0xffff {
-			return fmt.Sprintf(`\u%04x\u%04x`, hi, lo)
+	escape := func(r rune) string {
+		if r > 0xffff { // JSON writes it as a surrogate pair (RFC 8259 section 7)
+			high, low := utf16.EncodeRune(r)
+			return fmt.Sprintf(`\u%04x\u%04x`, high, low)
 		}
 		return fmt.Sprintf(`\u%04x`, r)
-	}))
+	}
+	_, err := io.WriteString(w, escapeInvisible(raw.String(), escape))
 	return err
 }
 
-// WriteYAML writes each value as a YAML document. A string with invisible characters is written in double
-// quotes, because only there can they be escaped.
+// WriteYAML writes each value as a YAML document in which every character that cannot be seen is escaped. It
+// encodes the values, decodes the text into nodes, puts each string with such characters in double quotes,
+// where alone they can be escaped, encodes the nodes again, and then replaces the characters.
 func WriteYAML(w io.Writer, values ...any) error {
 	var raw, out bytes.Buffer
 	if err := config.EncodeAll(&raw, values...); err != nil {
@@ -60,17 +64,20 @@ func WriteYAML(w io.Writer, values ...any) error {
 	return err
 }
 
-// quoteInvisible puts every scalar with invisible characters in double quotes.
-func quoteInvisible(n *yaml.Node) {
-	if n.Kind == yaml.ScalarNode && escapeInvisible(n.Value, func(rune) string { return "" }) != n.Value {
-		n.Style = yaml.DoubleQuotedStyle
+// quoteInvisible puts every scalar in node and the nodes under it that has characters that cannot be seen in
+// double quotes.
+func quoteInvisible(node *yaml.Node) {
+	remove := func(rune) string { return "" }
+	if node.Kind == yaml.ScalarNode && escapeInvisible(node.Value, remove) != node.Value {
+		node.Style = yaml.DoubleQuotedStyle
 	}
-	for _, c := range n.Content {
-		quoteInvisible(c)
+	for _, child := range node.Content {
+		quoteInvisible(child)
 	}
 }
 
-// escapeInvisible replaces every character that cannot be seen, except line breaks.
+// escapeInvisible returns s with escape(r) for every character r that cannot be seen, except line breaks. A
+// terminal could obey such a character.
 func escapeInvisible(s string, escape func(rune) string) string {
 	var b strings.Builder
 	for _, r := range s {

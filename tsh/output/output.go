@@ -42,47 +42,50 @@ func (f *Format) Set(s string) error {
 	return fmt.Errorf("choose text, json or yaml")
 }
 
-// WriteTable writes a line of headings and then one line for each row, with aligned columns. Every row has as
-// many cells as there are headings. Cells are cleaned; an empty one is shown as "-".
+// WriteTable writes a line of headings and then one line for each row, with aligned columns. Every row must
+// have as many cells as there are headings. Cells are cleaned (see terminal.Clean), and an empty one is shown
+// as "-"; the cells in rows are changed so too.
 func WriteTable(w io.Writer, headings []string, rows [][]string) error {
-	all := append([][]string{headings}, rows...)
-	width := make([]int, len(headings))
-	for r, row := range all {
-		for i, cell := range row {
-			if cell = terminal.Clean(cell); cell == "" {
+	lines := append([][]string{headings}, rows...)
+	width := make([]int, len(headings)) // of each column, in characters
+	for _, cells := range lines {
+		for column, cell := range cells {
+			cell = terminal.Clean(cell)
+			if cell == "" {
 				cell = "-"
 			}
-			all[r][i] = cell
-			width[i] = max(width[i], utf8.RuneCountInString(cell))
+			cells[column] = cell
+			width[column] = max(width[column], utf8.RuneCountInString(cell))
 		}
 	}
-	for _, row := range all {
-		var b strings.Builder
-		for i, cell := range row {
-			b.WriteString(cell)
-			if i < len(row)-1 {
-				b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell)+2))
+	for _, cells := range lines {
+		var line strings.Builder
+		for column, cell := range cells {
+			line.WriteString(cell)
+			if isLast := column == len(cells)-1; !isLast {
+				line.WriteString(strings.Repeat(" ", width[column]-utf8.RuneCountInString(cell)+2))
 			}
 		}
-		if _, err := fmt.Fprintln(w, b.String()); err != nil {
+		if _, err := fmt.Fprintln(w, line.String()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// WritePairs writes names and values, one pair a line, with the values aligned and cleaned. It leaves out a
-// pair whose value is empty.
-func WritePairs(w io.Writer, list ...[2]string) error {
+// WritePairs writes pairs of a name and a value, one a line as "name: value", with the values aligned and
+// cleaned (see terminal.Clean). It leaves out a pair whose value is empty.
+func WritePairs(w io.Writer, pairs ...[2]string) error {
 	width := 0
-	for _, p := range list {
-		width = max(width, len(p[0]))
+	for _, pair := range pairs {
+		width = max(width, len(pair[0]))
 	}
-	for _, p := range list {
-		if p[1] == "" {
+	for _, pair := range pairs {
+		name, value := pair[0], terminal.Clean(pair[1])
+		if pair[1] == "" {
 			continue
 		}
-		if _, err := fmt.Fprintf(w, "%-*s  %s\n", width+1, p[0]+":", terminal.Clean(p[1])); err != nil {
+		if _, err := fmt.Fprintf(w, "%-*s  %s\n", width+len(":"), name+":", value); err != nil {
 			return err
 		}
 	}

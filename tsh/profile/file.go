@@ -11,7 +11,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// removeFile removes a file that may not exist.
+// removeFile removes a file. It returns nil if the file does not exist.
 func removeFile(path string) error {
 	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -19,13 +19,14 @@ func removeFile(path string) error {
 	return nil
 }
 
-// readFault is the error of a file of the profile that exists but cannot be read.
+// readFault returns an Internal fault for err, the error of reading a file that exists.
 func readFault(path string, err error) error {
 	msg := fmt.Sprintf("%s cannot be read: %s", path, cause(err))
 	return fault.Wrap(err, fault.Internal, "", msg, "check the owner and mode of "+path)
 }
 
-// writeFault is the error of a file of the profile that cannot be written.
+// writeFault returns the fault for err, the error of writing or removing a file: Exhausted for a full disk,
+// else Internal.
 func writeFault(path string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
 		msg := fmt.Sprintf("%s cannot be written: the disk is full", path)
@@ -36,11 +37,11 @@ func writeFault(path string, err error) error {
 	return fault.Wrap(err, fault.Internal, "", msg, hint)
 }
 
-// cause is the text of the error without its path, which the message already has.
+// cause returns the text of the error without its path, which the message already has.
 func cause(err error) string {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err.Error()
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err.Error()
 	}
 	return err.Error()
 }

@@ -20,7 +20,8 @@ const DefaultPort = "443"
 // Home is the folder that holds all profiles.
 type Home string
 
-// Open returns the home: TSH_HOME, else ~/.tsh. It creates nothing.
+// Open returns the home: the folder TSH_HOME, else ~/.tsh. It creates nothing, and the folder need not exist.
+// It returns an Invalid fault if neither TSH_HOME nor HOME is set.
 func Open(getenv func(string) string) (Home, error) {
 	if dir := getenv("TSH_HOME"); dir != "" {
 		abs, err := filepath.Abs(dir)
@@ -30,31 +31,32 @@ func Open(getenv func(string) string) (Home, error) {
 		}
 		return Home(abs), nil
 	}
-	if home := getenv("HOME"); home != "" {
-		return Home(filepath.Join(home, ".tsh")), nil
+	if userHome := getenv("HOME"); userHome != "" {
+		return Home(filepath.Join(userHome, ".tsh")), nil
 	}
 	msg := "there is no home folder: neither TSH_HOME nor HOME is set"
 	return "", fault.New(fault.Invalid, "", msg, "set TSH_HOME to a folder of your own")
 }
 
-// ParseProxy returns the address host:port for what a user types: host, host:port or [v6]:port, with or
-// without https:// in front.
-func ParseProxy(s string) (string, error) {
-	addr := strings.TrimSuffix(strings.TrimPrefix(s, "https://"), "/")
+// ParseProxy returns the address of a proxy as host:port, in lower case, for what a user types: host,
+// host:port, an IPv6 address or [v6]:port, with or without https:// in front. Without a port it is
+// DefaultPort. It returns an Invalid fault for other text.
+func ParseProxy(typed string) (string, error) {
+	addr := strings.TrimSuffix(strings.TrimPrefix(typed, "https://"), "/")
 	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
+	if err != nil { // there is no port
 		host, port = strings.Trim(addr, "[]"), DefaultPort
 	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || !isHost(host) {
-		msg := fmt.Sprintf("%q is not a proxy address", s)
+	portNumber, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || portNumber == 0 || !isHost(host) {
+		msg := fmt.Sprintf("%q is not a proxy address", typed)
 		return "", fault.New(fault.Invalid, "", msg, "write HOST or HOST:PORT, as access.example.com")
 	}
 	return net.JoinHostPort(strings.ToLower(host), port), nil
 }
 
-// isHost reports whether s can be a host name or an IP address. Such text is safe in a file name, a URL and
-// an OpenSSH configuration.
+// isHost reports whether s has the form of a host name or an IP address. Such text is safe in a file name, a
+// URL and an OpenSSH configuration: it contains no slash, space or quote and begins with no dot or dash.
 func isHost(s string) bool {
 	if s == "" || len(s) > 253 || s[0] == '-' || s[0] == '.' {
 		return false
@@ -63,10 +65,11 @@ func isHost(s string) bool {
 		isLetter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 		return !isLetter && !(r >= '0' && r <= '9') && !strings.ContainsRune(".-_:", r)
 	}
-	return !strings.ContainsFunc(s, unsafe) && (!strings.Contains(s, ":") || net.ParseIP(s) != nil)
+	isIPv6 := strings.Contains(s, ":")
+	return !strings.ContainsFunc(s, unsafe) && (!isIPv6 || net.ParseIP(s) != nil)
 }
 
-// hostOf is the host in host:port.
+// hostOf returns the host in host:port.
 func hostOf(proxy string) string {
 	host, _, err := net.SplitHostPort(proxy)
 	if err != nil {
@@ -75,7 +78,8 @@ func hostOf(proxy string) string {
 	return host
 }
 
-// Dir returns the folder of the proxy's profile.
+// Dir returns the folder of the profile of the proxy, which is host:port: HOST_PORT in the home, with dashes
+// for the colons of an IPv6 address. The folder need not exist.
 func (h Home) Dir(proxy string) string {
 	host, port, err := net.SplitHostPort(proxy)
 	if err != nil {
@@ -84,7 +88,8 @@ func (h Home) Dir(proxy string) string {
 	return filepath.Join(string(h), strings.ReplaceAll(host, ":", "-")+"_"+port)
 }
 
-// Proxies lists the addresses of all proxies with a profile, logged in or not.
+// Proxies lists the addresses of all proxies with a profile, logged in or not. It leaves out folders whose
+// profile.yaml is missing or cannot be read.
 func (h Home) Proxies() ([]string, error) {
 	entries, err := os.ReadDir(string(h))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -93,13 +98,15 @@ func (h Home) Proxies() ([]string, error) {
 	if err != nil {
 		return nil, readFault(string(h), err)
 	}
-	var out []string
-	for _, e := range entries {
-		if i, err := readInfo(filepath.Join(string(h), e.Name()), ""); err == nil && e.IsDir() {
-			out = append(out, i.Proxy)
+	var proxies []string
+	for _, entry := range entries {
+		const noProxy = "" // no message is shown
+		info, err := readInfo(filepath.Join(string(h), entry.Name()), noProxy)
+		if err == nil && entry.IsDir() {
+			proxies = append(proxies, info.Proxy)
 		}
 	}
-	return out, nil
+	return proxies, nil
 }
 
 // Current returns the proxy that commands use without --proxy: the one of the latest login. Before the first
@@ -124,21 +131,22 @@ func (h Home) SetCurrent(proxy string) error {
 	return nil
 }
 
-// makeDirs creates the home and the folder dir in it. It takes all rights on both from other users: they
-// could replace the keys.
+// makeDirs creates the home and the folder dir in it. It gives both mode 0700, also if they exist: other
+// users who may write there could replace the keys.
 func (h Home) makeDirs(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return writeFault(dir, err)
 	}
-	for _, d := range []string{string(h), dir} {
-		if err := os.Chmod(d, 0o700); err != nil {
-			return writeFault(d, err)
+	for _, path := range []string{string(h), dir} {
+		if err := os.Chmod(path, 0o700); err != nil {
+			return writeFault(path, err)
 		}
 	}
 	return nil
 }
 
-// notLoggedInFault is the error of a command without a login, at the proxy if one is known.
+// notLoggedInFault returns the NotFound fault of a command that needs a login. proxy is where; it is empty
+// before the first login, when no proxy is known.
 func notLoggedInFault(proxy string) error {
 	if proxy == "" {
 		return fault.New(fault.NotFound, "", "not logged in", "run: tsh login --proxy HOST")

@@ -9,14 +9,15 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// knownHosts returns the host authorities in OpenSSH's format. The patterns are as narrow as possible: every
-// name in the cluster's domain, the proxy itself, and bare names without a dot or colon, as typed in "ssh -J
-// proxy node". A host certificate also names its host, so a wide pattern does not let one host pass for
-// another.
+// knownHosts returns the file known_hosts: it makes OpenSSH trust the host authorities of the cluster for
+// hosts that match one of two lists of patterns. The first list is every name in the cluster's domain and the
+// proxy itself. The second is bare names, without a dot or colon, as typed in "ssh -J proxy node". The second
+// is wide, but a host certificate also names its host, so no host can pass for another.
 func (p *Profile) knownHosts() []byte {
 	var b bytes.Buffer
-	cluster := strings.Join(append([]string{"*." + p.Cluster}, p.proxyNames()...), ",")
-	for _, patterns := range []string{cluster, "*,!*.*,!*:*"} {
+	clusterNames := strings.Join(append([]string{"*." + p.Cluster}, p.proxyNames()...), ",")
+	const bareNames = "*,!*.*,!*:*"
+	for _, patterns := range []string{clusterNames, bareNames} {
 		for _, key := range p.Authorities.HostSSH {
 			fmt.Fprintf(&b, "@cert-authority %s %s", patterns, ssh.MarshalAuthorizedKey(key))
 		}

@@ -3,7 +3,7 @@
 // There is one folder for each proxy under TSH_HOME (default ~/.tsh). Folders have mode 0700 and files 0600;
 // each file is replaced atomically:
 //
-//	current             the folder of the proxy that commands use without --proxy
+//	current             host:port of the proxy that commands use without --proxy
 //	HOST_PORT/
 //	  profile.yaml      proxy, cluster and pin; who is logged in, with which logins, until when
 //	  ssh_key           private key, OpenSSH PEM; ssh_key-cert.pub and ssh_key.pub beside it
@@ -11,8 +11,8 @@
 //	  known_hosts       the host authorities, for OpenSSH
 //	  authorities.json  the signed chain from the pin to the current authorities
 //
-// A logout removes everything but profile.yaml, which keeps the pin: a proxy that shows another root later is
-// refused.
+// A logout removes everything but profile.yaml, in which it keeps the proxy, the cluster and the pin: so a
+// later login refuses a proxy that shows another cluster root.
 package profile
 
 import (
@@ -52,7 +52,7 @@ const (
 	currentFile     = "current"
 )
 
-// Info is profile.yaml.
+// Info is profile.yaml. The fields from User on are empty after a logout.
 type Info struct {
 	Version int    `yaml:"version"`
 	Proxy   string `yaml:"proxy"               config:"required"` // host:port
@@ -82,7 +82,7 @@ type Profile struct {
 	Authorities rules.ParsedAuthorities
 }
 
-// LoggedIn reports whether the folder contains a login, expired or not.
+// LoggedIn reports whether the profile contains a login, expired or not.
 func (i Info) LoggedIn() bool { return i.User != "" }
 
 // Host is the proxy's host name.
@@ -92,7 +92,8 @@ func (i Info) Host() string { return hostOf(i.Proxy) }
 // NotFound fault.
 func (h Home) ReadInfo(proxy string) (Info, error) { return readInfo(h.Dir(proxy), proxy) }
 
-// readInfo reads the profile in dir. proxy is for messages only.
+// readInfo reads profile.yaml in dir. proxy is for messages only. It returns a NotFound fault if there is no
+// such file, an Invalid fault if it is damaged or of a newer tsh, and an Internal fault if it cannot be read.
 func readInfo(dir, proxy string) (Info, error) {
 	path := filepath.Join(dir, infoFile)
 	b, err := os.ReadFile(path)
@@ -102,25 +103,27 @@ func readInfo(dir, proxy string) (Info, error) {
 	if err != nil {
 		return Info{}, readFault(path, err)
 	}
-	var i Info
-	if err := config.Decode(path, b, &i); err != nil {
+	var info Info
+	if err := config.Decode(path, b, &info); err != nil {
 		return Info{}, damagedFault(err, proxy)
 	}
-	if i.Version > infoVersion {
+	if info.Version > infoVersion {
 		msg := path + " was written by a newer tsh"
 		hint := "use the newer tsh, or set TSH_HOME to another folder"
 		return Info{}, fault.New(fault.Invalid, "", msg, hint)
 	}
-	return i, nil
+	return info, nil
 }
 
-// damagedFault is the error of a profile that cannot be used. A new login replaces it.
+// damagedFault returns the Invalid fault for a profile that cannot be used. Its hint is a new login, which
+// replaces the profile.
 func damagedFault(err error, proxy string) error {
 	return fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
 }
 
 // Load reads the login at the proxy and checks that its parts match each other. It does not check whether the
-// login has expired: see CheckTime.
+// login has expired: see CheckTime. It returns a NotFound fault without a login, an Invalid fault for a
+// damaged one, and the other faults of readInfo.
 func (h Home) Load(proxy string) (*Profile, error) {
 	info, err := h.ReadInfo(proxy)
 	if err != nil {
@@ -129,16 +132,16 @@ func (h Home) Load(proxy string) (*Profile, error) {
 	if !info.LoggedIn() {
 		return nil, notLoggedInFault(proxy)
 	}
-	p := &Profile{Info: info, Dir: h.Dir(proxy)}
-	if err := p.read(); err != nil {
+	prof := &Profile{Info: info, Dir: h.Dir(proxy)}
+	if err := prof.read(); err != nil {
 		return nil, damagedFault(err, proxy)
 	}
-	return p, nil
+	return prof, nil
 }
 
-// read reads and verifies all files of the login but profile.yaml, which the caller has read. Everything
-// depends on the pin: it verifies the authorities, and the cluster's name in them must be that of
-// profile.yaml.
+// read reads the other files of the login into p; the caller has read profile.yaml into p.Info and set p.Dir.
+// The pin of profile.yaml must verify the authorities, they must name the same cluster as profile.yaml, and
+// each certificate must be for its key.
 func (p *Profile) read() (err error) {
 	if p.Pin, err = identity.ParsePin(p.Info.Pin); err != nil {
 		return err
@@ -161,8 +164,9 @@ func (p *Profile) read() (err error) {
 	return errors.Join(p.readSSH(), p.readX509())
 }
 
-// readSSH reads the SSH key and, if there is one, its certificate, which must be for this key. Who signed the
-// certificate is not checked: a forged one is of no use with a node.
+// readSSH reads the SSH key and its certificate into p.SSHKey and p.SSHCert. The certificate must be for this
+// key. A missing certificate is no error: the user's roles allow no login. Who signed the certificate is not
+// checked: the node checks it, so a forged one is of no use.
 func (p *Profile) readSSH() error {
 	b, err := p.readFile(SSHKeyFile)
 	if err != nil {
@@ -221,7 +225,8 @@ func (p *Profile) readFile(name string) ([]byte, error) {
 // Path returns the path of a file of the profile.
 func (p *Profile) Path(name string) string { return filepath.Join(p.Dir, name) }
 
-// CheckTime returns an error for a login that has expired or is not valid yet.
+// CheckTime returns an Expired fault for a login that has expired, or that is not valid yet because this
+// machine's clock is slow. It returns nil for a login that is valid at the time now.
 func (p *Profile) CheckTime(now time.Time) error {
 	leaf := p.X509.Leaf
 	if now.Before(leaf.NotBefore) {
@@ -237,20 +242,21 @@ func (p *Profile) CheckTime(now time.Time) error {
 	return nil
 }
 
-// Save writes the login to the folder of p.Proxy and makes it current. It sets p.Dir, p.Version and
-// p.Info.Pin. It writes profile.yaml last. If the machine stops before that, files of two logins may be
-// mixed, which Load refuses.
-func (h Home) Save(p *Profile) error {
-	p.Dir, p.Version, p.Info.Pin = h.Dir(p.Proxy), infoVersion, p.Pin.String()
-	if err := h.makeDirs(p.Dir); err != nil {
+// Save writes the login prof to the folder of its proxy, over an earlier login, and makes the proxy the
+// current one. It also sets prof.Dir, prof.Version and prof.Info.Pin. It writes profile.yaml last: if the
+// machine stops before, files of two logins may be mixed, and Load refuses the profile as damaged. The faults
+// are writeFault's.
+func (h Home) Save(prof *Profile) error {
+	prof.Dir, prof.Version, prof.Info.Pin = h.Dir(prof.Proxy), infoVersion, prof.Pin.String()
+	if err := h.makeDirs(prof.Dir); err != nil {
 		return err
 	}
-	files, err := p.files()
+	files, err := prof.files()
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		path := filepath.Join(p.Dir, f.name)
+		path := filepath.Join(prof.Dir, f.name)
 		if f.body == nil {
 			err = removeFile(path)
 		} else {
@@ -260,7 +266,7 @@ func (h Home) Save(p *Profile) error {
 			return writeFault(path, err)
 		}
 	}
-	return h.SetCurrent(p.Proxy)
+	return h.SetCurrent(prof.Proxy)
 }
 
 // file is one file of a profile to be written.
@@ -269,13 +275,13 @@ type file struct {
 	body []byte // nil: the file is removed
 }
 
-// files returns the files of the profile, in the order in which they are written.
+// files encodes the profile and returns its files in the order in which Save writes them, profile.yaml last.
 func (p *Profile) files() ([]file, error) {
 	sshKey, err := ssh.MarshalPrivateKey(p.SSHKey, p.User+"@"+p.Cluster)
 	if err != nil {
 		return nil, fmt.Errorf("encode the SSH key: %w", err)
 	}
-	pub, err := ssh.NewPublicKey(p.SSHKey.Public())
+	sshPub, err := ssh.NewPublicKey(p.SSHKey.Public())
 	if err != nil {
 		return nil, fmt.Errorf("encode the SSH key: %w", err)
 	}
@@ -283,9 +289,9 @@ func (p *Profile) files() ([]file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the X.509 key: %w", err)
 	}
-	var certs []byte
+	var x509Certs []byte
 	for _, der := range p.X509.Certificate {
-		certs = append(certs, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		x509Certs = append(x509Certs, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	chain, err := json.Marshal(p.Chain)
 	if err != nil {
@@ -295,23 +301,25 @@ func (p *Profile) files() ([]file, error) {
 	if err := config.Encode(&info, p.Info); err != nil {
 		return nil, fmt.Errorf("encode the profile: %w", err)
 	}
-	var sshCert []byte
+	var sshCert []byte // nil removes the certificate of an earlier login
 	if p.SSHCert != nil {
 		sshCert = ssh.MarshalAuthorizedKey(p.SSHCert)
 	}
 	return []file{
 		{SSHKeyFile, pem.EncodeToMemory(sshKey)},
-		{sshPubFile, ssh.MarshalAuthorizedKey(pub)},
+		{sshPubFile, ssh.MarshalAuthorizedKey(sshPub)},
 		{SSHCertFile, sshCert},
 		{x509KeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x509Key})},
-		{x509CertFile, certs},
+		{x509CertFile, x509Certs},
 		{authoritiesFile, chain},
 		{KnownHostsFile, p.knownHosts()},
 		{infoFile, info.Bytes()},
 	}, nil
 }
 
-// Remove logs out at the proxy on this machine: it removes everything but the pin.
+// Remove deletes the login at the proxy from this machine: keys, certificates, authorities and known hosts,
+// and in profile.yaml everything but the proxy, the cluster and the pin. It removes the keys first. It
+// returns a NotFound fault if there is no profile, and the faults of readInfo and writeFault.
 func (h Home) Remove(proxy string) error {
 	info, err := h.ReadInfo(proxy)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package sshagent answers: how does the key of a login get into ssh-agent, and out again?
 //
-// It limits a key to certain hosts, so that an agent which is forwarded to a node cannot be used for
-// connections from there. tsh login and tsh logout call it.
+// It limits a key to connections from this machine to certain hosts: if the user forwards the agent to a
+// node, programs on that node cannot use the key. tsh login and tsh logout call it.
 package sshagent
 
 import (
@@ -32,9 +32,10 @@ func (a Agent) Add(key agent.AddedKey) error {
 	return a.call(func(c agent.ExtendedAgent) error { return c.Add(key) })
 }
 
-// AddFor loads a key for connections from this machine to the hosts, each with a host certificate of one of
-// the authorities. OpenSSH compares whole host names, without wildcards. An agent that does not know the
-// constraint refuses the key.
+// AddFor loads a key that the agent uses only for connections from this machine to the hosts, if the host
+// shows a certificate that one of the authorities signed. OpenSSH compares whole host names, without
+// wildcards, so every host must be listed. It returns ErrCannotLimit if the agent does not load the key, and
+// another error for more than maxDestinations hosts. On an error no key is loaded.
 func (a Agent) AddFor(key agent.AddedKey, hosts []string, authorities []ssh.PublicKey) error {
 	if len(hosts) > maxDestinations {
 		return fmt.Errorf("%d hosts are more destinations than an agent accepts", len(hosts))
@@ -49,26 +50,29 @@ func (a Agent) AddFor(key agent.AddedKey, hosts []string, authorities []ssh.Publ
 	return nil
 }
 
-// ErrCannotLimit is the error of an agent that does not accept a key with a limit on hosts.
+// ErrCannotLimit is the error of AddFor for an agent that does not load a key with a limit on hosts. Usually
+// it does not know the constraint.
 var ErrCannotLimit = errors.New("this agent cannot limit a key to certain hosts")
 
-// Remove removes every key with the comment.
+// Remove removes every key with this comment. It goes on after an error, and returns all errors.
 func (a Agent) Remove(comment string) error {
 	return a.call(func(c agent.ExtendedAgent) error {
 		keys, err := c.List()
 		if err != nil {
 			return err
 		}
-		for _, k := range keys {
-			if k.Comment == comment {
-				err = errors.Join(err, c.Remove(k))
+		var removeErrs error
+		for _, key := range keys {
+			if key.Comment == comment {
+				removeErrs = errors.Join(removeErrs, c.Remove(key))
 			}
 		}
-		return err
+		return removeErrs
 	})
 }
 
-// call calls fn with a connection to the agent.
+// call opens a connection to the agent, calls fn with a client for it, and closes the connection. fn must end
+// within exchangeTime.
 func (a Agent) call(fn func(agent.ExtendedAgent) error) error {
 	conn, err := net.DialTimeout("unix", string(a), exchangeTime)
 	if err != nil {
@@ -81,8 +85,8 @@ func (a Agent) call(fn func(agent.ExtendedAgent) error) error {
 	return fn(agent.NewClient(conn))
 }
 
-// constraintHop is one end of a destination constraint. Keys has pairs of a key and whether it is an
-// authority.
+// constraintHop is one end of a destination constraint: a host and the keys that it may show. Keys has pairs
+// of a key and whether it is an authority that signs host certificates. An empty hop is this machine.
 type constraintHop struct {
 	User     string
 	Host     string
@@ -98,21 +102,22 @@ type destConstraint struct {
 	Reserved string
 }
 
-// encodeConstraints encodes, for each host, "from this machine to the host, with a host certificate of one of
-// the authorities" (OpenSSH ssh-agent.c, parse_dest_constraint).
+// encodeConstraints encodes one destination constraint for each host: from this machine to the host, which
+// shows a certificate that one of the authorities signed (OpenSSH ssh-agent.c, parse_dest_constraint).
 func encodeConstraints(hosts []string, authorities []ssh.PublicKey) []byte {
 	var keys []byte
-	for _, k := range authorities {
+	for _, authority := range authorities {
 		keys = append(keys, ssh.Marshal(struct {
 			Key         []byte
 			IsAuthority bool
-		}{k.Marshal(), true})...)
+		}{authority.Marshal(), true})...)
 	}
-	from := ssh.Marshal(constraintHop{})
+	thisMachine := ssh.Marshal(constraintHop{})
 	var list []byte
-	for _, h := range hosts {
-		c := ssh.Marshal(destConstraint{From: from, To: ssh.Marshal(constraintHop{Host: h, Keys: keys})})
-		list = append(list, ssh.Marshal(struct{ B []byte }{c})...)
+	for _, host := range hosts {
+		to := ssh.Marshal(constraintHop{Host: host, Keys: keys})
+		constraint := ssh.Marshal(destConstraint{From: thisMachine, To: to})
+		list = append(list, ssh.Marshal(struct{ String []byte }{constraint})...)
 	}
 	return list
 }

@@ -5,8 +5,9 @@ import (
 	"io"
 )
 
-// Escapes is an io.Reader that passes on what is typed at a terminal and acts on escape sequences at the
-// start of a line, as OpenSSH's client does (ssh(1), "ESCAPE CHARACTERS"). It is not safe for concurrent use.
+// Escapes is an io.Reader that returns what is typed at a terminal, without the escape sequences at the start
+// of a line. It carries out the sequences, as OpenSSH's client does (ssh(1), "ESCAPE CHARACTERS"). It is not
+// safe for concurrent use.
 type Escapes struct {
 	in         io.Reader
 	out        io.Writer // receives the help text
@@ -38,12 +39,15 @@ const escapeHelp = "\r\nSupported escape sequences:\r\n" +
 	" %[1]c%[1]c   send the character %[1]c\r\n" +
 	"(only at the start of a line)\r\n"
 
-// NewEscapes returns a reader of in that recognises escape sequences that begin with char. It prints the help
-// text to out. When the user types char and "." it calls disconnect once and returns io.EOF from then on.
+// NewEscapes returns an Escapes that reads from in, where char begins an escape sequence. For char and "?" it
+// writes the help text to out. For char and "." it calls disconnect, within Read, and returns io.EOF from
+// then on, after the input before it.
 func NewEscapes(in io.Reader, out io.Writer, char byte, disconnect func()) *Escapes {
 	return &Escapes{in: in, out: out, char: char, disconnect: disconnect}
 }
 
+// Read implements io.Reader. It reads from in until at least one byte can be returned, because all bytes of a
+// read may belong to an escape sequence.
 func (e *Escapes) Read(b []byte) (int, error) {
 	for {
 		if n := copy(b, e.ready); n > 0 {
@@ -56,7 +60,8 @@ func (e *Escapes) Read(b []byte) (int, error) {
 		buf := make([]byte, len(b))
 		n, err := e.in.Read(buf)
 		for _, c := range buf[:n] {
-			if e.add(c); e.ended {
+			e.add(c)
+			if e.ended { // what was typed after it is dropped
 				break
 			}
 		}
@@ -66,7 +71,8 @@ func (e *Escapes) Read(b []byte) (int, error) {
 	}
 }
 
-// add examines one typed byte and appends to ready what is to be passed on.
+// add examines one typed byte. It appends it to e.ready, or keeps it back in e.state as the possible start of
+// an escape sequence, or carries out the sequence that it completes.
 func (e *Escapes) add(c byte) {
 	switch {
 	case e.state == lineStart && c == e.char:
