@@ -82,11 +82,11 @@ func (h *accountHelper) call(ctx context.Context, request message, descriptor *o
 		return "", err
 	}
 	select {
-	case r := <-reply:
-		if r.op == opError {
-			return "", syscall.Errno(r.number())
+	case answer := <-reply:
+		if answer.op == opError {
+			return "", syscall.Errno(answer.number())
 		}
-		return r.text, nil
+		return answer.text, nil
 	case <-h.done:
 		return "", io.ErrUnexpectedEOF
 	case <-ctx.Done():
@@ -112,19 +112,19 @@ func (h *accountHelper) readLoop() {
 	defer close(h.done)
 	buf := make([]byte, maxMessage+1)
 	for {
-		m, _, err := receiveMessage(h.control, buf, nil /* no descriptors */)
+		received, _, err := receiveMessage(h.control, buf, nil /* no descriptors */)
 		if err != nil {
 			return
 		}
 		h.mu.Lock()
-		reply, l := h.replies[m.id], h.listeners[m.id]
+		reply, listener := h.replies[received.id], h.listeners[received.id]
 		h.mu.Unlock()
 		switch {
-		case m.op == opIncoming && l != nil:
-			l.enqueue(m.number())
-		case (m.op == opOK || m.op == opError) && reply != nil:
+		case received.op == opIncoming && listener != nil:
+			listener.enqueue(received.number())
+		case (received.op == opOK || received.op == opError) && reply != nil:
 			select {
-			case reply <- m:
+			case reply <- received:
 			default: // a second reply to one call is dropped, so that readLoop never blocks
 			}
 		}

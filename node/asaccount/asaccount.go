@@ -55,11 +55,11 @@ func (s *Sockets) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 // Listen listens on a TCP address. If this process is root, the kernel lets it listen on any port. So Listen
 // itself refuses privileged ports to other accounts, with EACCES, as the kernel would.
-func (s *Sockets) Listen(at netip.AddrPort) (net.Listener, error) {
-	if s.db.UID == 0 && s.acc.UID != 0 && at.Port() != 0 && at.Port() < firstUnprivilegedPort {
+func (s *Sockets) Listen(addr netip.AddrPort) (net.Listener, error) {
+	if s.db.UID == 0 && s.acc.UID != 0 && addr.Port() != 0 && addr.Port() < firstUnprivilegedPort {
 		return nil, os.NewSyscallError("bind", syscall.EACCES)
 	}
-	return listenTCP(s.db, s.acc, at)
+	return listenTCP(s.db, s.acc, addr)
 }
 
 // DialUnix connects to a Unix socket by way of the helper. A relative path starts at the account's home. The
@@ -149,7 +149,7 @@ func (s *Sockets) runningHelper() (*accountHelper, error) {
 	}
 	if s.helper != nil {
 		select {
-		case <-s.helper.done:
+		case <-s.helper.done: // it has ended by itself
 			s.helper.close()
 			s.helper = nil
 		default:

@@ -76,37 +76,37 @@ func serveSockets() int {
 	defer s.removeAll()
 	buf, oob := make([]byte, maxMessage+1), make([]byte, unix.CmsgSpace(4)) // room for one descriptor
 	for {
-		m, agentEnd, err := receiveMessage(control, buf, oob)
+		request, agentEnd, err := receiveMessage(control, buf, oob)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return 0
 			}
 			return 1
 		}
-		s.handle(m, agentEnd)
+		s.handle(request, agentEnd)
 	}
 }
 
 // handle does what one message asks for, and sends the reply if the message has one. agentEnd is the stream
 // that came along with the message, or nil; handle takes it over. It never waits for a peer, so one request
 // does not hold up the next. A message that makes no sense is ignored.
-func (s *socketServer) handle(m message, agentEnd *net.UnixConn) {
+func (s *socketServer) handle(request message, agentEnd *net.UnixConn) {
 	switch {
-	case m.op == opDial && agentEnd != nil:
-		s.reply(m, "", s.dial(m.id, m.text, agentEnd))
-	case m.op == opListen:
-		_, err := s.listen(m.id, m.text, "" /* no directory was made */)
-		s.reply(m, "", err)
-	case m.op == opListenAgent:
-		path, err := s.listenAgent(m.id)
-		s.reply(m, path, err)
-	case m.op == opCloseListener:
-		s.closeListener(m.id)
-		s.reply(m, "", nil)
-	case m.op == opAccept && agentEnd != nil:
-		s.acceptPending(m.id, agentEnd)
-	case m.op == opCloseConn:
-		s.closeConn(m.id)
+	case request.op == opDial && agentEnd != nil:
+		s.reply(request, "", s.dial(request.id, request.text, agentEnd))
+	case request.op == opListen:
+		_, err := s.listen(request.id, request.text, "" /* no directory was made */)
+		s.reply(request, "", err)
+	case request.op == opListenAgent:
+		path, err := s.listenAgent(request.id)
+		s.reply(request, path, err)
+	case request.op == opCloseListener:
+		s.closeListener(request.id)
+		s.reply(request, "", nil)
+	case request.op == opAccept && agentEnd != nil:
+		s.acceptPending(request.id, agentEnd)
+	case request.op == opCloseConn:
+		s.closeConn(request.id)
 	default:
 		if agentEnd != nil {
 			agentEnd.Close()
@@ -114,16 +114,16 @@ func (s *socketServer) handle(m message, agentEnd *net.UnixConn) {
 	}
 }
 
-// reply answers the message m: with opOK and the text if err is nil, else with opError and the errno in err,
-// or EIO if there is none in it.
-func (s *socketServer) reply(m message, text string, err error) {
+// reply answers a request: with opOK and the text if err is nil, else with opError and the errno in err, or
+// EIO if there is none in it.
+func (s *socketServer) reply(request message, text string, err error) {
 	if err == nil {
-		_ = sendMessage(s.control, message{op: opOK, id: m.id, text: text}, nil)
+		_ = sendMessage(s.control, message{op: opOK, id: request.id, text: text}, nil)
 		return
 	}
 	errno := syscall.EIO
 	_ = errors.As(err, &errno)
-	_ = sendMessage(s.control, message{op: opError, id: m.id, text: encodeNumber(uint32(errno))}, nil)
+	_ = sendMessage(s.control, message{op: opError, id: request.id, text: encodeNumber(uint32(errno))}, nil)
 }
 
 // dial connects to the socket at path, and relays between it and agentEnd, which it takes over. It does not
@@ -154,7 +154,7 @@ func connectUnix(path string) (*net.UnixConn, error) {
 type boundSocket struct {
 	*net.UnixListener
 	path     string
-	dev, ino uint64 // of the socket at path
+	dev, ino uint64 // of the socket at path, by which remove knows that it is still the same file
 	dir      string // the directory made for it; empty: none
 }
 

@@ -39,14 +39,14 @@ func dialTCP(
 }
 
 // listenTCP listens on a TCP address with a socket that belongs to the account.
-func listenTCP(db account.Database, acc account.Account, at netip.AddrPort) (net.Listener, error) {
-	fd, err := tcpSocket(db, acc, at.Addr())
+func listenTCP(db account.Database, acc account.Account, addr netip.AddrPort) (net.Listener, error) {
+	fd, err := tcpSocket(db, acc, addr.Addr())
 	if err != nil {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "tcp")
-	defer f.Close()      // net.FileListener keeps a copy
-	if at.Addr().Is6() { // IPv6 only: the IPv4 address gets a listener of its own
+	defer f.Close()        // net.FileListener keeps a copy
+	if addr.Addr().Is6() { // IPv6 only: the IPv4 address gets a listener of its own
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return nil, os.NewSyscallError("setsockopt", err)
 		}
@@ -55,7 +55,7 @@ func listenTCP(db account.Database, acc account.Account, at netip.AddrPort) (net
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 		return nil, os.NewSyscallError("setsockopt", err)
 	}
-	if err := unix.Bind(fd, sockaddr(at)); err != nil {
+	if err := unix.Bind(fd, sockaddr(addr)); err != nil {
 		return nil, os.NewSyscallError("bind", err)
 	}
 	if err := unix.Listen(fd, backlog); err != nil {

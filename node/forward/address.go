@@ -64,8 +64,8 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 // there is no address, Denied if none of the addresses is allowed.
 func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Addr, error) {
 	var found []netip.Addr
-	if a, err := netip.ParseAddr(host); err == nil {
-		found = []netip.Addr{a}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		found = []netip.Addr{addr}
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 		defer cancel()
@@ -76,9 +76,9 @@ func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Ad
 		}
 	}
 	var allowed []netip.Addr
-	for _, a := range found {
-		if allowedAddress(a) && len(allowed) < maxAddresses {
-			allowed = append(allowed, a.Unmap().WithZone(""))
+	for _, addr := range found {
+		if allowedAddress(addr) && len(allowed) < maxAddresses {
+			allowed = append(allowed, addr.Unmap().WithZone(""))
 		}
 	}
 	if len(allowed) == 0 && len(found) > 0 {

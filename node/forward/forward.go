@@ -167,8 +167,9 @@ func (f *Forwarder) OpenCount() int {
 	return f.open
 }
 
-// Acquire counts one channel against the limits of the connection and of the node. It is called before
-// Direct. The error is a fault of kind Exhausted.
+// Acquire counts one channel against the limits of the connection and of the node, until release is called;
+// release may be called more than once. The caller calls it before Direct. The error is a fault of kind
+// Exhausted.
 func (f *Forwarder) Acquire() (release func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,7 +194,8 @@ func (f *Forwarder) Acquire() (release func(), err error) {
 
 // audit returns nil once a forward in this direction with this target is audited. It calls Config.Audit only
 // for targets that this connection has not used before, and for those it waits if they come faster than
-// auditRate. The error is a fault of kind Exhausted if ctx ends during that wait, or that of Config.Audit.
+// auditRate. Two goroutines that use a new target at the same time may both audit it. The error is a fault of
+// kind Exhausted if ctx ends during that wait, or that of Config.Audit.
 func (f *Forwarder) audit(ctx context.Context, direction Direction, target, rule string) error {
 	key := string(direction) + " " + target
 	f.mu.Lock()

@@ -65,8 +65,8 @@ func (f *Forwarder) Listen(ctx context.Context, target Target, rule string) (rep
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{direction: Remote, release: release, done: make(chan struct{})}
-	if err := f.listen(ctx, sockets, l, &target, rule); err != nil {
+	opened := &listener{direction: Remote, release: release, done: make(chan struct{})}
+	if err := f.listen(ctx, sockets, opened, &target, rule); err != nil {
 		release()
 		return nil, err
 	}
@@ -76,31 +76,32 @@ func (f *Forwarder) Listen(ctx context.Context, target Target, rule string) (rep
 		// target would have been in use. Its place in the quota is given back.
 		old.release()
 	}
-	f.listeners[target.String()] = l
+	f.listeners[target.String()] = opened
 	f.mu.Unlock()
-	f.serveListener(ctx, l, func(conn net.Conn) (string, []byte) { return forwardedOpen(target, conn) })
+	f.serveListener(ctx, opened, func(conn net.Conn) (string, []byte) { return forwardedOpen(target, conn) })
 	return ssh.Marshal(struct{ Port uint32 }{uint32(target.Port)}), nil
 }
 
-// listen opens the sockets of l on target and audits the forward. It sets target.Port to the port that the
-// kernel has chosen. A Unix socket is audited before it is made. A port is opened first, because the audit
-// event must name the chosen port; nothing is accepted before the event. After an error no socket is open.
+// listen opens the sockets of opened on target and audits the forward. It sets target.Port to the port that
+// the kernel has chosen. A Unix socket is audited before it is made. A port is opened first, because the
+// audit event must name the chosen port; nothing is accepted before the event. After an error no socket is
+// open.
 func (f *Forwarder) listen(
-	ctx context.Context, sockets Sockets, l *listener, target *Target, rule string,
+	ctx context.Context, sockets Sockets, opened *listener, target *Target, rule string,
 ) error {
 	if target.Path != "" {
 		if err := f.audit(ctx, Remote, target.String(), rule); err != nil {
 			return err
 		}
 		socket, err := sockets.ListenUnix(ctx, target.Path)
-		l.sockets = []net.Listener{socket}
+		opened.sockets = []net.Listener{socket}
 		return socketFault(err, target.Path)
 	}
 	bound, err := listenLoopback(sockets, target.Host, target.Port)
 	if err != nil {
 		return portFault(err, target.Port)
 	}
-	l.sockets = bound
+	opened.sockets = bound
 	target.Port = uint16(bound[0].Addr().(*net.TCPAddr).Port)
 	if err := f.audit(ctx, Remote, target.String(), rule); err != nil {
 		for _, socket := range bound {
@@ -172,14 +173,14 @@ func portFault(err error, port uint16) error {
 // NotFound if there is no such listener.
 func (f *Forwarder) Cancel(target Target) error {
 	f.mu.Lock()
-	l := f.listeners[target.String()]
+	opened := f.listeners[target.String()]
 	delete(f.listeners, target.String())
 	f.mu.Unlock()
-	if l == nil {
+	if opened == nil {
 		return fault.New(fault.NotFound, "node",
 			"this connection does not listen on "+target.String(), "name the address that was requested")
 	}
-	l.close()
+	opened.close()
 	return nil
 }
 
@@ -237,14 +238,14 @@ func (f *Forwarder) acquireListener() (release func(), err error) {
 
 // serveListener starts goroutines that accept connections until the sockets are closed, and then close
 // l.done. It returns at once; Close waits for the goroutines.
-func (f *Forwarder) serveListener(ctx context.Context, l *listener, open opener) {
+func (f *Forwarder) serveListener(ctx context.Context, opened *listener, open opener) {
 	var loops sync.WaitGroup
-	for _, socket := range l.sockets {
-		f.goGuarded(&loops, func() { f.acceptLoop(ctx, l.direction, socket, open) })
+	for _, socket := range opened.sockets {
+		f.goGuarded(&loops, func() { f.acceptLoop(ctx, opened.direction, socket, open) })
 	}
 	f.running.Go(func() {
 		loops.Wait()
-		close(l.done)
+		close(opened.done)
 	})
 }
 
@@ -322,8 +323,8 @@ func (f *Forwarder) openChannel(ctx context.Context, name string, data []byte) (
 		}
 	}()
 	select {
-	case o := <-answer:
-		return o.channel, o.requests
+	case result := <-answer:
+		return result.channel, result.requests
 	case <-ctx.Done():
 		return nil, nil
 	}

@@ -43,56 +43,56 @@ func (t Target) String() string {
 	return net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port)))
 }
 
-// Parse reads the target from the data of a channel or request of that name. The error is a fault of kind
-// Invalid.
+// Parse reads the target from the data of a channel or request. name is the type of the channel or the name
+// of the request, one of the constants above. The error is a fault of kind Invalid.
 func Parse(name string, data []byte) (Target, error) {
-	var t Target
+	var target Target
 	var err error
 	switch name {
 	case DirectTCP:
-		t, err = parseDirectTCP(data)
+		target, err = parseDirectTCP(data)
 	case ListenTCP, CancelTCP:
-		t, err = parseListenTCP(data)
+		target, err = parseListenTCP(data)
 	case DirectStreamlocal:
-		var m struct {
+		var wire struct {
 			Path, Reserved string
 			More           uint32
 		}
-		err = ssh.Unmarshal(data, &m)
-		t.Path = m.Path
-	default:
-		var m struct{ Path string }
-		err = ssh.Unmarshal(data, &m)
-		t.Path = m.Path
+		err = ssh.Unmarshal(data, &wire)
+		target.Path = wire.Path
+	default: // ListenStreamlocal, CancelStreamlocal
+		var wire struct{ Path string }
+		err = ssh.Unmarshal(data, &wire)
+		target.Path = wire.Path
 	}
 	if err != nil {
 		return Target{}, fault.Wrap(err, fault.Invalid, "node",
 			"the request "+name+" could not be read", "update the SSH client")
 	}
-	return t, t.check(name)
+	return target, target.check(name)
 }
 
 func parseDirectTCP(data []byte) (Target, error) {
-	var m struct {
+	var wire struct {
 		Host       string
 		Port       uint32
 		OriginHost string
 		OriginPort uint32
 	}
-	err := ssh.Unmarshal(data, &m)
-	return Target{Host: m.Host, Port: portNumber(m.Port)}, err
+	err := ssh.Unmarshal(data, &wire)
+	return Target{Host: wire.Host, Port: portNumber(wire.Port)}, err
 }
 
 func parseListenTCP(data []byte) (Target, error) {
-	var m struct {
+	var wire struct {
 		Host string
 		Port uint32
 	}
-	err := ssh.Unmarshal(data, &m)
-	if err == nil && m.Port == 0 {
-		return Target{Host: m.Host}, nil
+	err := ssh.Unmarshal(data, &wire)
+	if err == nil && wire.Port == 0 {
+		return Target{Host: wire.Host}, nil
 	}
-	t := Target{Host: m.Host, Port: portNumber(m.Port)}
+	t := Target{Host: wire.Host, Port: portNumber(wire.Port)}
 	if err == nil && t.Port == 0 {
 		err = errInvalidPort
 	}

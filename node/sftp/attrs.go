@@ -26,26 +26,26 @@ type attrs struct {
 	atime, mtime uint32 // seconds since 1970
 }
 
-// attrs reads the attributes of a request. It skips extended attributes, because no client and no server
+// readAttrs reads the attributes of a request. It skips extended attributes, because no client and no server
 // defines any.
-func (p *packet) attrs() attrs {
-	a := attrs{flags: p.uint32()}
+func (p *packet) readAttrs() attrs {
+	a := attrs{flags: p.readUint32()}
 	if a.flags&hasSize != 0 {
-		a.size = p.uint64()
+		a.size = p.readUint64()
 	}
 	if a.flags&hasOwner != 0 {
-		a.uid, a.gid = p.uint32(), p.uint32()
+		a.uid, a.gid = p.readUint32(), p.readUint32()
 	}
 	if a.flags&hasMode != 0 {
-		a.mode = p.uint32()
+		a.mode = p.readUint32()
 	}
 	if a.flags&hasTimes != 0 {
-		a.atime, a.mtime = p.uint32(), p.uint32()
+		a.atime, a.mtime = p.readUint32(), p.readUint32()
 	}
 	if a.flags&hasExtended != 0 {
-		for n := p.uint32(); n > 0 && p.ok(); n-- {
-			p.bytes()
-			p.bytes()
+		for n := p.readUint32(); n > 0 && p.ok(); n-- {
+			p.readBytes()
+			p.readBytes()
 		}
 	}
 	return a
@@ -80,41 +80,41 @@ func (a attrs) times() []unix.Timespec {
 	}
 }
 
-// attrTarget has the functions that set the attributes of one file: of an open file, or of one at a path.
-type attrTarget struct {
+// attrSetter has the functions that set the attributes of one file: of an open file, or of one at a path.
+type attrSetter struct {
 	truncate func(size int64) error
 	chmod    func(mode uint32) error
 	times    func([]unix.Timespec) error
 	chown    func(uid, gid int) error
 }
 
-// apply sets those attributes of the target that are present in a, in the order of OpenSSH's server. It
-// returns the first error, and sets nothing after it.
-func (a attrs) apply(t attrTarget) error {
+// apply sets those attributes of a file that are present in a, in the order of OpenSSH's server. It returns
+// the first error, and sets nothing after it.
+func (a attrs) apply(set attrSetter) error {
 	if a.flags&hasSize != 0 {
-		if err := t.truncate(int64(a.size)); err != nil {
+		if err := set.truncate(int64(a.size)); err != nil {
 			return err
 		}
 	}
 	if a.flags&hasMode != 0 {
-		if err := t.chmod(a.mode & modeBits); err != nil {
+		if err := set.chmod(a.mode & modeBits); err != nil {
 			return err
 		}
 	}
 	if a.flags&hasTimes != 0 {
-		if err := t.times(a.times()); err != nil {
+		if err := set.times(a.times()); err != nil {
 			return err
 		}
 	}
 	if a.flags&hasOwner != 0 {
-		return t.chown(int(a.uid), int(a.gid))
+		return set.chown(int(a.uid), int(a.gid))
 	}
 	return nil
 }
 
 // pathTarget returns functions that set attributes of the file at the path. They follow symbolic links.
-func pathTarget(path string) attrTarget {
-	return attrTarget{
+func pathTarget(path string) attrSetter {
+	return attrSetter{
 		truncate: func(size int64) error { return unix.Truncate(path, size) },
 		chmod:    func(mode uint32) error { return unix.Chmod(path, mode) },
 		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0) },
@@ -124,9 +124,9 @@ func pathTarget(path string) attrTarget {
 
 // fileTarget returns functions that set attributes of an open file. They use the descriptor and not the path:
 // another file may have taken that path since.
-func fileTarget(fd int) attrTarget {
+func fileTarget(fd int) attrSetter {
 	path := "/proc/self/fd/" + strconv.Itoa(fd)
-	return attrTarget{
+	return attrSetter{
 		truncate: func(size int64) error { return unix.Ftruncate(fd, size) },
 		chmod:    func(mode uint32) error { return unix.Fchmod(fd, mode) },
 		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0) },
@@ -136,8 +136,8 @@ func fileTarget(fd int) attrTarget {
 
 // linkTarget returns functions that set attributes of the file at the path. If the file is a symbolic link,
 // they change the link itself, or return an error where a link has no such attribute.
-func linkTarget(path string) attrTarget {
-	return attrTarget{
+func linkTarget(path string) attrSetter {
+	return attrSetter{
 		truncate: func(int64) error { return errMalformed }, // as OpenSSH's server
 		// fchmodat(2) with AT_SYMLINK_NOFOLLOW is missing in older kernels, so the file is opened without
 		// following a link and changed through /proc.

@@ -88,7 +88,7 @@ func modeText(mode uint32) string {
 	if kind, known := typeChars[mode&unix.S_IFMT]; known {
 		out[0] = kind
 	}
-	for i := range 9 {
+	for i := range 9 { // from the highest bit, r of the owner, to the lowest
 		if mode&(1<<(8-i)) == 0 {
 			out[i+1] = '-'
 		}

@@ -28,7 +28,7 @@ var extensions = []struct{ name, version string }{
 // extended serves SSH_FXP_EXTENDED (draft section 8): it reads the name of the extension and serves the
 // request. It returns errUnsupported for an unknown name.
 func (s *server) extended(req *packet) error {
-	switch string(req.bytes()) {
+	switch string(req.readBytes()) {
 	case "posix-rename@openssh.com":
 		return s.onPaths(req, unix.Rename)
 	case "hardlink@openssh.com":
@@ -57,7 +57,7 @@ func (s *server) extended(req *packet) error {
 
 // statvfs serves statvfs@openssh.com: it replies with the state of the file system at the path.
 func (s *server) statvfs(req *packet) error {
-	path := req.path()
+	path := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -70,7 +70,7 @@ func (s *server) statvfs(req *packet) error {
 
 // fstatvfs serves fstatvfs@openssh.com, which names an open file or directory in place of a path.
 func (s *server) fstatvfs(req *packet) error {
-	opened := s.handles[req.handleID()]
+	opened := s.handles[req.readHandleID()]
 	if opened == nil {
 		return unix.EBADF
 	}
@@ -114,7 +114,7 @@ func (s *server) fsync(req *packet) error {
 
 // lsetstat serves lsetstat@openssh.com: it is setstat, but changes a symbolic link itself.
 func (s *server) lsetstat(req *packet) error {
-	path, changes := req.path(), req.attrs()
+	path, changes := req.readPath(), req.readAttrs()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -148,7 +148,7 @@ func (s *server) limits(req *packet) error {
 // expandPath serves expand-path@openssh.com: it replies with the absolute path, all symbolic links followed,
 // for a path that may start with ~ or ~user.
 func (s *server) expandPath(req *packet) error {
-	path := req.path()
+	path := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -160,11 +160,11 @@ func (s *server) expandPath(req *packet) error {
 		}
 		path = home + "/" + rest
 	}
-	real, err := resolve(path)
+	resolved, err := resolve(path)
 	if err != nil {
 		return err
 	}
-	return s.replyName(req.id, real)
+	return s.replyName(req.id, resolved)
 }
 
 // homeOf returns the home of a user. The empty name means the account's own, from the environment.
@@ -178,7 +178,7 @@ func (s *server) homeOf(user string) (string, bool) {
 
 // homeDirectory serves home-directory: it replies with the home of a user, as homeOf finds it.
 func (s *server) homeDirectory(req *packet) error {
-	user := req.path()
+	user := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -192,14 +192,14 @@ func (s *server) homeDirectory(req *packet) error {
 // usersGroups serves users-groups-by-id@openssh.com. The request contains a list of user ids and a list of
 // group ids; the reply contains the names for each list. The name of an unknown id is empty.
 func (s *server) usersGroups(req *packet) error {
-	userIDs, groupIDs := &packet{rest: req.bytes()}, &packet{rest: req.bytes()}
+	userIDs, groupIDs := &packet{rest: req.readBytes()}, &packet{rest: req.readBytes()}
 	if !req.ok() {
 		return errMalformed
 	}
 	s.names.load()
 	lookUp := func(ids *packet, known map[uint32]string) (names []byte) {
 		for len(ids.rest) > 0 && ids.ok() {
-			names = appendString(names, known[ids.uint32()])
+			names = appendString(names, known[ids.readUint32()])
 		}
 		return names
 	}
@@ -222,12 +222,12 @@ func (s *server) copyData(req *packet) error {
 	if err != nil {
 		return err
 	}
-	readAt, size := int64(req.uint64()), req.uint64()
+	readAt, size := int64(req.readUint64()), req.readUint64()
 	to, err := s.fileHandle(req)
 	if err != nil {
 		return err
 	}
-	writeAt := int64(req.uint64())
+	writeAt := int64(req.readUint64())
 	if !req.ok() {
 		return errMalformed
 	}

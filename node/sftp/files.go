@@ -30,7 +30,7 @@ const (
 // openFile serves SSH_FXP_OPEN (draft section 6.3): it opens the file at the path, or makes it, and replies
 // with a handle. The kernel checks the access, follows links and applies the umask; nothing is checked here.
 func (s *server) openFile(req *packet) error {
-	path, openFlags, attributes := req.path(), req.uint32(), req.attrs()
+	path, openFlags, attributes := req.readPath(), req.readUint32(), req.readAttrs()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -66,7 +66,7 @@ func (s *server) openFile(req *packet) error {
 
 // openDir serves SSH_FXP_OPENDIR (draft section 6.7). It replies with a handle of the directory at the path.
 func (s *server) openDir(req *packet) error {
-	path := req.path()
+	path := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -109,7 +109,7 @@ func (s *server) fileHandle(req *packet) (*handle, error) { return s.readHandle(
 func (s *server) dirHandle(req *packet) (*handle, error) { return s.readHandle(req, true) }
 
 func (s *server) readHandle(req *packet, wantDir bool) (*handle, error) {
-	h := s.handles[req.handleID()]
+	h := s.handles[req.readHandleID()]
 	if !req.ok() {
 		return nil, errMalformed
 	}
@@ -119,9 +119,9 @@ func (s *server) readHandle(req *packet, wantDir bool) (*handle, error) {
 	return h, nil
 }
 
-// handleID reads the id of a handle. It returns 0, which no handle has, for anything else.
-func (p *packet) handleID() uint32 {
-	if b := p.bytes(); len(b) == 4 {
+// readHandleID reads the id of a handle. It returns 0, which no handle has, for anything else.
+func (p *packet) readHandleID() uint32 {
+	if b := p.readBytes(); len(b) == 4 {
 		return binary.BigEndian.Uint32(b)
 	}
 	return 0
@@ -130,7 +130,7 @@ func (p *packet) handleID() uint32 {
 // close serves SSH_FXP_CLOSE. The handle is removed even if closing the file fails, as with close(2). The
 // reply then is the error, because data that were written may be lost.
 func (s *server) close(req *packet) error {
-	n := req.handleID()
+	n := req.readHandleID()
 	opened := s.handles[n]
 	if opened == nil {
 		return unix.EBADF
@@ -157,7 +157,7 @@ func (s *server) read(req *packet) error {
 	if err != nil {
 		return err
 	}
-	at, size := req.uint64(), req.uint32()
+	offset, size := req.readUint64(), req.readUint32()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -165,7 +165,7 @@ func (s *server) read(req *packet) error {
 	start, wanted := len(s.replies)+header, int(min(size, maxData))
 	s.replies = slices.Grow(s.replies, header+wanted)
 	data := s.replies[start : start+wanted]
-	n, err := retry(func() (int, error) { return unix.Pread(int(opened.file.Fd()), data, int64(at)) })
+	n, err := retry(func() (int, error) { return unix.Pread(int(opened.file.Fd()), data, int64(offset)) })
 	if err != nil {
 		return err
 	}
@@ -186,11 +186,11 @@ func (s *server) write(req *packet) error {
 	if err != nil {
 		return err
 	}
-	at, data := req.uint64(), req.bytes()
+	offset, data := req.readUint64(), req.readBytes()
 	if !req.ok() {
 		return errMalformed
 	}
-	if err := opened.writeAt(data, int64(at)); err != nil {
+	if err := opened.writeAt(data, int64(offset)); err != nil {
 		return err
 	}
 	return s.replyOK(req.id)
@@ -215,7 +215,7 @@ func (h *handle) writeAt(data []byte, at int64) error {
 
 // fsetstat serves SSH_FXP_FSETSTAT (draft section 6.9).
 func (s *server) fsetstat(req *packet) error {
-	opened, changes := s.handles[req.handleID()], req.attrs()
+	opened, changes := s.handles[req.readHandleID()], req.readAttrs()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -230,7 +230,7 @@ func (s *server) fsetstat(req *packet) error {
 
 // fstat serves SSH_FXP_FSTAT, also for directories.
 func (s *server) fstat(req *packet) error {
-	opened := s.handles[req.handleID()]
+	opened := s.handles[req.readHandleID()]
 	if opened == nil {
 		return unix.EBADF
 	}

@@ -75,26 +75,26 @@ func (p *packet) take(n uint64) []byte {
 	return b
 }
 
-func (p *packet) uint32() uint32 {
+func (p *packet) readUint32() uint32 {
 	if b := p.take(4); b != nil {
 		return binary.BigEndian.Uint32(b)
 	}
 	return 0
 }
 
-func (p *packet) uint64() uint64 {
+func (p *packet) readUint64() uint64 {
 	if b := p.take(8); b != nil {
 		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }
 
-// bytes reads a string.
-func (p *packet) bytes() []byte { return p.take(uint64(p.uint32())) }
+// readBytes reads a string: its length and its bytes.
+func (p *packet) readBytes() []byte { return p.take(uint64(p.readUint32())) }
 
-// path reads a path. A path with a NUL is invalid: the kernel would use the part before it.
-func (p *packet) path() string {
-	s := string(p.bytes())
+// readPath reads a path. A path with a NUL is invalid: the kernel would use the part before it.
+func (p *packet) readPath() string {
+	s := string(p.readBytes())
 	for i := range len(s) {
 		if s[i] == 0 {
 			p.bad = true

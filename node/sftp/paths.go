@@ -13,7 +13,7 @@ import (
 
 // onPath serves a request that names one path and has no result but success.
 func (s *server) onPath(req *packet, fn func(path string) error) error {
-	path := req.path()
+	path := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -25,7 +25,7 @@ func (s *server) onPath(req *packet, fn func(path string) error) error {
 
 // onPaths is onPath for requests that name two paths.
 func (s *server) onPaths(req *packet, fn func(a, b string) error) error {
-	a, b := req.path(), req.path()
+	a, b := req.readPath(), req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -40,7 +40,7 @@ func (s *server) rmdir(req *packet) error  { return s.onPath(req, unix.Rmdir) }
 
 // mkdir serves SSH_FXP_MKDIR (draft section 6.6). Of the attributes it uses the mode, like OpenSSH's server.
 func (s *server) mkdir(req *packet) error {
-	path, attributes := req.path(), req.attrs()
+	path, attributes := req.readPath(), req.readAttrs()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -56,7 +56,7 @@ func (s *server) symlink(req *packet) error { return s.onPaths(req, unix.Symlink
 
 // setstat serves SSH_FXP_SETSTAT. It follows symbolic links; lsetstat@openssh.com does not.
 func (s *server) setstat(req *packet) error {
-	path, changes := req.path(), req.attrs()
+	path, changes := req.readPath(), req.readAttrs()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -89,7 +89,7 @@ func (s *server) lstat(req *packet) error { return s.statBy(req, unix.Lstat) }
 
 // statBy serves SSH_FXP_STAT, which follows symbolic links, and SSH_FXP_LSTAT, which does not.
 func (s *server) statBy(req *packet, stat func(string, *unix.Stat_t) error) error {
-	path := req.path()
+	path := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -117,7 +117,7 @@ func (s *server) replyName(id uint32, name string) error {
 
 // readlink serves SSH_FXP_READLINK. The target is returned as it is stored, absolute or relative.
 func (s *server) readlink(req *packet) error {
-	path := req.path()
+	path := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
@@ -131,15 +131,15 @@ func (s *server) readlink(req *packet) error {
 // realpath serves SSH_FXP_REALPATH (draft section 6.11). Clients ask it for their first directory, with the
 // path ".".
 func (s *server) realpath(req *packet) error {
-	path := req.path()
+	path := req.readPath()
 	if !req.ok() {
 		return errMalformed
 	}
-	real, err := resolve(path)
+	resolved, err := resolve(path)
 	if err != nil {
 		return err
 	}
-	return s.replyName(req.id, real)
+	return s.replyName(req.id, resolved)
 }
 
 // resolve returns the absolute path with all symbolic links followed. The last element of the path need not
@@ -152,17 +152,17 @@ func resolve(path string) (string, error) {
 		}
 		path = wd + "/" + path // not filepath.Join, which would remove ".." without following symbolic links
 	}
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return real, err
+		return resolved, err
 	}
 	// The path does not exist. If all of it but the last element does, that is enough.
 	dir, last := filepath.Split(strings.TrimRight(path, "/"))
 	if last == "" || last == "." || last == ".." {
 		return "", err
 	}
-	if real, err = filepath.EvalSymlinks(dir); err != nil {
+	if resolved, err = filepath.EvalSymlinks(dir); err != nil {
 		return "", err
 	}
-	return filepath.Join(real, last), nil
+	return filepath.Join(resolved, last), nil
 }

@@ -106,15 +106,15 @@ func (s *server) flush() error {
 
 // serveRequest serves one packet, given without its length. A request that cannot be done gets a reply with
 // the error. An error is returned only if the packet violates the protocol; it ends the connection.
-func (s *server) serveRequest(b []byte) error {
-	req := &packet{kind: b[0], rest: b[1:]}
+func (s *server) serveRequest(raw []byte) error {
+	req := &packet{kind: raw[0], rest: raw[1:]}
 	if req.kind == typeInit {
-		req.uint32() // the client's version: every client knows version 3
+		req.readUint32() // the client's version: every client knows version 3
 		s.initialized = req.ok()
 		s.replyVersion()
 		return nil
 	}
-	if req.id = req.uint32(); !s.initialized || !req.ok() {
+	if req.id = req.readUint32(); !s.initialized || !req.ok() {
 		return errors.New("a request without an id, or before the version")
 	}
 	serve, known := handlers[req.kind]

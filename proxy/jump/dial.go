@@ -21,8 +21,8 @@ const (
 )
 
 // ServeDial serves one threshold-dial connection of a verified user: it reads the dial request, opens a
-// stream to the node, and relays until either end closes or ctx ends. It closes conn. A refusal is sent to
-// the client as a reply, and logged.
+// stream to the node, and relays until either end closes or ctx ends. It closes conn. If there is no stream,
+// the client gets a reply with the fault that says why.
 func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Peer) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

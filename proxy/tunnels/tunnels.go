@@ -247,7 +247,7 @@ func (t *Tunnels) Open(ctx context.Context, id identity.MachineID, header tunnel
 	tunnels := slices.Clone(t.byID[id])
 	t.mu.Unlock()
 	err := error(fault.New(fault.Unavailable, "proxy.Open",
-		"the node has just gone offline", "try again in entry few seconds"))
+		"the node has just gone offline", "try again in a few seconds"))
 	for _, entry := range slices.Backward(tunnels) {
 		var conn net.Conn
 		if conn, err = entry.tunnel.Open(ctx, header); err == nil {
