@@ -6,7 +6,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Health says why nobody can reach this node now: it has no tunnel to a proxy.
+// Health returns nil if the node has a tunnel to at least one proxy. Otherwise nobody can reach the node, and
+// the error is a fault of kind Unavailable.
 func (n *Node) Health(context.Context) error {
 	if t := n.tunnels.Load(); t != nil && t.Count() > 0 {
 		return nil

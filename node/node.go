@@ -29,20 +29,21 @@ import (
 
 // Config says which node this is, and which cluster it belongs to.
 type Config struct {
-	// Dir holds keys, rules and waiting events, mode 0700. It is made if it is missing. No two nodes may
-	// share one.
+	// Dir is the data directory: keys, rules and waiting events. It is created with mode 0700 if it is
+	// missing. No two nodes may share one.
 	Dir string
 	// Proxies are addresses of the cluster's public port, host:port. At least one.
 	Proxies []string
-	// Egress says what stands between this machine and the proxies. The zero value means nothing does.
+	// Egress says through which HTTP proxy or load balancer the proxies are reached. The zero value means
+	// that they are reached directly.
 	Egress egress.Config
-	// Token is the join token. It is needed for the first start only.
+	// Token is the join token. It is needed only while the machine is no member of the cluster.
 	Token string
-	// Name is requested at the join. Empty means this machine's host name.
+	// Name is the node's name, requested when it joins. Empty means this machine's host name.
 	Name string
-	// Labels are requested at the join; those of the token win.
+	// Labels are requested when the node joins. Labels of the join token override them.
 	Labels identity.Labels
-	// Version is the release of this program, for listings.
+	// Version is the release of this program, which tsh shows in listings.
 	Version string
 	// Accounts are the accounts that sessions may run as. Nil means this machine's.
 	Accounts *account.Database
@@ -72,14 +73,16 @@ type Node struct {
 	identity atomic.Pointer[identity.Identity] // nil before the node is a member
 }
 
-// New checks the configuration and reports every fault in it. It starts nothing.
+// New returns the node of a configuration. It starts nothing: Run does.
+// The error is a fault of kind Invalid that names everything that is wrong with cfg, except that faults of
+// cfg.Egress are reported only when the rest is right.
 func New(cfg Config) (*Node, error) {
 	cfg.Name = cmp.Or(cfg.Name, hostName())
 	if faults := cfg.validate(); len(faults) > 0 {
 		const remedy = "correct the flags or the configuration file; see -h"
 		return nil, fault.New(fault.Invalid, "node.New", strings.Join(faults, "; "), remedy)
 	}
-	cfg.Egress.LearnTransport = true
+	cfg.Egress.LearnTransport = true // the proxy says whether a load balancer terminates TLS before it
 	dialer, err := egress.New(cfg.Egress)
 	if err != nil {
 		return nil, err
@@ -98,19 +101,22 @@ func New(cfg Config) (*Node, error) {
 	return &Node{cfg: cfg, dialer: dialer, ready: lifecycle.NewReadiness("the node")}, nil
 }
 
-// validate returns what is wrong with the configuration.
+// validate returns a sentence for each thing that is wrong with the configuration, apart from Egress.
 func (cfg Config) validate() (faults []string) {
-	report := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	report := func(format string, args ...any) {
+		faults = append(faults, fmt.Sprintf(format, args...))
+	}
 	if cfg.Dir == "" {
 		report("there is no data directory")
 	}
 	if len(cfg.Proxies) == 0 {
 		report("there is no proxy to dial")
 	}
-	for _, p := range cfg.Proxies {
-		host, port, err := net.SplitHostPort(p)
-		if _, badPort := strconv.ParseUint(port, 10, 16); err != nil || badPort != nil || host == "" {
-			report("the proxy %s is not host:port", p)
+	for _, addr := range cfg.Proxies {
+		host, port, err := net.SplitHostPort(addr)
+		_, portErr := strconv.ParseUint(port, 10, 16)
+		if err != nil || portErr != nil || host == "" {
+			report("the proxy %s is not host:port", addr)
 		}
 	}
 	if err := identity.CheckMachineName(cfg.Name); err != nil {
@@ -125,7 +131,8 @@ func (cfg Config) validate() (faults []string) {
 	return faults
 }
 
-// hostName makes a node name of the machine's host name. It returns "" if there is none.
+// hostName returns the machine's host name as a node name: in lower case, without the final dot of a DNS
+// name. It returns "" if the machine has none; validate then refuses the configuration.
 func hostName() string {
 	name, err := os.Hostname()
 	if err != nil {
@@ -134,9 +141,9 @@ func hostName() string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
-// Helper reports whether this process is a helper of a node: this program, re-executed as an account. It then
-// has done the helper's work and returns the status to exit with. Every program that embeds a node calls it
-// first in main.
+// Helper does the work of a helper process, if this process is one: a node starts its own program again to
+// run something as another account. ok reports whether it is a helper. If so, the work is done, and main must
+// exit with code and do nothing else. Every program that contains a node calls Helper first in main.
 func Helper() (code int, ok bool) {
 	if code, ok := process.RunHelper(); ok {
 		return code, true
@@ -144,11 +151,11 @@ func Helper() (code int, ok bool) {
 	return asaccount.RunHelper()
 }
 
-// Ready waits until the node has been attached to a proxy for the first time. It returns an error when Run
-// ends before that.
+// Ready waits until the node has been attached to a proxy for the first time, and returns nil then. It
+// returns an error if Run or ctx ends before that.
 func (n *Node) Ready(ctx context.Context) error { return n.ready.Wait(ctx) }
 
-// Identity is the node's identity, or the zero value before it is a member.
+// Identity returns the node's identity, or the zero value while the node is no member of the cluster.
 func (n *Node) Identity() identity.Identity {
 	if id := n.identity.Load(); id != nil {
 		return *id

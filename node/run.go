@@ -2,13 +2,10 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -25,9 +22,13 @@ import (
 	"github.com/threshold-access/threshold/node/uplink"
 )
 
-// Run joins the cluster if the node is no member yet, and serves until ctx ends. Then it accepts no sessions
-// and lets those that run go on for Config.Drain. The remaining ones are hung up on, their ends are recorded,
-// and events that the auth service has not taken wait on disk for the next start.
+// Run joins the cluster if the node is no member yet, and then serves. When ctx ends, it accepts no further
+// sessions, lets those that run go on for up to Config.Drain or until a second signal to the process, and
+// then ends the remaining ones. It returns nil when all have ended and their ends are recorded. Audit events
+// that the auth service has not stored wait on disk for the next start.
+//
+// The error is why the node cannot start or cannot go on: a fault of lockDir or of the membership, or an
+// error of the files in Config.Dir. A cluster that cannot be reached is no error; Run keeps trying.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { n.ready.End(err) }()
 	unlock, err := lockDir(n.cfg.Dir)
@@ -38,82 +39,92 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := process.CloseDescriptorsOnExec(); err != nil {
 		return err
 	}
-	m, err := n.join(ctx)
-	if err != nil || m == nil {
+	membership, err := n.join(ctx)
+	if err != nil || membership == nil { // nil: ctx has ended
 		return err
 	}
-	id := m.Identity()
+	id := membership.Identity()
 	n.identity.Store(&id)
 	events, err := spool.Open(spool.Config{
-		Dir:  filepath.Join(n.cfg.Dir, "spool"),
-		Send: func(ctx context.Context, batch []audit.Event) error { return sendEvents(ctx, m, batch) },
-		Now:  n.cfg.Now,
-		Log:  n.cfg.Log,
+		Dir: filepath.Join(n.cfg.Dir, "spool"),
+		Send: func(ctx context.Context, batch []audit.Event) error {
+			return sendEvents(ctx, membership, batch)
+		},
+		Now: n.cfg.Now,
+		Log: n.cfg.Log,
 	})
 	if err != nil {
 		return err
 	}
 	keeper, err := rules.Open(rules.Config{
 		Dir:   n.cfg.Dir,
-		Pin:   m.Pin(),
-		First: m.FirstRules(),
+		Pin:   membership.Pin(),
+		First: membership.FirstRules(),
 		Log:   n.cfg.Log,
 	})
 	if err != nil {
 		return err
 	}
 	server := sshd.New(sshd.Config{
-		Identity:   m.Identity,
-		HostSigner: func() (ssh.Signer, error) { return m.HostSigner() },
+		Identity:   membership.Identity,
+		HostSigner: membership.HostSigner,
 		Rules:      keeper.Current,
 		Audit:      events.Record,
 		Accounts:   *n.cfg.Accounts,
 		Now:        n.cfg.Now,
 		Log:        n.cfg.Log,
 	})
-	tunnels := uplink.New(n.uplinkConfig(m, keeper, server))
+	tunnels := uplink.New(n.uplinkConfig(membership, keeper, server))
 	n.tunnels.Store(tunnels)
-	return n.serve(ctx, m, events, server, tunnels)
+	return n.serve(ctx, membership, events, server, tunnels)
 }
 
-// serve runs the parts of a node that is a member, until ctx ends or one of them fails. The parts stop in the
-// reverse of their order here: sessions end with the tunnels, and their last events are sent after that.
+// serve runs the parts of a node that is a member, until ctx ends or one of them fails. When ctx ends, it
+// first drains the server. Then it stops the parts in the reverse of the order in which it started them: the
+// tunnels first, because sessions end with them, and the audit events last, because the ends of sessions are
+// to be sent. It returns nil after ctx has ended, or the error of the part that failed.
 func (n *Node) serve(
 	ctx context.Context,
-	m *member.Member,
+	membership *member.Member,
 	events *spool.Spool,
 	server *sshd.Server,
 	tunnels *uplink.Tunnels,
 ) error {
 	parts := lifecycle.New(ctx)
 	parts.Run("audit events", events.Run)
-	parts.Run("membership", m.Run)
+	parts.Run("membership", membership.Run)
 	parts.Run("tunnels", tunnels.Run)
 	<-parts.Context().Done()
-	if ctx.Err() != nil {
-		drain, cancel := lifecycle.DrainContext(ctx, n.cfg.Drain)
-		server.Drain(drain)
+	if ctx.Err() != nil { // after a failure of a part sessions are not waited for
+		drainCtx, cancel := lifecycle.DrainContext(ctx, n.cfg.Drain)
+		server.Drain(drainCtx)
 		cancel()
 	}
 	return parts.Stop()
 }
 
-// uplinkConfig connects the tunnels with what they bring: sessions to the server, rules to the keeper.
-func (n *Node) uplinkConfig(m *member.Member, keeper *rules.Keeper, server *sshd.Server) uplink.Config {
-	id := m.Identity()
+// uplinkConfig returns the configuration of the tunnels. A stream that arrives through a tunnel is served by
+// server, and pushed rules are applied by keeper, which verifies them.
+func (n *Node) uplinkConfig(
+	membership *member.Member,
+	keeper *rules.Keeper,
+	server *sshd.Server,
+) uplink.Config {
+	id := membership.Identity()
 	return uplink.Config{
 		Proxies: n.cfg.Proxies,
 		Dialer:  n.dialer,
-		Pin:     m.Pin(),
+		Pin:     membership.Pin(),
 		Cluster: id.Cluster,
 		ID:      id.ID,
-		Key:     m.Key(),
-		Cert:    func() (*tls.Certificate, error) { return m.TLSCertificate() },
+		Key:     membership.Key(),
+		Cert:    membership.TLSCertificate,
 		Version: n.cfg.Version,
 		Now:     n.cfg.Now,
 		Log:     n.cfg.Log,
-		Handle: func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string) {
-			server.Serve(ctx, conn, sshd.Origin{From: h.From, Proxy: proxy, Protocol: h.Protocol})
+		Handle: func(ctx context.Context, conn net.Conn, header tunnel.Header, proxy string) {
+			origin := sshd.Origin{From: header.From, Proxy: proxy, Protocol: header.Protocol}
+			server.Serve(ctx, conn, origin)
 		},
 		Rules: func(push tunnel.RulesPush) {
 			if err := applyPush(keeper, push); err != nil {
@@ -124,7 +135,8 @@ func (n *Node) uplinkConfig(m *member.Member, keeper *rules.Keeper, server *sshd
 	}
 }
 
-// applyPush applies a whole set of rules, and then the head that came after it. Either may be missing.
+// applyPush offers the keeper what a proxy pushed: a whole set of rules, and then a head that is newer than
+// the set. Either may be missing from the push. The error says which of them is not used, and why.
 func applyPush(keeper *rules.Keeper, push tunnel.RulesPush) error {
 	var errSet, errHead error
 	if push.Set != nil {
@@ -136,14 +148,15 @@ func applyPush(keeper *rules.Keeper, push tunnel.RulesPush) error {
 	return errors.Join(errSet, errHead)
 }
 
-// join loads the membership, or becomes a member. A cluster that cannot be reached is tried again, because a
-// machine often starts before its network; every other fault needs a person. It returns neither a member nor
-// an error if ctx ended first.
+// join returns the membership of this node. It loads the membership from disk, or joins the cluster. If the
+// cluster cannot be reached, join tries the next proxy after a pause, without end, because a machine often
+// starts before its network. Every other fault is returned: an administrator must do something. If ctx ends
+// first, join returns nil and no error.
 func (n *Node) join(ctx context.Context) (*member.Member, error) {
 	const leastPause = 500 * time.Millisecond
 	pauses := backoff.Backoff{First: time.Second, Max: time.Minute}
 	for try := 0; ; try++ {
-		m, err := member.LoadOrJoin(ctx, member.Config{
+		membership, err := member.LoadOrJoin(ctx, member.Config{
 			Dir:       n.cfg.Dir,
 			Kind:      identity.Node,
 			AuthAddr:  n.cfg.Proxies[try%len(n.cfg.Proxies)],
@@ -157,8 +170,8 @@ func (n *Node) join(ctx context.Context) (*member.Member, error) {
 		})
 		switch {
 		case err == nil:
-			return m, nil
-		case errors.Is(err, context.Canceled):
+			return membership, nil
+		case errors.Is(err, context.Canceled): // by ctx
 			return nil, nil
 		case !fault.Is(err, fault.Unavailable):
 			return nil, err
@@ -174,11 +187,13 @@ func (n *Node) join(ctx context.Context) (*member.Member, error) {
 	}
 }
 
-// sendEvents sends events to the auth service. If that does not answer, the next call tries the next address.
-func sendEvents(ctx context.Context, m *member.Member, batch []audit.Event) error {
-	_, err := authrpc.Call(ctx, m.Auth(), authrpc.SendEvents, authrpc.SendEventsRequest{Events: batch})
+// sendEvents sends events to the auth service, and returns nil once it has stored them. If it cannot be
+// reached at the current address, the error is a fault of kind Unavailable, and the next call tries the next
+// address.
+func sendEvents(ctx context.Context, membership *member.Member, batch []audit.Event) error {
+	_, err := authrpc.Call(ctx, membership.Auth(), authrpc.SendEvents, authrpc.SendEventsRequest{Events: batch})
 	if fault.Is(err, fault.Unavailable) {
-		m.TryNext()
+		membership.TryNext()
 	}
 	return err
 }

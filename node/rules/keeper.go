@@ -1,8 +1,9 @@
 // Package rules answers: by which rules does this node decide now?
 //
-// Rules count only once they are verified, whatever brought them: a set must lead back to the pin and be
-// newer, in every part, than the one in force. The last good set is kept on disk, so that a node can decide
-// after a restart while the auth service is unavailable.
+// Rules come from proxies, which are not trusted. They are put in force only if they verify: the signatures
+// of a set must lead back to the cluster's pin, and none of its parts may be older than the part in force.
+// The last rules that verified are kept on disk, so that a node can decide after a restart while the auth
+// service is unavailable.
 package rules
 
 import (
@@ -24,8 +25,8 @@ const fileName = "rules.json"
 
 // Config says where the rules are kept and who must have signed them.
 type Config struct {
-	Dir   string       // exists, mode 0700
-	Pin   identity.Pin // of the cluster
+	Dir   string       // the directory of the file; it must exist, with mode 0700
+	Pin   identity.Pin // of the cluster, whose authorities must have signed the rules
 	First rules.Set    // the rules that came with the membership
 	Log   *slog.Logger
 }
@@ -34,12 +35,13 @@ type Config struct {
 type Keeper struct {
 	current atomic.Pointer[rules.Trust] // never nil; written with mu held
 
-	mu   sync.Mutex // held while rules are verified and saved; guards file
+	mu   sync.Mutex // held from the verification of rules until they are in force and saved; guards file
 	file *rulesfile.File
 }
 
-// Open loads the rules on disk, or those of the membership if these are newer. Rules on disk that do not
-// verify are logged and not used. The error is that the rules of the membership do not verify.
+// Open returns the keeper with the rules on disk, or with those of the membership if these are newer or
+// nothing usable is on disk. Rules on disk that do not verify are logged and not used. The error is that the
+// rules of the membership do not verify.
 func Open(cfg Config) (*Keeper, error) {
 	first, err := rules.Open(cfg.Pin, cfg.First)
 	if err != nil {
@@ -60,26 +62,30 @@ func Open(cfg Config) (*Keeper, error) {
 // Current returns the newest verified rules. It is never nil.
 func (k *Keeper) Current() *rules.Trust { return k.current.Load() }
 
-// Offer puts a pushed set in force if it verifies and is newer. The set that is in force already is no error.
+// Offer puts a pushed set, in the encoding of rules.Set, in force if it verifies and is newer than the set in
+// force. The error says why it is not used, and is nil for the set that is in force already.
 func (k *Keeper) Offer(b []byte) error {
 	set, err := rules.Decode(b)
 	if err != nil {
 		return err
 	}
-	return k.update(func(t *rules.Trust) (*rules.Trust, error) { return t.Advance(set) })
+	return k.update(func(inForce *rules.Trust) (*rules.Trust, error) { return inForce.Advance(set) })
 }
 
-// OfferHead puts a pushed head in force if it verifies, is newer, and names the documents that are in force.
+// OfferHead puts a pushed head, in the encoding of rules.DecodeHead, in force with the documents that are in
+// force. It does so if the head verifies, is newer than the head in force, and lists the revisions of just
+// those documents. The error says why it is not used.
 func (k *Keeper) OfferHead(b []byte) error {
 	head, err := rules.DecodeHead(b)
 	if err != nil {
 		return err
 	}
-	return k.update(func(t *rules.Trust) (*rules.Trust, error) { return t.AdvanceHead(head) })
+	return k.update(func(inForce *rules.Trust) (*rules.Trust, error) { return inForce.AdvanceHead(head) })
 }
 
-// update puts what advance makes of the rules in force in their place. Rules that cannot be saved are used
-// all the same: only a restart would lose them.
+// update calls advance with the rules in force, and puts the rules that it returns in force. If advance
+// returns an error, the rules in force stay and update returns the error. Rules that cannot be saved are used
+// all the same: they would be lost only by a restart.
 func (k *Keeper) update(advance func(*rules.Trust) (*rules.Trust, error)) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -21,8 +21,9 @@ const (
 	finalFlushTimeout = 2 * time.Second
 )
 
-// Run sends the events that wait, oldest first, until ctx ends. Then it tries once more, for at most
-// finalFlushTimeout. It always returns nil.
+// Run sends waiting events, oldest first, as soon as they are recorded, until ctx ends. After a failure it
+// waits with growing pauses. When ctx has ended, it tries once more to send what waits, for at most
+// finalFlushTimeout. What it cannot send stays on disk for the next start. It always returns nil.
 func (s *Spool) Run(ctx context.Context) error {
 	pauses := backoff.Backoff{Min: minRetry, First: firstRetry, Max: maxRetry}
 	for {
@@ -43,30 +44,33 @@ func (s *Spool) Run(ctx context.Context) error {
 		case <-s.wake:
 		}
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalFlushTimeout)
+	finalCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalFlushTimeout)
 	defer cancel()
-	if err := s.flush(last); err != nil {
+	if err := s.flush(finalCtx); err != nil {
 		s.cfg.Log.Warn("audit events wait for the next start", "err", err, "waiting", s.Waiting())
 	}
 	return nil
 }
 
-// flush sends what waits, in batches.
+// flush sends everything that waits, in batches, and returns nil when nothing waits any more. It stops at the
+// first batch that fails, and returns the error of Config.Send.
 func (s *Spool) flush(ctx context.Context) error {
 	for {
 		batch := s.oldest(authrpc.MaxEvents)
 		if len(batch) == 0 {
 			return nil
 		}
-		events, names := s.read(batch)
+		events, names := s.readEvents(batch) // without those that cannot be read
 		if err := s.send(ctx, events, names); err != nil {
 			return err
 		}
 	}
 }
 
-// send sends events and removes their files. If the auth service will never accept the batch, send sends each
-// event by itself, and gives up only those that are refused by themselves.
+// send sends events in one call, and removes their files, which are names at the same index. If the auth
+// service will never accept the batch, send sends each event in a call of its own. An event that is refused
+// then is written to the log and removed: it would keep all later ones from being sent. The error is any
+// other error of Config.Send; the remaining events then still wait.
 func (s *Spool) send(ctx context.Context, events []audit.Event, names []string) error {
 	if len(events) == 0 {
 		return nil

@@ -1,9 +1,9 @@
 // Package spool answers: which audit events has the auth service not confirmed yet?
 //
-// An event is one file, which is on disk before Record returns. Run sends the oldest ones and removes them
-// once the auth service has stored them; an event that is sent twice does no harm. The spool is bounded, so
-// that a user who is refused again and again cannot fill the disk, and refusals never use the capacity of
-// sessions.
+// An event is one file, which is on disk before Record returns. Run sends the oldest ones and removes their
+// files once the auth service has stored them. An event that is sent twice does no harm: the auth service
+// knows it by its id. The number of files is bounded, so that a user who is refused again and again cannot
+// fill the disk. Half of it is reserved for sessions, so that refusals cannot keep sessions from starting.
 package spool
 
 import (
@@ -27,23 +27,25 @@ import (
 
 // Limits of what waits on disk.
 const (
-	// MaxEvents is how many events may wait before no session starts any more.
+	// MaxEvents is how many events may wait. When it is reached, Record refuses the start of a session.
 	MaxEvents = 20_000
-	// maxRefusals is how many may wait before refusals are only logged and nothing is forwarded any more. The
-	// rest of the capacity is for sessions.
+	// maxRefusals is how many events of all kinds may wait before Record refuses those about refusals and
+	// forwards.
 	maxRefusals = MaxEvents / 2
 	// maxEventBytes bounds one file. An event has at most a few kilobytes.
 	maxEventBytes = 64 << 10
 )
 
-// fileSuffix ends the names of waiting events. A name begins with a number: names sort by age.
+// fileSuffix ends the names of the files of waiting events. A name begins with a number that grows with each
+// event, so that names sort by age.
 const fileSuffix = ".json"
 
 // Config says where events wait and where they go.
 type Config struct {
-	// Dir is made with mode 0700 if it is missing.
+	// Dir is the directory of the files. Open creates it with mode 0700 if it is missing.
 	Dir string
-	// Send stores events at the auth service. A fault of kind Invalid means that it will never accept them.
+	// Send returns nil once the auth service has stored all of these events. A fault of kind Invalid means
+	// that it will never accept them; after any other error they are sent again.
 	Send func(context.Context, []audit.Event) error
 	Now  func() time.Time
 	Log  *slog.Logger
@@ -60,7 +62,8 @@ type Spool struct {
 	last  int64      // the number of the newest name
 }
 
-// Open opens the spool with the events that an earlier run left.
+// Open returns the spool with the events that an earlier run left in Config.Dir. It reads their names and not
+// their content. It starts nothing. The error is a fault about the directory.
 func Open(cfg Config) (*Spool, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, diskFault(cfg.Dir, err)
@@ -70,50 +73,53 @@ func Open(cfg Config) (*Spool, error) {
 		return nil, diskFault(cfg.Dir, err)
 	}
 	s := &Spool{cfg: cfg, wake: make(chan struct{}, 1)}
-	for _, e := range entries {
-		switch {
-		case strings.HasPrefix(e.Name(), "."): // half written when the machine stopped
-			_ = os.Remove(filepath.Join(cfg.Dir, e.Name()))
-		case strings.HasSuffix(e.Name(), fileSuffix):
-			s.names = append(s.names, e.Name())
-		}
+	for _, entry := range entries {
+		switch name := entry.Name(); {
+		case strings.HasPrefix(name, "."): // half written when the machine stopped: Record had not returned
+			_ = os.Remove(filepath.Join(cfg.Dir, name))
+		case strings.HasSuffix(name, fileSuffix):
+			s.names = append(s.names, name)
+		} // others, as those that readEvents set aside, stay as they are
 	}
 	return s, nil
 }
 
-// Record gives the event its id, and returns once it is safe on disk. It fails with Exhausted if too many
-// events wait or the disk is full, and for an event that is invalid.
-func (s *Spool) Record(e audit.Event) error {
+// Record gives the event a random id, and returns nil once the event is safe on disk. It does not wait until
+// the event is sent. The error is a fault of kind Exhausted if too many events wait or the disk is full, a
+// fault of kind Internal if the disk cannot be written, or any error for an event that Event.Check refuses.
+func (s *Spool) Record(event audit.Event) error {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // crypto/rand never fails since Go 1.24
-	e.ID = hex.EncodeToString(id[:])
-	if err := e.Check(); err != nil {
+	event.ID = hex.EncodeToString(id[:])
+	if err := event.Check(); err != nil {
 		return fmt.Errorf("record event: %w", err)
 	}
-	b, err := json.Marshal(e)
+	b, err := json.Marshal(event)
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}
+	// mu is held during the write, so that names are added in the order of their numbers.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.checkCapacity(e.Code); err != nil {
+	if err := s.checkCapacity(event.Code); err != nil {
 		return err
 	}
-	s.last = max(s.last+1, s.cfg.Now().UnixNano())
-	name := fmt.Sprintf("%020d-%s%s", s.last, e.ID[:8], fileSuffix)
+	s.last = max(s.last+1, s.cfg.Now().UnixNano()) // grows even if the clock is set back
+	name := fmt.Sprintf("%020d-%s%s", s.last, event.ID[:8], fileSuffix)
 	if err := durable.WriteFile(filepath.Join(s.cfg.Dir, name), b); err != nil {
 		return diskFault(s.cfg.Dir, err)
 	}
 	s.names = append(s.names, name)
 	select {
 	case s.wake <- struct{}{}:
-	default:
+	default: // Run will look anyway
 	}
 	return nil
 }
 
-// checkCapacity refuses an event for which there is no capacity. The end of a session is always accepted: its
-// start was. It is called with mu held.
+// checkCapacity returns a fault of kind Exhausted if too many events wait for one of this code. The end of a
+// session is always accepted, because its start was: the number of open sessions bounds how many there are.
+// It is called with mu held.
 func (s *Spool) checkCapacity(code audit.Code) error {
 	limit := MaxEvents
 	switch code {
@@ -130,7 +136,7 @@ func (s *Spool) checkCapacity(code audit.Code) error {
 	return fault.New(fault.Exhausted, "spool.Record", msg, remedy)
 }
 
-// Waiting is how many events the auth service has not stored.
+// Waiting returns how many events wait on disk.
 func (s *Spool) Waiting() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,35 +150,38 @@ func (s *Spool) oldest(n int) []string {
 	return slices.Clone(s.names[:min(len(s.names), n)])
 }
 
-// read loads events. It sets a file that cannot be read aside, under another name. names are the files of the
-// events that it returns.
-func (s *Spool) read(files []string) (events []audit.Event, names []string) {
+// readEvents reads the files of waiting events. It returns the events and, at the same index, the names of
+// their files. A file that cannot be read is logged, renamed so that it is not sent, and left out: it stays
+// on disk for an administrator.
+func (s *Spool) readEvents(files []string) (events []audit.Event, names []string) {
 	for _, name := range files {
 		path := filepath.Join(s.cfg.Dir, name)
-		e, err := readEvent(path)
+		event, err := readEvent(path)
 		if err != nil {
 			s.cfg.Log.Error("a waiting audit event cannot be read and is set aside", "file", path, "err", err)
 			_ = os.Rename(path, path+".unreadable")
 			s.forget(name)
 			continue
 		}
-		events, names = append(events, e), append(names, name)
+		events, names = append(events, event), append(names, name)
 	}
 	return events, names
 }
 
-func readEvent(path string) (e audit.Event, err error) {
+// readEvent reads one file. The error says why it holds no event.
+func readEvent(path string) (event audit.Event, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return e, err
+		return event, err
 	}
 	if len(b) > maxEventBytes {
-		return e, fmt.Errorf("it has %d bytes, more than %d", len(b), maxEventBytes)
+		return event, fmt.Errorf("it has %d bytes, more than %d", len(b), maxEventBytes)
 	}
-	return e, json.Unmarshal(b, &e)
+	return event, json.Unmarshal(b, &event)
 }
 
-// remove deletes events that are stored. A file that stays is sent again after a restart.
+// remove deletes the files of events that need not be sent any more. A file that cannot be deleted is sent
+// again after a restart.
 func (s *Spool) remove(names ...string) {
 	for _, name := range names {
 		_ = os.Remove(filepath.Join(s.cfg.Dir, name))
@@ -180,14 +189,15 @@ func (s *Spool) remove(names ...string) {
 	s.forget(names...)
 }
 
-// forget drops names from the list of waiting events.
+// forget removes names from the list of waiting events. It does not touch the files.
 func (s *Spool) forget(names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.names = slices.DeleteFunc(s.names, func(n string) bool { return slices.Contains(names, n) })
 }
 
-// diskFault says what to do about an error of the disk.
+// diskFault returns the fault for an error of the disk at path: of kind Exhausted if the disk is full,
+// otherwise of kind Internal. It returns nil for nil.
 func diskFault(path string, err error) error {
 	const op = "spool.Record"
 	switch {

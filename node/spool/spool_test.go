@@ -189,24 +189,31 @@ func TestUnreadableFilesAreSetAside(t *testing.T) {
 
 func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	for i := range spool.MaxEvents { // as many files as wait at most; their content does not matter here
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.json", i)), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if i != spool.MaxEvents/2-1 && i != spool.MaxEvents/2 && i != spool.MaxEvents-1 {
-			continue
-		}
-		s := openSpool(t, dir, &fakeAuth{})
-		refusal := s.Record(event(audit.SessionRefused, 0))
-		start := s.Record(event(audit.SessionStarted, 0))
-		end := s.Record(event(audit.SessionEnded, 0))
-		full := i == spool.MaxEvents-1
-		if !fault.Is(refusal, fault.Exhausted) || fault.Is(start, fault.Exhausted) != full || end != nil {
-			t.Errorf("with %d waiting: got refusal %v, start %v, end %v", i+1, refusal, start, end)
-		}
-		if full && fault.Remedy(start) == "" {
-			t.Error("got no remedy")
+	const half = spool.MaxEvents / 2
+	for _, tt := range []struct {
+		waiting                 int
+		refusal, forward, start bool // whether each is recorded
+	}{
+		{half - 1, true, true, true},
+		{half, false, false, true},
+		{spool.MaxEvents - 1, false, false, true},
+		{spool.MaxEvents, false, false, false},
+	} {
+		for code, want := range map[audit.Code]bool{
+			audit.SessionRefused: tt.refusal,
+			audit.ForwardStarted: tt.forward,
+			audit.SessionStarted: tt.start,
+			audit.SessionEnded:   true, // always: its start was recorded
+		} {
+			s := openSpool(t, t.TempDir(), &fakeAuth{})
+			s.AddWaiting(tt.waiting)
+			err := s.Record(event(code, 0))
+			if (err == nil) != want {
+				t.Errorf("with %d waiting: got %v for %s, want it recorded: %v", tt.waiting, err, code, want)
+			}
+			if err != nil && (!fault.Is(err, fault.Exhausted) || fault.Remedy(err) == "") {
+				t.Errorf("with %d waiting: got %v, want it exhausted with a remedy", tt.waiting, err)
+			}
 		}
 	}
 }

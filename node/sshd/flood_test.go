@@ -39,7 +39,8 @@ func processGone(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
 
 func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 	t.Parallel()
-	c := newFixture(t, nil).client()
+	r := newFixture(t, nil)
+	c := r.client()
 	s, pid := startStalled(t, c)
 	command := execPayload("true")
 	// Each of these is refused with a message for which the window has no space. They are more than fit into
@@ -56,7 +57,10 @@ func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 		t.Errorf("got %+v while another session is stalled, want an answer", got)
 	}
 	c.Close()
-	eventually(t, "the program of a closed connection has ended", func() bool { return processGone(pid) })
+	r.awaitClosed(t)
+	if !processGone(pid) {
+		t.Error("got the program of a closed connection still there, want it ended")
+	}
 }
 
 func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {

@@ -320,10 +320,10 @@ func TestRemoteForwardsThatAreRefused(t *testing.T) {
 		}
 	}
 	c.Close()
-	eventually(t, "another connection may listen", func() bool {
-		_, err := listenTCP(r.client(), "127.0.0.1", 0)
-		return err == nil
-	})
+	r.awaitClosed(t)
+	if _, err := listenTCP(r.client(), "127.0.0.1", 0); err != nil {
+		t.Errorf("got %v, want another connection to listen", err)
+	}
 }
 
 // It is not parallel: another test might listen on a port that must be free.
@@ -342,14 +342,14 @@ func TestListenersEndWithTheirConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	eventually(t, "the port is free and the socket gone", func() bool {
-		conn, err := net.Dial("tcp", loopbackFor("", port))
-		if err == nil {
-			conn.Close()
-		}
-		_, gone := os.Lstat(path)
-		return err != nil && os.IsNotExist(gone)
-	})
+	r.awaitClosed(t)
+	if conn, err := net.Dial("tcp", loopbackFor("", port)); err == nil {
+		conn.Close()
+		t.Error("got a listener after the end of its connection, want the port free")
+	}
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("got %v, want the socket removed", err)
+	}
 }
 
 func TestRemoteForwardsOfUnixSockets(t *testing.T) {
@@ -443,11 +443,10 @@ func TestAgentForwarding(t *testing.T) {
 		t.Error("got an answer after the grant was taken away, want none")
 	}
 	c.Close()
-	eventually(
-		t,
-		"the folder is gone",
-		func() bool { _, err := os.Lstat(filepath.Dir(f[2])); return os.IsNotExist(err) },
-	)
+	r.awaitClosed(t)
+	if _, err := os.Lstat(filepath.Dir(f[2])); !os.IsNotExist(err) {
+		t.Errorf("got %v, want the folder of the socket removed", err)
+	}
 }
 
 func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
@@ -581,16 +580,18 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 		}
 		c.Close()
 		_ = c.Wait()
+		r.awaitClosed(t)
 	}
 	round()
-	eventually(t, "the first round's are given back", func() bool { return fds() < 40 })
+	// The echo servers of this test close their descriptors when they notice the end of a connection.
+	eventually(t, "the descriptors of the first round are closed", func() bool { return fds() < 40 })
 	before, goroutines := fds(), runtime.NumGoroutine()
 	for range 3 {
 		round()
 	}
 	eventually(
 		t,
-		"descriptors and goroutines are given back",
+		"no descriptors and goroutines are left",
 		func() bool { return fds() <= before+2 && runtime.NumGoroutine() <= goroutines+10 },
 	)
 }

@@ -84,6 +84,7 @@ type fixture struct {
 	events   []audit.Event
 	changed  chan struct{} // closed and replaced by signal
 	auditErr error         // what auditing fails with
+	open     int           // connections that the server serves
 	log      bytes.Buffer
 }
 
@@ -111,13 +112,14 @@ func (r *fixture) record(e audit.Event) error {
 	return nil
 }
 
-// signal says that there is a new event or a new line in the log. It is called with mu held.
+// signal says that a field that mu guards has changed. It is called with mu held.
 func (r *fixture) signal() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
-// await waits until ok, which is asked again after each event and each line of the log.
+// await waits until ok, which is asked again after each event, each line of the log, and each end of a
+// connection.
 func (r *fixture) await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
@@ -140,6 +142,24 @@ func (r *fixture) await(t testing.TB, what string, ok func() bool) {
 func (r *fixture) awaitLog(t testing.TB, text string) {
 	t.Helper()
 	r.await(t, text+" in the log", func() bool { return strings.Contains(r.logged(), text) })
+}
+
+// awaitClosed waits until Serve has returned for each connection: nothing may be left of them then.
+func (r *fixture) awaitClosed(t testing.TB) {
+	t.Helper()
+	r.await(t, "the end of every connection", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.open == 0
+	})
+}
+
+// addOpen adds n to the number of connections that the server serves.
+func (r *fixture) addOpen(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open += n
+	r.signal()
 }
 
 // awaitEnd waits for the first event of a session's end, and returns it.
@@ -273,7 +293,11 @@ func (r *fixture) serve() {
 				return
 			}
 			origin := sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", Protocol: "dial"}
-			all.Go(func() { server.Serve(ctx, conn, origin) })
+			r.addOpen(1)
+			all.Go(func() {
+				defer r.addOpen(-1)
+				server.Serve(ctx, conn, origin)
+			})
 		}
 	})
 	r.t.Cleanup(func() { cancel(); ln.Close(); all.Wait() })
@@ -375,7 +399,8 @@ func receive[T any](t testing.TB, what string, ch <-chan T) (v T) {
 	return v
 }
 
-// eventually polls. It is for facts of the operating system, which nothing announces.
+// eventually polls. It is only for facts of the operating system, which nothing announces: that init has
+// reaped a process, or that goroutines outside the server have closed their descriptors.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -316,12 +316,10 @@ func TestManyChannelsShareTheWindowBudget(t *testing.T) {
 		t.Errorf("got a window of %d bytes on the last channel of %v, want %d", last, windows, 64<<10)
 	}
 	c.Close()
-	_ = c.Wait()
-	eventually(t, "the budget is given back", func() bool {
-		c := r.client()
-		defer c.Close()
-		return openWindow(t, c) == 1<<20
-	})
+	r.awaitClosed(t)
+	if window := openWindow(t, r.client()); window != 1<<20 {
+		t.Errorf("got a window of %d bytes after the channels are closed, want the budget given back", window)
+	}
 }
 
 // openWindow opens a session channel and returns the window that the node granted. x/crypto does not tell it,

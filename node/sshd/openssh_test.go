@@ -64,8 +64,7 @@ func writeOpenSSHConfig(t *testing.T, r *fixture) string {
   UserKnownHostsFile %s
   StrictHostKeyChecking yes
   BatchMode yes
-  ControlPath %s
-`, host, port, testAccount(), keyFile, known, filepath.Join(dir, "mux")))
+`, host, port, testAccount(), keyFile, known))
 }
 
 // runOpenSSH runs one of OpenSSH's programs.
@@ -143,20 +142,19 @@ func TestStockOpenSSH(t *testing.T) {
 		}
 	})
 	t.Run("a master connection", func(t *testing.T) {
-		master := exec.Command("ssh", "-M", "-N", "-F", config, "web-1")
-		if err := master.Start(); err != nil {
-			t.Fatal(err)
+		control := filepath.Join(filepath.Dir(config), "control")
+		// With -f ssh returns when the master is up, and leaves it in the background.
+		if got := runSSH(t, nil, "-S", control, "-f", "-M", "-N", "web-1"); got.status != 0 {
+			t.Fatalf("got %+v, want a master connection", got)
 		}
-		eventually(t, "the master is up", func() bool {
-			return runSSH(t, nil, "-O", "check", "web-1").status == 0
-		})
 		for i := range 3 {
-			if got := runSSH(t, nil, "web-1", fmt.Sprintf("exit %d", i)); got.status != i {
+			if got := runSSH(t, nil, "-S", control, "web-1", fmt.Sprintf("exit %d", i)); got.status != i {
 				t.Errorf("got %+v, want status %d", got, i)
 			}
 		}
-		runSSH(t, nil, "-O", "exit", "web-1")
-		_ = master.Wait()
+		if got := runSSH(t, nil, "-S", control, "-O", "exit", "web-1"); got.status != 0 {
+			t.Errorf("got %+v, want the master to exit", got)
+		}
 	})
 	t.Run("a refused command says why", func(t *testing.T) {
 		r.allow(fullRole("ops", "sftp"))
@@ -183,7 +181,10 @@ func TestAChainOfForwardsWithStockOpenSSH(t *testing.T) {
 	config := writeOpenSSHConfig(t, newFixture(t, nil))
 	for round := range 5 {
 		ports := freePorts(t, 18)
-		args := []string{"-N", "-F", config, "-o", "ExitOnForwardFailure=yes"}
+		control := filepath.Join(filepath.Dir(config), fmt.Sprintf("control-%d", round))
+		// With -f and ExitOnForwardFailure ssh returns when all its ports listen and all those of the node,
+		// and stays in the background. With -M it can be told to exit.
+		args := []string{"-F", config, "-S", control, "-f", "-M", "-N", "-o", "ExitOnForwardFailure=yes"}
 		last := startEcho(t, "tcp").(*net.TCPAddr).Port
 		for i := 0; i < len(ports); i += 2 {
 			local, remote := ports[i], ports[i+1]
@@ -192,25 +193,18 @@ func TestAChainOfForwardsWithStockOpenSSH(t *testing.T) {
 				"-R", fmt.Sprintf("%d:127.0.0.1:%d", remote, last))
 			last = local
 		}
-		cmd := exec.Command("ssh", append(args, "web-1")...)
-		var errs syncBuffer
-		cmd.Stderr = &errs
-		if err := cmd.Start(); err != nil {
+		if got := runOpenSSH(t, nil, "ssh", append(args, "web-1")...); got.status != 0 {
+			t.Fatalf("round %d: got %+v, want every forward to listen", round, got)
+		}
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", last))
+		if err != nil {
 			t.Fatal(err)
 		}
-		var conn net.Conn
-		eventually(t, "ssh listens", func() (ok bool) {
-			var err error
-			conn, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", last))
-			return err == nil
-		})
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 		wantEcho(t, conn.(*net.TCPConn), "through the whole chain")
 		conn.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Fatalf("round %d: ssh said %q", round, errs.String())
+		if got := runOpenSSH(t, nil, "ssh", "-S", control, "-O", "exit", "web-1"); got.status != 0 {
+			t.Fatalf("round %d: got %+v, want ssh to exit", round, got)
 		}
 	}
 }

@@ -7,19 +7,20 @@ import (
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
-// These bound how often a proxy can make the node verify rules, which costs processor time and, if they do
-// not verify, a line in the log. rulesBurst pushes within rulesPeriod are taken at once. After that only the
-// newest of each rulesPause counts.
+// These bound how often a proxy can make the node verify rules, which costs processor time and, if the rules
+// do not verify, a line in the log. Up to rulesBurst pushes within rulesPeriod are passed on at once. After
+// that, one push is passed on in each rulesPause: the newest, because a newer push replaces one that waits.
 const (
 	rulesBurst  = 20
 	rulesPeriod = 10 * time.Second
 	rulesPause  = 200 * time.Millisecond
 )
 
-// forwardRules passes on the rules that a proxy pushes, at the bounded rate, until the tunnel or ctx ends.
+// forwardRules passes the rules that a proxy pushes to Config.Rules, at most at the rate that the constants
+// above allow, until the tunnel or ctx ends.
 func (t *Tunnels) forwardRules(ctx context.Context, up *tunnel.Uplink) {
-	pushes := up.Rules() // nil during a pause
-	taken, since := 0, time.Now()
+	pushes := up.Rules()                   // nil during a pause, so that nothing is received
+	inPeriod, periodStart := 0, time.Now() // pushes that were passed on since periodStart
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -28,10 +29,10 @@ func (t *Tunnels) forwardRules(ctx context.Context, up *tunnel.Uplink) {
 			pushes = up.Rules()
 		case push := <-pushes:
 			t.cfg.Rules(push)
-			if now := time.Now(); now.Sub(since) > rulesPeriod {
-				taken, since = 0, now
+			if now := time.Now(); now.Sub(periodStart) > rulesPeriod {
+				inPeriod, periodStart = 0, now
 			}
-			if taken++; taken >= rulesBurst {
+			if inPeriod++; inPeriod >= rulesBurst {
 				pushes = nil
 				pause.Reset(rulesPause)
 			}

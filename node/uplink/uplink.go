@@ -1,8 +1,9 @@
 // Package uplink answers: how does this node stay reachable without listening?
 //
 // It dials the cluster's public addresses and keeps tunnels to a few distinct proxies. When a tunnel ends, it
-// is dialled again within seconds, and no failure makes it give up. What arrives through a tunnel is passed
-// on: streams to Config.Handle, and pushed rules, unverified, to Config.Rules.
+// is dialled again within seconds, and after failures again and again. What arrives through a tunnel is
+// passed on: streams to Config.Handle, and pushed rules to Config.Rules. The package does not verify the
+// rules.
 package uplink
 
 import (
@@ -25,32 +26,33 @@ import (
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
-// DefaultTunnels is to how many distinct proxies a node keeps a tunnel.
+// DefaultTunnels is how many tunnels a node keeps, each to another proxy.
 const DefaultTunnels = 2
 
-// dialTimeout bounds a dial up to the TLS handshake with the proxy: it includes asking the proxy for its
-// transport, and an HTTP proxy or a load balancer on the way.
+// dialTimeout bounds a dial until the TLS handshake with the proxy is over, with what comes before it: to ask
+// the proxy for its transport, and to connect through an HTTP proxy or a load balancer.
 const dialTimeout = 15 * time.Second
 
 // Config says which proxies to dial, as which node, and what to do with what arrives.
 type Config struct {
-	Proxies []string       // addresses of the cluster's public port, host:port; at least one
-	Dialer  authrpc.Dialer // connects to them; nil means a direct connection
-	Tunnels int            // how many tunnels to keep; 0 means DefaultTunnels
-	Pin     identity.Pin
-	Cluster string
-	ID      identity.MachineID
+	Proxies []string                         // addresses of the cluster's public port, host:port; at least one
+	Dialer  authrpc.Dialer                   // connects to them; nil means a direct connection
+	Tunnels int                              // how many tunnels to keep; 0 means DefaultTunnels
+	Pin     identity.Pin                     // of the cluster, to which the proxies must belong
+	Cluster string                           // the cluster's name
+	ID      identity.MachineID               // of the node
 	Key     crypto.Signer                    // of the node's service certificate
 	Cert    func() (*tls.Certificate, error) // the current service certificate
 	Version string                           // of this program, for listings
-	Now     func() time.Time
+	Now     func() time.Time                 // the clock for certificates and attachments
 	Log     *slog.Logger
 
-	// Handle serves one stream. It owns conn, and returns when the stream has ended, or soon after ctx has.
-	Handle func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string)
-	// Rules receives pushed rules, unverified. It is called by one goroutine of each tunnel.
+	// Handle serves one stream, which came through the tunnel to the named proxy. It closes conn. It returns
+	// when the stream has ended, or soon after ctx has. Each stream is served on a goroutine of its own.
+	Handle func(ctx context.Context, conn net.Conn, header tunnel.Header, proxy string)
+	// Rules receives pushed rules, which nobody has verified. Each tunnel calls it from one goroutine.
 	Rules func(tunnel.RulesPush)
-	// Attached is called each time a tunnel was connected.
+	// Attached is called each time a tunnel has been connected.
 	Attached func()
 }
 
@@ -59,10 +61,10 @@ type Tunnels struct {
 	cfg Config
 
 	mu      sync.Mutex      // guards claimed
-	claimed map[string]bool // names of the proxies to which there is a tunnel, or to which one is connecting
+	claimed map[string]bool // names of the proxies to which a tunnel is connected or being connected
 }
 
-// New makes the tunnels. It dials nothing.
+// New returns the tunnels of a node. It dials nothing: Run does.
 func New(cfg Config) *Tunnels {
 	if cfg.Tunnels == 0 {
 		cfg.Tunnels = DefaultTunnels
@@ -73,23 +75,27 @@ func New(cfg Config) *Tunnels {
 	return &Tunnels{cfg: cfg, claimed: map[string]bool{}}
 }
 
-// Run keeps the tunnels until ctx ends, and then waits for the streams in them.
+// Run keeps Config.Tunnels tunnels, each on a goroutine of its own, until ctx ends. It returns nil when the
+// streams in them have ended and they are closed.
 func (t *Tunnels) Run(ctx context.Context) error {
 	var tunnels sync.WaitGroup
 	for i := range t.cfg.Tunnels {
-		tunnels.Go(func() { t.keepTunnel(ctx, i) })
+		firstAddr := i // each tunnel starts with another address
+		tunnels.Go(func() { t.keepTunnel(ctx, firstAddr) })
 	}
 	tunnels.Wait()
 	return nil
 }
 
-// errSpare says that the proxy that answered has a tunnel already.
+// errSpare says that the node has a tunnel to the proxy that answered, so that a second one is not needed.
 var errSpare = errors.New("uplink: there is a tunnel to this proxy already")
 
-// keepTunnel keeps one tunnel until ctx ends. It tries the addresses in turn, starting with the i-th.
-func (t *Tunnels) keepTunnel(ctx context.Context, i int) {
+// keepTunnel connects one tunnel and serves it. When the tunnel has ended or was not connected, it pauses and
+// connects to the next address of Config.Proxies, and so on until ctx ends. firstAddr is the index of the
+// address with which it starts.
+func (t *Tunnels) keepTunnel(ctx context.Context, firstAddr int) {
 	redial := newRedial(rand.N[time.Duration], t.cfg.Now, len(t.cfg.Proxies))
-	for try := i; ; try++ {
+	for try := firstAddr; ; try++ {
 		addr := t.cfg.Proxies[try%len(t.cfg.Proxies)]
 		connected, err := t.connectOnce(ctx, addr)
 		if ctx.Err() != nil {
@@ -113,13 +119,16 @@ func (t *Tunnels) keepTunnel(ctx context.Context, i int) {
 	}
 }
 
-// connectOnce dials a proxy and serves the tunnel until it ends. connected reports whether there was a
-// tunnel; if there was none, err says why.
+// connectOnce dials the proxy at addr, connects a tunnel, and serves it until it or ctx ends. connected
+// reports whether a tunnel was connected; then err is nil, however the tunnel ended. Otherwise err says why
+// there was none: errSpare, or the error of the dial.
 func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool, err error) {
 	conn, proxy, err := t.dial(ctx, addr)
 	if err != nil {
 		return false, err
 	}
+	// Several addresses may lead to one proxy, so only its certificate says which proxy this is. The claim
+	// comes before the tunnel: a second tunnel to a proxy would end the first one there.
 	if !t.claim(proxy) {
 		conn.Close()
 		return false, errSpare
@@ -130,7 +139,7 @@ func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool,
 		return false, dialFault(addr, err)
 	}
 	defer up.Close()
-	if up.Proxy() != proxy {
+	if up.Proxy() != proxy { // the attachment would name another proxy than the one that was verified
 		const format = "uplink: the proxy calls itself %q, but its certificate says %q"
 		return false, fmt.Errorf(format, up.Proxy(), proxy)
 	}
@@ -140,26 +149,30 @@ func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool,
 	return true, nil
 }
 
-// dial connects to a proxy by TLS. It returns the proxy's name, as its certificate says.
+// dial connects to the proxy at addr by TLS, and verifies that it is a proxy of this cluster. It returns the
+// connection and the proxy's name in its certificate. The error is a fault; see dialFault.
 func (t *Tunnels) dial(ctx context.Context, addr string) (conn net.Conn, proxy string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c := t.cfg
-	config := identity.PinnedTLS(c.Pin, c.Cluster, identity.ALPNTunnel, c.Cert, c.Now, identity.Proxy)
-	tc, err := c.Dialer.DialTLS(ctx, addr, config)
+	cfg := t.cfg
+	config := identity.PinnedTLS(cfg.Pin, cfg.Cluster, identity.ALPNTunnel, cfg.Cert, cfg.Now, identity.Proxy)
+	tlsConn, err := cfg.Dialer.DialTLS(ctx, addr, config)
 	if err != nil {
 		return nil, "", dialFault(addr, err)
 	}
-	certs := tc.ConnectionState().PeerCertificates
-	peer, err := identity.VerifyPinned(certs, c.Pin, c.Cluster, c.Now(), identity.Proxy)
+	// The handshake has verified the same; this reads the proxy's name.
+	certs := tlsConn.ConnectionState().PeerCertificates
+	peer, err := identity.VerifyPinned(certs, cfg.Pin, cfg.Cluster, cfg.Now(), identity.Proxy)
 	if err != nil {
-		tc.Close()
+		tlsConn.Close()
 		return nil, "", dialFault(addr, err)
 	}
-	return tc, peer.Name, nil
+	return tlsConn, peer.Name, nil
 }
 
-// dialFault says what to do about a dial that failed. A fault stays as it is.
+// dialFault returns the fault for a dial that failed: of kind Denied for a proxy of another cluster, Expired
+// for a certificate that is not valid now, and Unavailable for anything else. An error that is a fault
+// already is returned as it is.
 func dialFault(addr string, err error) error {
 	const op = "uplink"
 	var known *fault.Error
@@ -179,18 +192,20 @@ func dialFault(addr string, err error) error {
 	return fault.Wrap(err, fault.Unavailable, op, "the proxy at "+addr+" cannot be reached", remedy)
 }
 
-// serve passes on what arrives through a tunnel, until the tunnel or ctx ends. The streams end before it
-// closes the tunnel, so that clients can still read why.
+// serve passes on what arrives through a tunnel, until the tunnel or ctx ends. Then it lets the streams end,
+// and closes the tunnel only after that, so that clients can still read why their connection ends. It returns
+// when nothing of the tunnel is left.
 func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var streams sync.WaitGroup
 	streams.Go(func() { defer cancel(); t.forwardRules(ctx, up) })
-	var mu sync.Mutex // guards stopping; no stream is added to streams once it is set
+	// mu guards stopping, and that streams.Go is never called once stopping is set: streams.Wait runs then.
+	var mu sync.Mutex
 	stopping := false
-	accepting := make(chan struct{})
-	go func() { // until up is closed
-		defer close(accepting)
+	acceptEnded := make(chan struct{})
+	go func() { // accepts until up is closed, also while streams end: a stream that nobody accepts would wait
+		defer close(acceptEnded)
 		for {
 			conn, header, err := up.Accept()
 			if err != nil {
@@ -211,10 +226,11 @@ func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	mu.Unlock()
 	streams.Wait()
 	up.Close()
-	<-accepting
+	<-acceptEnded
 }
 
-// claim reserves a proxy for one tunnel. It reports false if another tunnel has it.
+// claim reserves a proxy for one tunnel. It reports false if another tunnel has reserved it. Each success
+// needs one release.
 func (t *Tunnels) claim(proxy string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -225,14 +241,14 @@ func (t *Tunnels) claim(proxy string) bool {
 	return true
 }
 
-// release gives up a proxy that was claimed.
+// release makes a proxy that claim reserved free for another tunnel.
 func (t *Tunnels) release(proxy string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.claimed, proxy)
 }
 
-// Count is how many proxies the node has a tunnel to.
+// Count returns how many proxies a tunnel is connected to or being connected to.
 func (t *Tunnels) Count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
