@@ -73,9 +73,9 @@ type Node struct {
 	identity atomic.Pointer[identity.Identity] // nil before the node is a member
 }
 
-// New returns the node of a configuration. It starts nothing: Run does.
-// The error is a fault of kind Invalid that names everything that is wrong with cfg, except that faults of
-// cfg.Egress are reported only when the rest is right.
+// New returns the node of a configuration. It starts nothing: Run does. The error is a fault of kind Invalid
+// that names everything that is wrong with cfg, except that faults of cfg.Egress are reported only if the
+// rest is right.
 func New(cfg Config) (*Node, error) {
 	cfg.Name = cmp.Or(cfg.Name, hostName())
 	if faults := cfg.validate(); len(faults) > 0 {

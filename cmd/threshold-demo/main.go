@@ -11,17 +11,15 @@ import (
 	"github.com/threshold-access/threshold/server/demo"
 )
 
+// version is set by the linker: see the Makefile.
 var version = "dev"
 
 func main() {
-	if code, ran := node.Helper(); ran {
+	if code, isHelper := node.Helper(); isHelper {
 		os.Exit(code)
 	}
-	ctx, stop := lifecycle.UntilSignal(
-		os.Interrupt,
-		syscall.SIGTERM,
-		syscall.SIGHUP,
-	) // SIGHUP: a closed terminal
+	// SIGHUP comes when the terminal is closed in which the demo runs.
+	ctx, stop := lifecycle.UntilSignal(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := demo.Main(ctx, version, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

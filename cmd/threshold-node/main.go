@@ -12,20 +12,22 @@ import (
 	"github.com/threshold-access/threshold/node/agent"
 )
 
+// version is set by the linker: see the Makefile.
 var version = "dev"
 
 const (
-	// gcPercent halves the memory that garbage may take after a burst of sessions, for some processor time
-	// during one. A lower value would collect for every megabyte that a client sends.
+	// gcPercent is half of Go's default: the heap may grow by half before garbage is collected. That halves
+	// the memory that garbage takes after a burst of sessions, and costs some processor time during one. With
+	// a lower value there would be a collection for every megabyte that a client sends.
 	gcPercent = 50
-	// memoryLimit, in bytes, makes the runtime collect more often while many sessions move a lot of data. It
-	// is no limit for what is in use, and leaves room above that: otherwise the runtime would do nothing but
-	// collect.
+	// memoryLimit, in bytes, makes the runtime collect garbage more often while the process uses about this
+	// much. It does not limit memory that is in use. It is more than an agent normally uses: with less, the
+	// runtime would collect all the time.
 	memoryLimit = 16 << 20
 )
 
 func main() {
-	if code, ran := node.Helper(); ran {
+	if code, isHelper := node.Helper(); isHelper {
 		os.Exit(code)
 	}
 	if os.Getenv("GOGC") == "" {

@@ -11,14 +11,16 @@ import (
 	"github.com/threshold-access/threshold/server"
 )
 
+// version is set by the linker: see the Makefile.
 var version = "dev"
 
-// gcPercent makes the server keep less memory. Nearly all of it belongs to tunnels and the store, which live
-// for days, so that collections stay rare all the same.
+// gcPercent is half of Go's default: the heap may grow by half before garbage is collected. So the server
+// needs less memory. Nearly all of it belongs to tunnels and the store, which live for days and make little
+// garbage, so collections stay rare.
 const gcPercent = 50
 
 func main() {
-	if code, ran := node.Helper(); ran {
+	if code, isHelper := node.Helper(); isHelper {
 		os.Exit(code)
 	}
 	if os.Getenv("GOGC") == "" {

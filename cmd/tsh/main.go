@@ -14,8 +14,9 @@ import (
 // version is set by the linker: see the Makefile.
 var version = "dev"
 
-// gcPercent makes the garbage collector run less often. tsh is a short-lived process, and a large transfer
-// makes much garbage and keeps little of it: this saves a tenth of the time (measured) and costs some memory.
+// gcPercent makes the garbage collector run less often than by default. tsh runs for a short time, and a
+// large transfer makes much garbage and keeps little memory in use. This saves a tenth of the time of a
+// transfer, as measured, and costs some memory.
 const gcPercent = 400
 
 // main runs one command of package tsh and ends the process with its exit code. SIGINT and SIGTERM end the

@@ -18,44 +18,50 @@ import (
 )
 
 const (
-	// tokenVariable may hold the join token. Unlike the command line it does not show in ps.
+	// tokenVariable is the environment variable that may contain the join token. Unlike the command line,
+	// other users cannot see it in ps.
 	tokenVariable = "THRESHOLD_TOKEN"
 	// systemDataDir is where a node that runs as root keeps its keys.
 	systemDataDir = "/var/lib/threshold-node"
-	// defaultFile is read when the command line names neither a file nor a proxy.
+	// defaultFile is read, if it exists, when the command line names neither a file nor a proxy.
 	defaultFile = "/etc/threshold/node.yaml"
 	// maxTokenFile bounds the file of a join token, in bytes.
 	maxTokenFile = 4 << 10
 )
 
-// file is the configuration file.
+// file is the content of the configuration file.
 type file struct {
 	Kind    string `yaml:"kind"    config:"required"` // node
 	Version string `yaml:"version" config:"required"` // v1
 	Spec    spec   `yaml:"spec"    config:"required"`
 }
 
-// spec has a field for each flag, except for the token itself, which belongs in a file of its own.
+// spec is the part of the configuration file that configures the node. It has no field for the join token
+// itself, which belongs in a file of its own.
 type spec struct {
 	Proxies   config.Strings    `yaml:"proxies"     config:"required"`
 	TokenFile string            `yaml:"token_file"`
 	Data      string            `yaml:"data"`
 	Name      string            `yaml:"name"`
 	Labels    map[string]string `yaml:"labels"`
-	// HTTPSProxy is an HTTP proxy on the way to the cluster. Empty means HTTPS_PROXY of the environment.
+	// HTTPSProxy is the URL of an HTTP proxy on the way to the cluster. Empty means HTTPS_PROXY of the
+	// environment.
 	HTTPSProxy string `yaml:"https_proxy"`
-	// NoProxy is what is reached without that proxy. Empty means NO_PROXY of the environment.
+	// NoProxy lists the hosts that are reached without the HTTP proxy. Empty means NO_PROXY of the
+	// environment.
 	NoProxy string `yaml:"no_proxy"`
 	// Log is the level and the format of the log. Flags override it.
 	Log daemon.Log `yaml:"log"`
-	// Health is an address on loopback that answers /healthz and /readyz. Empty means none: the agent then
-	// listens on nothing.
+	// Health is an address on loopback where the agent answers /healthz and /readyz. Empty means that it
+	// listens nowhere.
 	Health string `yaml:"health"`
-	// Drain is how long sessions may go on after SIGTERM. Zero means 10 s; more than 1 h is refused.
+	// Drain is how long sessions may go on after SIGTERM or SIGINT. Zero means 10 s; more than 1 h is
+	// refused.
 	Drain time.Duration `yaml:"drain"`
 }
 
-// Check finds the faults that the types do not exclude.
+// Check reports every value that has the right type and is wrong nevertheless. path names the field in the
+// file, as "spec.labels". config.Decode calls it.
 func (f file) Check(report func(path, format string, args ...any)) {
 	if f.Kind != "" && f.Kind != "node" {
 		report("kind", "is %q; the configuration of a node has kind: node", f.Kind)
@@ -76,29 +82,34 @@ func (f file) Check(report func(path, format string, args ...any)) {
 	}
 }
 
-// readFile reads the configuration file. Without a name it returns an empty configuration.
-func readFile(name string) (s spec, err error) {
+// readFile reads the configuration file of that name and checks it. An empty name means that there is no
+// file: the result is an empty spec. The error is a fault of kind Invalid that names everything that is wrong
+// in the file.
+func readFile(name string) (spec, error) {
 	if name == "" {
-		return s, nil
+		return spec{}, nil
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
 		msg := "the configuration file " + name + " cannot be read: " + reason(err)
-		return s, fault.Wrap(err, fault.Invalid, "", msg, "name another file with --config")
+		return spec{}, fault.Wrap(err, fault.Invalid, "", msg, "name another file with --config")
 	}
 	var f file
 	err = config.Decode(name, b, &f)
 	return f.Spec, err
 }
 
-// nodeConfig combines the sources: a flag wins over the file, and the file over the environment.
-func (o *options) nodeConfig(s spec, env func(string) (string, bool)) (node.Config, error) {
+// nodeConfig returns the configuration of the node. A flag overrides the file, and the file overrides the
+// environment, of which env returns the variables, as os.LookupEnv does. Log, Version and the clock are left
+// to the caller, and the check of the values to node.New. The error is a fault of kind Invalid: no proxy is
+// configured, or the data directory or the token cannot be found.
+func (o *options) nodeConfig(fileSpec spec, env func(string) (string, bool)) (node.Config, error) {
 	cfg := node.Config{
-		Proxies: s.Proxies,
-		Dir:     cmp.Or(o.data, s.Data),
-		Name:    cmp.Or(o.name, s.Name),
-		Labels:  identity.Labels(s.Labels),
-		Drain:   s.Drain,
+		Proxies: fileSpec.Proxies,
+		Dir:     cmp.Or(o.data, fileSpec.Data),
+		Name:    cmp.Or(o.name, fileSpec.Name),
+		Labels:  identity.Labels(fileSpec.Labels),
+		Drain:   fileSpec.Drain,
 	}
 	if len(o.proxies) > 0 {
 		cfg.Proxies = o.proxies
@@ -106,38 +117,44 @@ func (o *options) nodeConfig(s spec, env func(string) (string, bool)) (node.Conf
 	if len(o.labels) > 0 {
 		cfg.Labels = identity.Labels(o.labels)
 	}
-	for i, p := range cfg.Proxies {
-		cfg.Proxies[i] = withPort(p)
+	for i, addr := range cfg.Proxies {
+		cfg.Proxies[i] = withPort(addr)
 	}
 	if len(cfg.Proxies) == 0 {
 		const remedy = "give the cluster's address, as --proxy proxy.example.com:443, or write " + defaultFile
 		return node.Config{}, fault.New(fault.Invalid, "", "no proxy is configured", remedy)
 	}
-	environment := egress.ConfigFromEnv(func(k string) string { v, _ := env(k); return v })
+	fromEnv := egress.ConfigFromEnv(func(name string) string {
+		value, _ := env(name)
+		return value
+	})
 	cfg.Egress = egress.Config{
-		HTTPSProxy: cmp.Or(o.httpsProxy, s.HTTPSProxy),
-		NoProxy:    s.NoProxy,
-	}.WithDefaults(environment)
+		HTTPSProxy: cmp.Or(o.httpsProxy, fileSpec.HTTPSProxy),
+		NoProxy:    fileSpec.NoProxy,
+	}.WithDefaults(fromEnv)
 	var err error
 	if cfg.Dir == "" {
 		if cfg.Dir, err = dataDir(os.Geteuid(), env); err != nil {
 			return node.Config{}, err
 		}
 	}
-	cfg.Token, err = o.joinToken(s.TokenFile, env)
+	cfg.Token, err = o.joinToken(fileSpec.TokenFile, env)
 	return cfg, err
 }
 
-// joinToken returns the join token, or an empty one if none is given. configured is the token file that the
-// configuration file names. It may be gone: it should be removed after the join.
-func (o *options) joinToken(configured string, env func(string) (string, bool)) (string, error) {
+// joinToken returns the join token, or "" if none is given: only the first start needs one. The first of
+// these sources that is given counts: --token, --token-file, the token file that the configuration file names
+// (configuredFile), the environment. A configured file may be missing, because an administrator should remove
+// it after the join; a file of --token-file may not. The error is a fault of kind Invalid about the token
+// file.
+func (o *options) joinToken(configuredFile string, env func(string) (string, bool)) (string, error) {
 	if o.token != "" {
 		return o.token, nil
 	}
-	name := cmp.Or(o.tokenFile, configured)
+	name := cmp.Or(o.tokenFile, configuredFile)
 	if name == "" {
-		t, _ := env(tokenVariable)
-		return t, nil
+		token, _ := env(tokenVariable)
+		return token, nil
 	}
 	const remedy = "check --token-file"
 	b, err := os.ReadFile(name)
@@ -153,7 +170,9 @@ func (o *options) joinToken(configured string, env func(string) (string, bool)) 
 	return strings.TrimSpace(string(b)), nil
 }
 
-// dataDir is where keys are kept if nothing names a directory.
+// dataDir returns the data directory if neither flags nor file name one: systemDataDir for root, otherwise a
+// folder below the user's directory for state (XDG Base Directory Specification). The error is a fault of
+// kind Invalid: the environment names no home directory.
 func dataDir(uid int, env func(string) (string, bool)) (string, error) {
 	if uid == 0 {
 		return systemDataDir, nil
@@ -168,21 +187,22 @@ func dataDir(uid int, env func(string) (string, bool)) (string, error) {
 	return "", fault.New(fault.Invalid, "", msg, "name a directory with --data")
 }
 
-// withPort adds port 443 to a host without a port. It leaves what is no host to node.New, which refuses it.
+// withPort returns the address of a proxy with port 443 if it has no port. It returns anything else as it is:
+// node.New refuses what is no address.
 func withPort(addr string) string {
 	host := strings.Trim(addr, "[]")
-	bare := !strings.Contains(host, ":") || net.ParseIP(host) != nil
-	if bare && !strings.ContainsAny(addr, "/ ") {
+	hasNoPort := !strings.Contains(host, ":") || net.ParseIP(host) != nil // an IPv6 address contains colons
+	if hasNoPort && !strings.ContainsAny(addr, "/ ") {
 		return net.JoinHostPort(host, "443")
 	}
 	return addr
 }
 
-// reason is why a file cannot be read, without its name.
+// reason returns why a file cannot be read, without the name of the file, which the message has already.
 func reason(err error) string {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		return p.Err.Error()
+	var pathErr *os.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err.Error()
 	}
 	return err.Error()
 }

@@ -25,12 +25,12 @@ A second signal ends the agent at once, without waiting for sessions.
 
 `
 
-// errUsage says that the command line is wrong, and that stderr says why.
+// errUsage is the error for a wrong command line. What is wrong was written to stderr already.
 var errUsage = errors.New("usage")
 
-// options are what the command line says. Empty fields were not given.
+// options has the values of the flags. The zero value of a field means that the flag was not given.
 type options struct {
-	file        string
+	file        string // of --config; run sets it to the default file if that is used
 	proxies     listFlag
 	token       string
 	tokenFile   string
@@ -75,55 +75,56 @@ func (l labelFlag) Set(s string) error {
 	return nil
 }
 
-// parseFlags reads the command line. The error is flag.ErrHelp after the help was printed, or errUsage after
-// an error was.
+// parseFlags parses the command line. The error is flag.ErrHelp if the help was asked for, or errUsage if the
+// command line is wrong; the help or what is wrong has been written to stderr then. The word "version" alone
+// means the same as --version.
 func parseFlags(args []string, stderr io.Writer) (options, error) {
-	o := options{labels: labelFlag{}}
+	opts := options{labels: labelFlag{}}
 	flags := flag.NewFlagSet("threshold-node", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // an error comes without the whole help around it
+	flags.SetOutput(io.Discard) // after an error, Parse would write the whole help
 	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
-	flags.StringVar(&o.file, "config", "", "read the configuration `FILE`; flags override it")
-	flags.Var(&o.proxies, "proxy", "`HOST:PORT` of the cluster's public port; may be repeated")
-	flags.StringVar(&o.token, "token", "",
+	flags.StringVar(&opts.file, "config", "", "read the configuration `FILE`; flags override it")
+	flags.Var(&opts.proxies, "proxy", "`HOST:PORT` of the cluster's public port; may be repeated")
+	flags.StringVar(&opts.token, "token", "",
 		"the join `TOKEN`; other users can read it in ps, so prefer --token-file")
-	flags.StringVar(&o.tokenFile, "token-file", "", "read the join token from `FILE`")
-	flags.StringVar(&o.data, "data", "",
+	flags.StringVar(&opts.tokenFile, "token-file", "", "read the join token from `FILE`")
+	flags.StringVar(&opts.data, "data", "",
 		"keep keys in `DIR` (default "+systemDataDir+", or the user's own state directory)")
-	flags.StringVar(&o.name, "name", "", "request this `NAME` (default this machine's host name)")
-	flags.Var(o.labels, "label", "request a label `KEY=VALUE`; may be repeated")
-	flags.StringVar(&o.httpsProxy, "https-proxy", "",
+	flags.StringVar(&opts.name, "name", "", "request this `NAME` (default this machine's host name)")
+	flags.Var(opts.labels, "label", "request a label `KEY=VALUE`; may be repeated")
+	flags.StringVar(&opts.httpsProxy, "https-proxy", "",
 		"the `URL` of an HTTP proxy on the way to the cluster (default $HTTPS_PROXY);\n"+
 			"if it contains a password, write it in the file")
-	flags.StringVar(&o.log.Level, "log-level", "",
+	flags.StringVar(&opts.log.Level, "log-level", "",
 		"`LEVEL` of the log: debug, info, warn or error (default info)")
-	flags.StringVar(&o.log.Format, "log-format", "", "`FORMAT` of the log: text or json (default text)")
-	flags.BoolVar(&o.check, "check", false, "report every fault in the flags and the file, and start nothing")
-	flags.BoolVar(&o.showVersion, "version", false, "print the version")
+	flags.StringVar(&opts.log.Format, "log-format", "", "`FORMAT` of the log: text or json (default text)")
+	flags.BoolVar(&opts.check, "check", false, "report every fault in the flags and the file, and start nothing")
+	flags.BoolVar(&opts.showVersion, "version", false, "print the version")
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		flags.SetOutput(stderr)
 		flags.Usage()
-		return o, err
+		return opts, err
 	case err == nil && flags.NArg() == 1 && flags.Arg(0) == "version":
-		o.showVersion = true
+		opts.showVersion = true
 	case err == nil && flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "threshold-node: error: %v\nthreshold-node: hint: run: threshold-node -h\n", err)
-		return o, errUsage
+		return opts, errUsage
 	}
-	return o, nil
+	return opts, nil
 }
 
-// setDefaultFile makes the command line name the file, if it is there and nothing else says which proxy to
-// dial.
-func (o *options) setDefaultFile(file string) {
+// setDefaultFile makes defaultFile the configuration file if it exists and the flags name neither a file nor
+// a proxy.
+func (o *options) setDefaultFile(defaultFile string) {
 	if o.file != "" || len(o.proxies) > 0 {
 		return
 	}
-	if _, err := os.Stat(file); err == nil {
-		o.file = file
+	if _, err := os.Stat(defaultFile); err == nil {
+		o.file = defaultFile
 	}
 }

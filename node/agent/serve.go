@@ -13,16 +13,19 @@ import (
 )
 
 const (
-	// attachTimeout is how long the service manager waits for the first tunnel. After that the service counts
-	// as started: the agent keeps trying, and says so.
+	// attachTimeout is how long the service manager waits for the first tunnel. After that the agent reports
+	// that it has started, and that it still tries to reach the cluster.
 	attachTimeout = 30 * time.Second
-	// stopMargin is how long a stop may take besides waiting for sessions. The service manager is told.
+	// stopMargin is how long a stop may take in addition to the time to drain. The service manager is told
+	// the sum, so that it does not kill the agent before.
 	stopMargin = 15 * time.Second
 )
 
-// serve runs the node, the health address and the notifications of the service manager until ctx ends.
-func serve(ctx context.Context, n *node.Node, s spec, log *slog.Logger) error {
-	listener, err := daemon.ListenHealth(s.Health)
+// serve runs the node, with the server at its health address and the notifications to the service manager,
+// until ctx ends or one of them ends by itself. It returns nil after a clean stop, or the error of the part
+// that failed.
+func serve(ctx context.Context, n *node.Node, fileSpec spec, log *slog.Logger) error {
+	listener, err := daemon.ListenHealth(fileSpec.Health)
 	if err != nil {
 		return err
 	}
@@ -34,7 +37,7 @@ func serve(ctx context.Context, n *node.Node, s spec, log *slog.Logger) error {
 	stack.Run("health", func(ctx context.Context) error { return health.Serve(ctx, listener, log) })
 	stack.Run("watchdog", func(ctx context.Context) error { return manager.FeedWatchdog(ctx, &health) })
 	stack.Run("manager", func(ctx context.Context) error { notifyManager(ctx, n, manager); return nil })
-	nodeEnded := make(chan struct{}) // the node may end without a fault: when ctx ends while it joins
+	nodeEnded := make(chan struct{}) // closed when Run returns: also without an error, which ends no stack
 	stack.Run("node", func(ctx context.Context) error {
 		defer close(nodeEnded)
 		return n.Run(ctx)
@@ -44,24 +47,25 @@ func serve(ctx context.Context, n *node.Node, s spec, log *slog.Logger) error {
 	case <-nodeEnded:
 	}
 	health.Stopping()
-	manager.Stopping(cmp.Or(s.Drain, node.DefaultDrain) + stopMargin)
+	manager.Stopping(cmp.Or(fileSpec.Drain, node.DefaultDrain) + stopMargin)
 	return stack.Stop()
 }
 
-// notifyManager tells the service manager that the service has started: when the node is attached to a proxy,
-// or after attachTimeout and again once it is attached. It returns after that, or when ctx ends.
-func notifyManager(ctx context.Context, n *node.Node, m daemon.ServiceManager) {
-	soon, cancel := context.WithTimeout(ctx, attachTimeout)
+// notifyManager tells the service manager that the service has started, as soon as the node is attached to a
+// proxy. If that takes longer than attachTimeout, it tells the manager then, and once more when the node is
+// attached. It returns after that, or when ctx or the node ends.
+func notifyManager(ctx context.Context, n *node.Node, manager daemon.ServiceManager) {
+	attachCtx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
-	if n.Ready(soon) != nil {
+	if n.Ready(attachCtx) != nil {
 		if ctx.Err() != nil {
 			return
 		}
-		m.Ready("the cluster cannot be reached yet; trying again")
+		manager.Ready("the cluster cannot be reached yet; trying again")
 		if n.Ready(ctx) != nil {
 			return
 		}
 	}
-	debug.FreeOSMemory() // joining and the first handshakes needed memory that nothing needs again
-	m.Ready("attached")
+	debug.FreeOSMemory() // the join and the first handshakes needed memory that is not needed again
+	manager.Ready("attached")
 }

@@ -128,7 +128,7 @@ func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool,
 		return false, err
 	}
 	// Several addresses may lead to one proxy, so only its certificate says which proxy this is. The claim
-	// comes before the tunnel: a second tunnel to a proxy would end the first one there.
+	// comes before the tunnel is connected, so that two goroutines cannot both connect one to this proxy.
 	if !t.claim(proxy) {
 		conn.Close()
 		return false, errSpare
