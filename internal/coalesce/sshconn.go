@@ -15,7 +15,8 @@ const firstPieceBytes = 4096
 type SSHConn struct {
 	net.Conn
 	joining atomic.Bool // JoinPackets was called
-	first   *[]byte     // a first piece that waits for the second, from the pool; nil: none. Only Write uses it
+	// first is a first piece that waits for the second, from the pool; nil: none. Only Write uses it.
+	first *[]byte
 }
 
 // NewSSHConn makes the connection under an SSH connection. It passes writes on as they are until JoinPackets.

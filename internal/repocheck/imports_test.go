@@ -99,8 +99,8 @@ func isTestDouble(name string) bool {
 	return strings.HasSuffix(name, "test") || name == "internal/testnet"
 }
 
-// whyRefused says why the package from may not import the package to, or "" when it may. Both are folders of
-// this repository.
+// whyRefused returns why the package from may not import the package to, or "" if it may. Both are folders of
+// this repository, as "auth/login".
 func whyRefused(from, to string) string {
 	fromTop, fromPackage := splitFolder(from)
 	toTop, toPackage := splitFolder(to)
@@ -121,7 +121,8 @@ func whyRefused(from, to string) string {
 	if !slices.Contains(allowed, toTop) && !slices.Contains(allowed, to) {
 		return fromTop + " may import only " + strings.Join(allowed, ", ")
 	}
-	if users, locked := restricted[toTop]; locked && !slices.Contains(users, from) && !isTestDouble(from) {
+	users, isRestricted := restricted[toTop]
+	if isRestricted && !slices.Contains(users, from) && !isTestDouble(from) {
 		return "only " + strings.Join(users, " and ") + " may import " + toTop
 	}
 	return ""
@@ -148,7 +149,7 @@ func whyRefusedInTest(from, to string) string {
 	return whyRefused(from, to)
 }
 
-// whyRefusedInInternal is refuse for the package internal/from.
+// whyRefusedInInternal is whyRefused for the package internal/from and any to.
 func whyRefusedInInternal(from, to string) string {
 	top, imported := splitFolder(to)
 	if top != "internal" {
@@ -164,8 +165,8 @@ func whyRefusedInInternal(from, to string) string {
 	return "internal/" + from + " may import of internal only {" + strings.Join(allowed, " ") + "}"
 }
 
-// whyRefusedWithinComponent is refuse for two packages of the component top, of which from is the whole
-// folder.
+// whyRefusedWithinComponent is whyRefused for two packages of the component top. from is the whole folder of
+// the importing package; fromPackage and toPackage are the folders inside the component, "" for its root.
 func whyRefusedWithinComponent(top, from, fromPackage, toPackage string) string {
 	switch {
 	case top == "cmd":
@@ -177,18 +178,19 @@ func whyRefusedWithinComponent(top, from, fromPackage, toPackage string) string 
 	case toPackage == "":
 		return "packages inside a component never import its root"
 	}
-	low, ok := layers[top][fromPackage]
-	high, ok2 := layers[top][toPackage]
-	if !ok || !ok2 {
+	fromLayer, fromKnown := layers[top][fromPackage]
+	toLayer, toKnown := layers[top][toPackage]
+	if !fromKnown || !toKnown {
 		return "give both packages a layer in imports_test.go"
 	}
-	if low >= high {
+	if fromLayer >= toLayer {
 		return "imports point down, never back or sideways"
 	}
 	return ""
 }
 
-// splitFolder returns a folder's component and its package inside: "auth/oidc/oidctest" is in oidc of auth.
+// splitFolder returns the first two elements of a folder: its component, and the package inside. Of
+// "auth/oidc/oidctest" they are "auth" and "oidc"; of "auth" they are "auth" and "".
 func splitFolder(name string) (top, inside string) {
 	top, rest, _ := strings.Cut(name, "/")
 	inside, _, _ = strings.Cut(rest, "/")

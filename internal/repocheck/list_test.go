@@ -74,8 +74,8 @@ var packages = sync.OnceValues(func() ([]pkg, error) {
 	}
 })
 
-// files lists what belongs to the repository: the files that git keeps or would add, or all where there is no
-// git.
+// files lists the files of the repository: those that git tracks or would add, without the deleted ones. In a
+// folder that is no git repository, as an unpacked release, it lists all files.
 var files = sync.OnceValues(func() ([]string, error) {
 	cmd := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
 	cmd.Dir = root
@@ -93,7 +93,7 @@ var files = sync.OnceValues(func() ([]string, error) {
 	return all, nil
 })
 
-// walkFiles is files where there is no git.
+// walkFiles lists all files below root.
 func walkFiles() ([]string, error) {
 	var all []string
 	err := filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {

@@ -86,7 +86,9 @@ func TestCallsThatAreRefused(t *testing.T) {
 // Package-level variables are never set after the process has started, and importing a package has no effect.
 func TestNoPackageHasMutableState(t *testing.T) {
 	t.Parallel()
-	fixed, set := map[string]bool{}, map[string]string{} // by folder and name; set holds where
+	// Both are by folder and name of the variable, as "auth/login.timeout".
+	declared := map[string]bool{}   // the variables of packages
+	setWhere := map[string]string{} // the names that functions set, with the place; also of local variables
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") ||
 			strings.HasPrefix(name, "integration/") {
@@ -98,31 +100,31 @@ func TestNoPackageHasMutableState(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		for _, d := range file.Decls {
-			switch d := d.(type) {
+		for _, decl := range file.Decls {
+			switch decl := decl.(type) {
 			case *ast.GenDecl:
-				for _, v := range namesOf(d) {
-					fixed[path.Dir(name)+"."+v] = true
+				for _, v := range variablesOf(decl) {
+					declared[path.Dir(name)+"."+v] = true
 				}
 			case *ast.FuncDecl:
-				if d.Recv == nil && d.Name.Name == "init" {
+				if decl.Recv == nil && decl.Name.Name == "init" {
 					t.Errorf("%s: init: importing a package does nothing", name)
 				}
-				for v, pos := range namesSetIn(d) {
-					set[path.Dir(name)+"."+v] = fset.Position(pos).String()
+				for v, pos := range namesSetIn(decl) {
+					setWhere[path.Dir(name)+"."+v] = fset.Position(pos).String()
 				}
 			}
 		}
 	}
-	for v, where := range set {
-		if fixed[v] {
+	for v, where := range setWhere {
+		if declared[v] {
 			t.Errorf("%s: sets %s, a variable of the package: keep it in a value with an owner", where, v)
 		}
 	}
 }
 
-// namesOf lists the variables that a declaration makes.
-func namesOf(d *ast.GenDecl) (out []string) {
+// variablesOf lists the variables that a declaration at package level makes.
+func variablesOf(d *ast.GenDecl) (out []string) {
 	for _, spec := range d.Specs {
 		if v, ok := spec.(*ast.ValueSpec); ok && d.Tok == token.VAR {
 			for _, id := range v.Names {
@@ -133,63 +135,67 @@ func namesOf(d *ast.GenDecl) (out []string) {
 	return out
 }
 
-// namesSetIn are the names that a function sets, itself or an element or field, and does not declare.
+// namesSetIn returns the names that a function assigns to without declaring them anywhere in it, and where. A
+// variable also counts as set if the function sets an element or a field of it.
 func namesSetIn(f *ast.FuncDecl) map[string]token.Pos {
-	out, own := map[string]token.Pos{}, map[string]bool{}
-	var set func(ast.Expr)
-	set = func(e ast.Expr) {
-		switch e := e.(type) {
+	assigned, declared := map[string]token.Pos{}, map[string]bool{}
+	var assign func(ast.Expr)
+	assign = func(target ast.Expr) {
+		switch target := target.(type) {
 		case *ast.Ident:
-			out[e.Name] = e.Pos()
+			assigned[target.Name] = target.Pos()
 		case *ast.IndexExpr:
-			set(e.X)
+			assign(target.X)
 		case *ast.SelectorExpr:
-			set(e.X)
+			assign(target.X)
 		}
 	}
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
-		case *ast.Field:
+		case *ast.Field: // parameters and results
 			for _, id := range n.Names {
-				own[id.Name] = true
+				declared[id.Name] = true
 			}
 		case *ast.ValueSpec:
 			for _, id := range n.Names {
-				own[id.Name] = true
+				declared[id.Name] = true
 			}
 		case *ast.RangeStmt:
 			for _, e := range []ast.Expr{n.Key, n.Value} {
 				if id, ok := e.(*ast.Ident); ok {
-					own[id.Name] = true
+					declared[id.Name] = true
 				}
 			}
 		case *ast.IncDecStmt:
-			set(n.X)
+			assign(n.X)
 		case *ast.AssignStmt:
-			for _, e := range n.Lhs {
-				if id, ok := e.(*ast.Ident); ok && n.Tok == token.DEFINE {
-					own[id.Name] = true
+			for _, target := range n.Lhs {
+				if id, ok := target.(*ast.Ident); ok && n.Tok == token.DEFINE {
+					declared[id.Name] = true
 				} else {
-					set(e)
+					assign(target)
 				}
 			}
 		}
 		return true
 	})
-	maps.DeleteFunc(out, func(v string, _ token.Pos) bool { return own[v] })
-	return out
+	maps.DeleteFunc(assigned, func(name string, _ token.Pos) bool { return declared[name] })
+	return assigned
 }
 
+// exitsProcess reports whether a call ends the process.
 func exitsProcess(c call) bool {
 	return c.on == "os" && c.name == "Exit" || c.on == "syscall" && c.name == "Exit" ||
 		c.on == "log" && strings.HasPrefix(c.name, "Fatal")
 }
 
+// call is a use of a selector, as os.Exit: mostly a call.
 type call struct {
-	on, name string
+	on, name string // "os" and "Exit"
 	line     int
 }
 
+// callsOf lists the selectors on plain names in a Go file.
 func callsOf(t *testing.T, name string) []call {
 	t.Helper()
 	fset := token.NewFileSet()
