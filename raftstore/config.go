@@ -22,7 +22,7 @@ type Config struct {
 	// ReplicaID names this replica among the members for ever. Another replica never reuses it. Required.
 	ReplicaID string
 
-	// Stream carries raft's messages between replicas. The store owns it from Run on and closes it. Required.
+	// Stream connects replicas for raft's messages. The store owns it from Run on and closes it. Required.
 	Stream raft.StreamLayer
 
 	// Bootstrap makes a folder without a log the first and only member of a new cluster. On a folder with a

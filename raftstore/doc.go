@@ -9,7 +9,8 @@
 // delivers every event in order or returns fault Expired. A disk that fails once is not trusted again: the
 // store refuses writes until it is opened anew.
 //
-// What the raft log carries is versioned from its first byte and append-only (command.go). Package wal opens
-// the log and closes what raft-wal leaves open on a failing disk. DESIGN.md tells why each part is where it
-// is. Only auth/state imports this package. Tests elsewhere open a store with raftstoretest.Open.
+// The entries of the raft log are versioned from their first byte, and their format only grows (command.go).
+// Package wal opens the log and closes what raft-wal leaves open on a failing disk. DESIGN.md tells why each
+// part is where it is. Only auth/state imports this package. Tests elsewhere open a store with
+// raftstoretest.Open.
 package raftstore

@@ -12,7 +12,7 @@ import (
 )
 
 // The guards of this file stand between raft and its snapshots and peers. They share the latch of the log and
-// the stream segments (package wal): once it has tripped, the replica makes no snapshot and sends nothing.
+// the stream segments (package wal): after it has tripped, the replica makes no snapshot and sends nothing.
 
 // guardSnapshots keeps a replica whose latch has tripped from making a snapshot, because raft drops log
 // entries after a snapshot. A snapshot that fails does not itself trip the latch: the log still holds

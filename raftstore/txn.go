@@ -73,8 +73,8 @@ type Append struct {
 	Records [][]byte
 }
 
-// Txn writes Then and Append when every condition of If holds, and otherwise nothing. It may write a key
-// once.
+// Txn writes Then and Append when every condition of If holds, and otherwise nothing. It may write each key
+// at most one time.
 type Txn struct {
 	If     []Condition
 	Then   []Write
@@ -118,7 +118,7 @@ func (w Write) check() error {
 		return invalidFault("the value of " + quote(w.Key) + " is over 1 MiB")
 	}
 	if w.Delete && (len(w.Value) > 0 || w.Lease != 0) {
-		return invalidFault("a delete of " + quote(w.Key) + " carries a value or a lease")
+		return invalidFault("a delete of " + quote(w.Key) + " has a value or a lease")
 	}
 	return checkKey(w.Key)
 }

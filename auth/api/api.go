@@ -272,7 +272,7 @@ func (h handlers) locateNode(
 	return h.Nodes.Locate(ctx, r.Node)
 }
 
-// sendEvents stores audit events of a machine. It returns once they are durable.
+// sendEvents stores audit events of a machine. It returns when they are durable.
 func (h handlers) sendEvents(
 	ctx context.Context,
 	caller authrpc.Caller,

@@ -1,7 +1,7 @@
 // Package join answers: may this machine become a node or a proxy, and is this machine still the one that
 // joined?
 //
-// A machine is admitted once, by a join token and proof that it holds its key. From then on it is
+// A machine is admitted one time, by a join token and proof that it holds its key. From then on it is
 // recognised by the key on record. While the token lives, the same machine may ask again with both,
 // because the response may have been lost. Either way gives Admitted, the only thing for which auth/issue
 // makes machine certificates. A request without a token that auth created writes nothing to the store.

@@ -141,7 +141,7 @@ func CheckLabels(l identity.Labels) error {
 	if err := l.Check(); err != nil {
 		return fault.Wrap(err, fault.Invalid, op, err.Error(), remedy)
 	}
-	text, err := json.Marshal(l) // as certificates carry them
+	text, err := json.Marshal(l) // as it is in certificates
 	if err != nil {
 		return fmt.Errorf("encode labels: %w", err)
 	}

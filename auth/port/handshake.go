@@ -16,8 +16,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// clientConn is a connection with what its handshake showed of the client. The fields are constant once the
-// handshake is over.
+// clientConn is a connection with what its handshake showed of the client. The fields do not change after the
+// handshake.
 type clientConn struct {
 	net.Conn
 	peer  identity.Peer // Kind is authrpc.Anonymous for a client without a certificate
@@ -81,8 +81,8 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn, cfg RunConfig) (*cli
 
 // readForwarded sets the client's address, and the proxy's name if the connection came through a proxy. A
 // proxy that passes a connection to auth unopened signs the client's address in front of it. Without such a
-// forwarded address the client's address is the socket's. The result is the connection with what follows the
-// forwarded address, which is TLS. A forwarded address that is not signed by a proxy on record is an error:
+// forwarded address the client's address is the socket's. The result is a connection that begins behind the
+// forwarded address, with TLS. A forwarded address that is not signed by a proxy on record is an error:
 // anyone could else choose the address that source-address rules and the audit log see.
 func (c *clientConn) readForwarded(ctx context.Context, raw net.Conn, cfg RunConfig) (net.Conn, error) {
 	c.from = raw.RemoteAddr()
@@ -148,7 +148,7 @@ func (p *Port) tlsConfigFor(alpn string, cfg RunConfig, client *clientConn) *tls
 func chooseALPN(offered []string) (string, error) {
 	if len(offered) != 1 || allowedKinds[offered[0]] == nil {
 		return "", fmt.Errorf(
-			"the client offers the protocols %.100q, and must offer exactly one that auth speaks", offered)
+			"the client offers the protocols %.100q, and must offer exactly one of auth's", offered)
 	}
 	return offered[0], nil
 }

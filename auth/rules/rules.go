@@ -1,7 +1,7 @@
 // Package rules answers: what are the signed rules now, and who gets them?
 //
 // It turns the roles and authorities in the store into the signed documents of internal/rules, and signs a
-// head over them every ten seconds and at once on a change. A document's bytes, revision and time come
+// head over them every ten seconds and whenever a role changes. A document's bytes, revision and time come
 // from the commit that made it, so every replica signs the same document. Heads are not stored: the leader
 // signs them after a quorum has confirmed that it leads, and keeps the last one in memory.
 package rules
@@ -31,7 +31,7 @@ const firstEpoch = 1
 
 // Source is what a publisher reads; it writes nothing. state.Reader is one.
 type Source interface {
-	// Linearize returns nil once a quorum has confirmed that this replica leads.
+	// Linearize returns nil when a quorum has confirmed that this replica leads.
 	Linearize(ctx context.Context) error
 	AuthoritiesChain(ctx context.Context) ([]state.Authorities, error)
 	RoleSet(ctx context.Context) (*state.RoleSet, error)

@@ -86,7 +86,7 @@ func (r *Reader) NameTaken(
 	if err != nil {
 		return true, err
 	}
-	if neverUsed := owner.Revision == 0; !neverUsed && !owner.Value.free(now) {
+	if exists := owner.Revision != 0; exists && !owner.Value.free(now) {
 		return true, nil
 	}
 	public, err := publicNames.getOrNew(ctx, r, name)
@@ -140,9 +140,9 @@ func (r *Reader) ListMachines(ctx context.Context, kind identity.Kind, page Page
 	}
 }
 
-// NodesByShortName returns the nodes whose name is short, or has short as its first label. It returns an
-// empty list and no error if there is none. Nodes that cannot be read are left out, and so is what is beyond
-// the first page of names.
+// NodesByShortName returns the nodes that have the given name, whole or as the first label of their name. It
+// returns an empty list and no error if there is none. Nodes that cannot be read are left out, and so is what
+// is beyond the first page of names.
 func (r *Reader) NodesByShortName(ctx context.Context, short string) ([]Machine, error) {
 	var out []Machine
 	if node, err := r.MachineByName(ctx, short); err == nil && node.Value.Kind == identity.Node {
@@ -199,7 +199,7 @@ func (w *Machines) claimName(ctx context.Context, c *change, machine Machine) er
 	if err != nil {
 		return err
 	}
-	if neverUsed := owner.Revision == 0; !neverUsed && !owner.Value.free(machine.Created) {
+	if exists := owner.Revision != 0; exists && !owner.Value.free(machine.Created) {
 		msg := "the name " + machine.Name + " is taken"
 		return fault.New(fault.Conflict, "state.AddMachine", msg, "choose another name")
 	}
@@ -222,8 +222,8 @@ func (w *Machines) claimPublicNames(ctx context.Context, c *change, proxy Machin
 		if err != nil {
 			return err
 		}
-		neverUsed := owner.Revision == 0
-		if !neverUsed && owner.Value.Kind == identity.Node {
+		exists := owner.Revision != 0
+		if exists && owner.Value.Kind == identity.Node {
 			return fault.New(fault.Denied, "state.AddMachine",
 				"the public name "+public+" is the name of a node",
 				"give the proxy another public name, or remove the node first")
@@ -231,10 +231,10 @@ func (w *Machines) claimPublicNames(ctx context.Context, c *change, proxy Machin
 		// The commit must fail if a node takes the name before it. Where the public name is also the proxy's
 		// own name, claimName has already put the same condition into c.
 		if public != proxy.Name {
-			if neverUsed {
-				machineNames.requireMissing(c, public)
-			} else {
+			if exists {
 				machineNames.requireUnchanged(c, owner)
+			} else {
+				machineNames.requireMissing(c, public)
 			}
 		}
 		old, err := publicNames.getOrNew(ctx, w.Reader, public)

@@ -24,7 +24,7 @@ type readStore interface {
 	Empty(ctx context.Context) (bool, error)
 }
 
-// Linearize returns once every later read shows all writes that were acknowledged before the call. It fails
+// Linearize returns when every later read shows all writes that were acknowledged before the call. It fails
 // when this replica does not lead.
 func (r *Reader) Linearize(ctx context.Context) error { return r.store.Linearize(ctx) }
 

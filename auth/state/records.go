@@ -43,7 +43,7 @@ type Listing[T any] struct {
 //	authorities/EPOCH.INDEX     Authorities
 //	cluster/self                Cluster
 //	connectors/NAME             Connector, with its secret sealed
-//	connector-issuers/NAME      the issuer for which the name stands for good
+//	connector-issuers/NAME      the issuer to which the name belongs for good
 //	factors/CONNECTOR/SUBJECT   Factor, with its secret sealed
 //	keyring/self                the keyring's document
 //	last-seen/NODE              when the node was last attached

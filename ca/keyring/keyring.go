@@ -7,7 +7,7 @@
 // beside it. So whoever can write to the store but does not have the seal key cannot add a key that verifiers
 // would trust.
 //
-// Only ca and the wiring of auth call it. A Keyring does not change once it is opened, and is safe for
+// Only ca and the wiring of auth call it. A Keyring does not change after it was opened, and is safe for
 // concurrent use: after a rotation, auth must be restarted to use the new keys.
 package keyring
 

@@ -21,7 +21,7 @@ type Config struct {
 	Logger       hclog.Logger // gets raft-wal's messages
 }
 
-// Log is the raft log with raft's term and vote: a raft.LogStore and a raft.StableStore. Once the latch has
+// Log is the raft log with raft's term and vote: a raft.LogStore and a raft.StableStore. After the latch has
 // tripped, every change fails with the latched fault.
 type Log struct {
 	*raftwal.WAL
