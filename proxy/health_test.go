@@ -9,6 +9,8 @@ import (
 	"github.com/threshold-access/threshold/proxy/proxytest"
 )
 
+// Health returns an error before Run has joined the cluster and after the stop, and none while the proxy
+// serves.
 func TestHealthFollowsTheProxy(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

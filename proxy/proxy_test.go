@@ -197,6 +197,8 @@ func echo(t *testing.T, rw io.ReadWriter) {
 	}
 }
 
+// tsh, a stock ssh -J, a browser and a caller of the auth service all connect to the same port. Each is
+// served by its own server, and the stop is clean.
 func TestOnePortServesEveryProtocol(t *testing.T) {
 	t.Parallel()
 	p := startProxy(t, time.Second)
@@ -320,6 +322,7 @@ func TestNewReportsEveryFault(t *testing.T) {
 	}
 }
 
+// If the proxy cannot start, Run and Ready return the same fault, which has a remedy, and the port is closed.
 func TestStartFailuresReachRunAndReady(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)

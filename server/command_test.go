@@ -38,6 +38,7 @@ const (
 	proxy = "  proxy: {public: [a.example.com]}\n"
 )
 
+// check accepts valid files and names every mistake in an invalid one, each by its key.
 func TestCheckReportsEveryFaultAtOnce(t *testing.T) {
 	t.Parallel()
 	const (
@@ -193,6 +194,7 @@ func TestRootDoesNotWriteIntoTheFolderOfAnotherAccount(t *testing.T) {
 	}
 }
 
+// The exit status is 0 for help and version, 2 for a wrong command line, and 1 for other errors.
 func TestExitStatus(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

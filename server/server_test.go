@@ -97,6 +97,8 @@ func TestAPartThatCannotStartEndsTheServer(t *testing.T) {
 	}
 }
 
+// New refuses a server without parts and a port that is in use, and names the key to change. A server without
+// auth cannot invite proxies.
 func TestServersThatCannotBeMade(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)

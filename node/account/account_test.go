@@ -41,6 +41,8 @@ func TestFindReadsPasswdAndGroup(t *testing.T) {
 	}
 }
 
+// Accounts that do not exist, have malformed or unsafe ids, or cannot be become by this process are refused,
+// each with its kind of fault.
 func TestFindRefusals(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -24,6 +24,8 @@ malformed:*:19000:0:99999:7::soon:
 `
 )
 
+// An account is refused from its expiry in shadow(5) on, and while nologin(5) closes the machine, except for
+// root. Passwords do not matter.
 func TestAdmitFollowsNologinAndShadow(t *testing.T) {
 	t.Parallel()
 	withoutShadow := map[string]string{

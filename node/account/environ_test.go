@@ -10,6 +10,8 @@ import (
 	"github.com/threshold-access/threshold/node/account/accounttest"
 )
 
+// Quotes, comments and malformed lines are read as pam_env(8) reads them. Variables of the loader and of the
+// session cannot be set.
 func TestEnvironParsesFilesAsPamEnvDoes(t *testing.T) {
 	t.Parallel()
 	db := account.Database{Root: accounttest.WriteFiles(t, map[string]string{

@@ -284,6 +284,8 @@ func isGone(path string) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
+// A listening socket belongs to the account, no other account may connect to it, and it is removed when the
+// listener is closed.
 func TestListeningSocketIsPrivateAndRemovedOnClose(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)
@@ -335,6 +337,8 @@ func exchange(t *testing.T, ln net.Listener) {
 	}
 }
 
+// Listening replaces no file and follows no symbolic link. Closing removes only the socket itself, and not a
+// file that has taken its place.
 func TestListenUnixReplacesNoFile(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)
@@ -371,6 +375,8 @@ func TestListenUnixReplacesNoFile(t *testing.T) {
 	}
 }
 
+// Paths that cannot be those of a socket are refused with a remedy. A path with "@" never means an abstract
+// socket.
 func TestInvalidSocketPaths(t *testing.T) {
 	t.Parallel()
 	s := newSockets(t, accounttest.Other(t))
@@ -392,6 +398,7 @@ func TestInvalidSocketPaths(t *testing.T) {
 	}
 }
 
+// The socket for an SSH agent is in a directory that only the account may enter. Both are removed by Close.
 func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)
@@ -425,6 +432,7 @@ func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
 	}
 }
 
+// If the account kills the helper, its listeners end, and the next request starts a new helper.
 func TestKilledHelperIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := newSockets(t, accounttest.Other(t))
@@ -446,6 +454,8 @@ func TestKilledHelperIsReplaced(t *testing.T) {
 	exchange(t, second)
 }
 
+// The helper has only the ids of the account, a small environment, and no descriptor of the agent but its
+// sockets.
 func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
 	if err := process.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// Link-local and metadata addresses are denied, also when an IPv6 address contains them. All other addresses
+// are allowed.
 func TestAddressesNeverForwardedTo(t *testing.T) {
 	t.Parallel()
 	allowed := []string{
@@ -131,6 +133,8 @@ func resolveTo(addrs ...string) func(*forward.Config) {
 	}
 }
 
+// The allowed addresses of a name are tried one after the other. An address that never answers takes only its
+// share of the time.
 func TestAddressesAreTriedInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
@@ -172,6 +176,8 @@ func TestAddressesAreTriedInTurn(t *testing.T) {
 	})
 }
 
+// If the target cannot be reached, is not allowed or cannot be audited, the channel is not accepted, and the
+// error has a reason code and a remedy.
 func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 	t.Parallel()
 	db := forward.Target{Host: "192.0.2.1", Port: 1}
@@ -204,6 +210,8 @@ func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 	}
 }
 
+// A target is audited once for a connection. New targets beyond the burst have to wait, so a client cannot
+// flood the audit log.
 func TestAuditEventsOfOneConnectionAreRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events int
@@ -230,6 +238,8 @@ func TestAuditEventsOfOneConnectionAreRateLimited(t *testing.T) {
 	})
 }
 
+// When the client closes the channel, the connection to the target is closed, although nobody reads at its
+// other end.
 func TestClosedChannelClosesItsTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // without the close, every goroutine blocks and synctest fails
 		near, far := net.Pipe() // nobody reads or writes at the far end
@@ -251,6 +261,7 @@ func TestClosedChannelClosesItsTarget(t *testing.T) {
 	})
 }
 
+// An address that is in use is named in the error of Listen, and Cancel of an unknown listener is an error.
 func TestListenErrorsNameTheCause(t *testing.T) {
 	t.Parallel()
 	f := newForwarder(refusingSockets(), nil)
@@ -273,6 +284,7 @@ func TestListenErrorsNameTheCause(t *testing.T) {
 	f.Close()
 }
 
+// Parse never panics. Its errors have a remedy, and a target to connect to has a host and a port.
 func FuzzParse(f *testing.F) {
 	names := []string{
 		forward.DirectTCP, forward.DirectStreamlocal, forward.ListenTCP, forward.ListenStreamlocal,

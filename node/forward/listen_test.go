@@ -71,6 +71,7 @@ func (c *memClient) OpenChannel(name string, _ []byte) (ssh.Channel, <-chan *ssh
 // anyPort asks for a listener on a port that the node chooses. An address of one family has one listener.
 var anyPort = forward.Target{Host: "127.0.0.1"}
 
+// A connection to a listener becomes a channel to the client. It goes on after Cancel, and ends with Close.
 func TestConnectionsToAListenerAreForwardedToTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -106,6 +107,8 @@ func TestConnectionsToAListenerAreForwardedToTheClient(t *testing.T) {
 	})
 }
 
+// When the rules no longer allow a forward, a new connection to an existing listener is closed, and no
+// channel is opened.
 func TestRulesAreCheckedForEachConnectionToAListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

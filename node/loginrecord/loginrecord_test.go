@@ -80,6 +80,8 @@ func TestLayoutMatchesGlibc(t *testing.T) {
 	}
 }
 
+// utmp has one entry for each terminal, wtmp the begin and end of each login, and lastlog the last login of
+// each account.
 func TestLoginsAreRecordedOncePerTerminal(t *testing.T) {
 	t.Parallel()
 	files := emptyFiles(t)

@@ -9,6 +9,8 @@ import (
 	"github.com/threshold-access/threshold/node/process"
 )
 
+// The client's variables replace the machine's, those that identify the account and session replace both, and
+// nothing of the agent's environment gets through.
 func TestEnvironmentOfMachineAndClient(t *testing.T) {
 	t.Parallel()
 	db := withFiles(t, map[string]string{

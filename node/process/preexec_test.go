@@ -50,6 +50,8 @@ func mergeFiles(files ...map[string]string) map[string]string {
 	return merged
 }
 
+// Limits are chosen as pam_limits chooses them: the closest match wins, then the later entry, and an exempt
+// account has none.
 func TestProgramsStartWithLimitsConf(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root sets limits for other accounts
@@ -109,6 +111,8 @@ func TestLimitThatCannotBeGrantedIsLowered(t *testing.T) {
 	}
 }
 
+// The program runs with the limits, umask, ids and no capabilities from its first instruction on. Failures to
+// start it name the cause, and the file server works under limits too.
 func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root sets limits for other accounts

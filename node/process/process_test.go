@@ -81,6 +81,8 @@ func wantAll(t *testing.T, got string, parts ...string) {
 	}
 }
 
+// A program has the ids and groups of the account and no capabilities, and the file server cannot read what
+// the account may not. A home that the account may not enter does not stop it.
 func TestProgramsRunWithOnlyTheAccountsRights(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root can become another account
@@ -177,6 +179,7 @@ type writerFunc func([]byte)
 
 func (w writerFunc) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
+// A descriptor that the agent was started with does not reach a session.
 func TestDescriptorsOfTheAgentAreNotInherited(t *testing.T) {
 	f, err := os.Open("/etc/passwd")
 	if err != nil {
@@ -232,6 +235,8 @@ func TestProgramsOpenTheirStreamsByName(t *testing.T) {
 	}
 }
 
+// A shell such as nologin refuses by itself, and file transfer is refused for it. A missing shell is named
+// with a remedy.
 func TestShellsThatRefuseLogin(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Own(t)
@@ -312,6 +317,8 @@ func TestSignalNames(t *testing.T) {
 	}
 }
 
+// The account can send signals only to its own programs: a program that has become another account does not
+// receive them.
 func TestSignalsAreSentWithTheAccountsRights(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)

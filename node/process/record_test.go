@@ -56,6 +56,8 @@ func runOnTerminal(t *testing.T, db account.Database, spec process.Spec, typed s
 	return out.String()
 }
 
+// A login shell shows the messages of the day and the last login, as sshd does. A command shows neither, nor
+// does an account with .hushlogin.
 func TestLoginShellShowsMotdAndLastLogin(t *testing.T) {
 	t.Parallel()
 	db := withRecords(t, map[string]string{
@@ -86,6 +88,8 @@ func TestLoginShellShowsMotdAndLastLogin(t *testing.T) {
 	}
 }
 
+// who(1) and last(1) show a session with a terminal, with its client and its end. A session without a
+// terminal leaves no record.
 func TestSessionsAreInUtmpAndWtmp(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root writes login records
@@ -130,6 +134,8 @@ func TestSessionsAreInUtmpAndWtmp(t *testing.T) {
 	}
 }
 
+// A session starts although another account has locked the records or a file is missing, and no file is
+// created.
 func TestLockedOrMissingRecordsDoNotStopSessions(t *testing.T) {
 	t.Parallel()
 	db := withRecords(t, nil)

@@ -21,6 +21,8 @@ func payload(term string, cols, rows uint32, modes string) []byte {
 	}{term, cols, rows, 0, 0, modes})
 }
 
+// A terminal type that a program could take for a path or print as an escape becomes "dumb". Only a malformed
+// payload is an error.
 func TestParseRequest(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -97,6 +97,8 @@ func status(reply []byte) int {
 	return int(binary.BigEndian.Uint32(reply[5:]))
 }
 
+// A request that is invalid or cannot be done gets the status that OpenSSH's server sends. The next request
+// is served all the same, and no file is changed.
 func TestInvalidRequestsAreAnswered(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -197,6 +199,7 @@ func TestAppendModeWritesAtTheEnd(t *testing.T) {
 	}
 }
 
+// fsetstat changes the file that was opened, and not another file that has taken its name since.
 func TestFsetstatChangesTheOpenFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -256,6 +259,8 @@ func TestVanishedEntriesDoNotEndADirectoryListing(t *testing.T) {
 	}
 }
 
+// No sequence of requests makes the server panic. Requests that could change files of the machine are left
+// out.
 func FuzzServe(f *testing.F) {
 	const file, dir = firstHandle, "\x00\x00\x00\x02"
 	start := uint64(0)

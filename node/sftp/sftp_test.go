@@ -276,6 +276,7 @@ func TestDirectoryOfFiveThousandFiles(t *testing.T) {
 	}
 }
 
+// Offsets beyond 4 GiB are right: reget transfers the missing end of a file of more than 5 GiB.
 func TestLargeAndSparseFiles(t *testing.T) {
 	dir := workDir(t)
 	big := filepath.Join(dir, "big")

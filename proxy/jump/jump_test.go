@@ -92,6 +92,8 @@ var (
 // secretNode is a node that ops may not know of.
 const secretNode = "vault-1"
 
+// newTestServer returns a server for a cluster with an attached node web-1, an attached node that no role
+// allows (secretNode), and a node web-2 that is offline.
 func newTestServer(t *testing.T) *testServer {
 	t.Helper()
 	a := proxytest.New(t)
@@ -140,6 +142,8 @@ func (s *testServer) dialAs(user identity.Peer) (client *testnet.Conn, wait func
 	return client, func() { <-done }
 }
 
+// A node is reached by its name, its name with the cluster, and its id. Every byte comes back, and the node
+// gets the client's address.
 func TestDialReachesByEveryName(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -162,6 +166,8 @@ func TestDialReachesByEveryName(t *testing.T) {
 	}
 }
 
+// Each refusal has its kind, a message and a remedy. A user who may not list a node gets the same answer as
+// for a node that does not exist.
 func TestDialRefuses(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -234,6 +240,7 @@ func TestDialWithoutAuth(t *testing.T) {
 	}
 }
 
+// A proxy with rules that are too old to decide by refuses everybody, and says how old they are.
 func TestDialWithoutFreshRules(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -259,6 +266,8 @@ func TestDialWithoutFreshRules(t *testing.T) {
 	wait()
 }
 
+// A client that stalls before its dial request is complete is closed in time. A malformed request gets a
+// fault with a remedy.
 func TestDialStallsAndGarbage(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)

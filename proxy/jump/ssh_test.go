@@ -64,6 +64,8 @@ func (s *testServer) mustJump(roles ...string) *sshJump {
 	return j
 }
 
+// ssh -J reaches a node, whatever port it names. A half-close passes through, and the node gets the client's
+// address.
 func TestSSHJumpReachesANode(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -88,6 +90,8 @@ func TestSSHJumpReachesANode(t *testing.T) {
 	j.wait()
 }
 
+// The message of a refused channel says why, with the remedy. An address is no node, so a jump cannot reach
+// the proxy's own network.
 func TestSSHJumpExplainsRefusals(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -115,6 +119,8 @@ func TestSSHJumpExplainsRefusals(t *testing.T) {
 	}
 }
 
+// The SSH server refuses every channel but direct-tcpip, every global request, and every request in a channel
+// to a node.
 func TestSSHServerOffersNothingElse(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -163,6 +169,8 @@ func TestSSHServerOffersNothingElse(t *testing.T) {
 	j.wait()
 }
 
+// Only a valid user certificate of this cluster is accepted. If a client offers several keys, the one that it
+// proves counts.
 func TestSSHServerRefusesKeys(t *testing.T) {
 	t.Parallel()
 	s, foreign := newTestServer(t), newTestServer(t)
@@ -206,6 +214,7 @@ type plainKey struct{ ssh.Signer }
 
 func (p plainKey) PublicKey() ssh.PublicKey { return p.Signer.PublicKey().(*ssh.Certificate).Key }
 
+// A client without a valid certificate is told in a banner what is wrong and what to run.
 func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -237,6 +246,7 @@ func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 	}
 }
 
+// Key exchanges and MACs with SHA-1 are refused; CTR ciphers are still accepted.
 func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -264,6 +274,7 @@ func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
 	}
 }
 
+// A client that knows no host certificates gets the plain host key.
 func TestSSHServerShowsItsPlainHostKeyOnRequest(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
@@ -364,6 +375,8 @@ func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 	}
 }
 
+// A client that stalls during the handshake is closed after 10 s, with a timeout as the error and without a
+// known peer.
 func TestSSHServerEndsStalledHandshakes(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)

@@ -93,6 +93,7 @@ func TestTheClientAddressIsKeptThroughTLS(t *testing.T) {
 	m.stop()
 }
 
+// A balancer's connection that stalls before its PROXY header is complete is held for 10 s and not longer.
 func TestAStalledProxyHeaderTimesOut(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)

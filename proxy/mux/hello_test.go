@@ -42,6 +42,8 @@ func fragment(hello []byte, size int) []byte {
 	return out
 }
 
+// The ALPN names are found in ClientHellos of several forms, also when one is split over several records.
+// Every beginning of a ClientHello gives errIncomplete.
 func TestHelloProtocols(t *testing.T) {
 	t.Parallel()
 	one := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
@@ -74,6 +76,7 @@ func TestHelloProtocols(t *testing.T) {
 	}
 }
 
+// Bytes that cannot become a valid ClientHello are refused at once: the connection need not wait for more.
 func TestHelloProtocolsRefuses(t *testing.T) {
 	t.Parallel()
 	good := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
@@ -99,6 +102,7 @@ func TestHelloProtocolsRefuses(t *testing.T) {
 	}
 }
 
+// A threshold-* name counts only when the client offers it alone. Together with any other name it is refused.
 func TestChooseProtocol(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -121,6 +125,7 @@ func TestChooseProtocol(t *testing.T) {
 	}
 }
 
+// detect never panics, and bytes that come later do not change what it has decided for a TLS connection.
 func FuzzDetect(f *testing.F) {
 	f.Add([]byte("SSH-2.0-OpenSSH_9.9\r\n"))
 	f.Add([]byte("GET / HTTP/1.1\r\n"))

@@ -66,6 +66,8 @@ func isServed(l *pipeListener, m *testMux, from string) bool {
 	}
 }
 
+// 2,000 stalled connections from one network keep between 128 and 256 slots. Clients of the same and of other
+// networks are still served.
 func TestOneNetworkCannotTakeEverySlot(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)
@@ -124,6 +126,8 @@ func TestAFloodFromManyNetworksIsBounded(t *testing.T) {
 	})
 }
 
+// A network that sends only garbage, invalid certificates or stalls is penalised, and no other network. It is
+// served again after five minutes at the latest.
 func TestANetworkWithOnlyRefusalsIsPenalised(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)

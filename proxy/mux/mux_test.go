@@ -253,6 +253,8 @@ func certs(c *tls.Certificate) []tls.Certificate {
 	return []tls.Certificate{*c}
 }
 
+// Users may use only the dial protocol, nodes only the tunnel protocol, and only with a valid certificate of
+// this cluster. Everybody may use the web.
 func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 	t.Parallel()
 	a, foreign := proxytest.New(t), proxytest.New(t)
@@ -360,6 +362,8 @@ func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
 	m.stop()
 }
 
+// Connections that are neither SSH nor TLS are closed without an answer, except for clear HTTP, whose answer
+// names https. A panic ends only its own connection.
 func TestUnknownFirstBytes(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)
@@ -467,6 +471,8 @@ func TestStopClosesPendingConnections(t *testing.T) {
 	}
 }
 
+// A client of the auth service sees the auth service's own certificate, so the proxy does not end TLS. If the
+// auth service is down, the handshake fails.
 func TestAuthConnectionsArePassedThroughUnopened(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)

@@ -28,6 +28,8 @@ var (
 	tlvs     = append([]byte{0x04, 0x00, 0x03}, 1, 2, 3) // PP2_TYPE_NOOP
 )
 
+// Valid PROXY headers of both versions give the client's address and the length of the header. Every
+// beginning of a header gives errIncomplete.
 func TestProxyHeader(t *testing.T) {
 	t.Parallel()
 	withTLVs := slices.Concat(tailIPv4, tlvs)
@@ -64,6 +66,7 @@ func TestProxyHeader(t *testing.T) {
 	}
 }
 
+// Bytes that cannot become a valid PROXY header for a TCP connection are refused at once.
 func TestProxyHeaderRefuses(t *testing.T) {
 	t.Parallel()
 	tooLong := slices.Concat(tailIPv4, make([]byte, maxProxyV2Tail))
@@ -99,6 +102,8 @@ func TestProxyHeaderRefuses(t *testing.T) {
 	}
 }
 
+// parseProxyHeader never panics and never reads past the header. Its result does not depend on the bytes
+// after the header.
 func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte("PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n"))
 	f.Add([]byte("PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\nSSH-2.0"))

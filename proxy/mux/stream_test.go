@@ -25,6 +25,8 @@ func (m *testMux) dialStream() net.Conn {
 	return near
 }
 
+// The dial, tunnel and auth protocols work inside a WebSocket, with the verified peer and the address of the
+// client.
 func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)
@@ -61,6 +63,8 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 	}
 }
 
+// A WebSocket is no way around the checks for other protocols: anything but TLS with exactly one threshold-*
+// protocol is closed.
 func TestOtherProtocolsInsideAWebSocketAreRefused(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)
@@ -96,6 +100,7 @@ func TestOtherProtocolsInsideAWebSocketAreRefused(t *testing.T) {
 	}
 }
 
+// A stream inside a WebSocket has the same deadline of 10 s as a connection. Silence is not taken for SSH.
 func TestAStallInsideAWebSocketTimesOut(t *testing.T) {
 	t.Parallel()
 	a := proxytest.New(t)

@@ -89,6 +89,7 @@ func (a *Auth) Publish(s rules.Set) {
 	}
 }
 
+// watch serves the stream of rules: the current rules at once, and then each set that Publish sends.
 func (a *Auth) watch(
 	ctx context.Context,
 	_ authrpc.Caller,

@@ -127,6 +127,7 @@ func TestARulesPushTellsWhetherDocumentsChanged(t *testing.T) {
 
 func role(name string) access.Role { return access.Role{Name: name} }
 
+// New rules from the auth service reach the subscribers, Current and the file, which only the owner may read.
 func TestNewRulesReachSubscribersDiskAndCurrent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -150,6 +151,8 @@ func TestNewRulesReachSubscribersDiskAndCurrent(t *testing.T) {
 	}
 }
 
+// Rules that are older or of another cluster never reach a subscriber, so a compromised auth service cannot
+// bring back old rules.
 func TestOldAndForeignRulesChangeNothing(t *testing.T) {
 	t.Parallel()
 	f, foreign := newFixture(t), proxytest.New(t)
@@ -174,6 +177,8 @@ func TestOldAndForeignRulesChangeNothing(t *testing.T) {
 	stop()
 }
 
+// After a restart without the auth service, the rules on disk are used and not the older ones from the
+// membership.
 func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -205,6 +210,8 @@ func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
 	}
 }
 
+// Rules of another cluster are refused, from the membership and from disk. A bad file does no harm if the
+// membership has valid rules.
 func TestNewRefusesWhatTheClusterDidNotSign(t *testing.T) {
 	t.Parallel()
 	f, foreign := newFixture(t), proxytest.New(t)

@@ -129,6 +129,7 @@ func (f *fixture) hasNot(node string) func() bool { return func() bool { return 
 
 var header = tunnel.Header{From: "192.0.2.7:5000", Protocol: "dial"}
 
+// A node is found by its exact name and its id, and streams reach it, until its tunnel ends.
 func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -168,6 +169,8 @@ func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
 	}
 }
 
+// New streams use the newest tunnel of a node, and open streams of an older tunnel go on. When the newest
+// ends, the node is found by the older one.
 func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -314,6 +317,8 @@ func TestARefusedHelloAttachesNothing(t *testing.T) {
 	}
 }
 
+// A node that finds that it needs no tunnel to this proxy closes the connection. That is usual, and not worth
+// a warning.
 func TestClosingBeforeTheHelloLogsNoWarning(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
@@ -335,6 +340,8 @@ func TestClosingBeforeTheHelloLogsNoWarning(t *testing.T) {
 	}
 }
 
+// The auth service gets a report at the start and after each change, with the attachments that the nodes have
+// signed. A change while it is down is reported later.
 func TestReportsFollowChanges(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

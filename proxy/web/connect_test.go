@@ -98,6 +98,7 @@ func (b *balancedServer) get(t *testing.T, path string, header http.Header) *htt
 
 func forwarded(lines ...string) http.Header { return http.Header{"X-Forwarded-For": lines} }
 
+// The messages of a WebSocket, in both directions, become one byte stream with the address of the client.
 func TestAWebSocketBecomesAByteStream(t *testing.T) {
 	t.Parallel()
 	b := newBalancedServer(t, unchanged)
@@ -132,6 +133,8 @@ func TestAWebSocketBecomesAByteStream(t *testing.T) {
 	}
 }
 
+// Browsers may not open a WebSocket, whichever page they show, and nobody may if the proxy is not configured
+// for it.
 func TestWhoMayNotOpenAWebSocket(t *testing.T) {
 	t.Parallel()
 	origin := func(o string) http.Header { return http.Header{"Origin": {o}} }
@@ -191,6 +194,8 @@ func TestPingAnswersUnderAnyHostName(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
+// Only a configured balancer is believed, and only the last address in its X-Forwarded-For: a client can send
+// the others.
 func TestXForwardedForIsBelievedOnlyFromBalancers(t *testing.T) {
 	t.Parallel()
 	otherBalancer := func(c *web.Config) { c.Balancers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }

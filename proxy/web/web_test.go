@@ -49,6 +49,8 @@ type testSite struct {
 	began      []authrpc.BeginLoginRequest // the calls to Begin
 }
 
+// newTestSite serves the pages over TLS, in front of an auth service whose login routes are begin, finish and
+// prove of the site.
 func newTestSite(t *testing.T) *testSite {
 	t.Helper()
 	s := &testSite{Auth: proxytest.New(t), t: t, redirect: callback, now: time.Now()}
@@ -82,6 +84,8 @@ func (s *testSite) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginRespons
 	return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
 }
 
+// finish answers FinishOIDC as the auth service does: it accepts the attempt, state and code of a login that
+// begin has begun.
 func (s *testSite) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 	switch {
 	case r.Error != "":
@@ -274,6 +278,7 @@ func attribute(n *html.Node, key string) string {
 	return ""
 }
 
+// checkHeaders checks that an answer has all security headers and that its policy allows no script.
 func checkHeaders(t *testing.T, a response) {
 	t.Helper()
 	policy := a.Header.Get("Content-Security-Policy")
@@ -335,6 +340,8 @@ func TestTheChosenLanguageIsPassedToTsh(t *testing.T) {
 	}
 }
 
+// A user with a second factor logs in. Reloads and wrong codes change nothing, the right code redirects to
+// tsh, and the cookies are gone afterwards.
 func TestLoginRedirectsToTsh(t *testing.T) {
 	t.Parallel()
 	s := newTestSite(t)
@@ -417,6 +424,8 @@ func TestCookiesAreStrict(t *testing.T) {
 	}
 }
 
+// Cookies that are altered, missing, or of another login or host end the login with the advice to start
+// again. No code is accepted with them.
 func TestTamperedAndMissingCookies(t *testing.T) {
 	t.Parallel()
 	s, other := newTestSite(t), newTestSite(t)
@@ -484,6 +493,8 @@ func TestTheProvidersRefusalIsShown(t *testing.T) {
 	wantPage(t, b.get("/login/callback/corp?state=forged&code=co"), 403, "belongs to another login")
 }
 
+// A form from another site, or from our name over http, is refused. A form of our own page is accepted even
+// with "Origin: null".
 func TestOtherSitesCannotPost(t *testing.T) {
 	t.Parallel()
 	s := newTestSite(t)
@@ -687,6 +698,7 @@ func TestBadRequests(t *testing.T) {
 	wantPage(t, b.get(loginPath), 503, "the auth service is down")
 }
 
+// Every page is in the language that the browser prefers, English or Korean, and links to the other.
 func TestBothLanguages(t *testing.T) {
 	t.Parallel()
 	for lang, want := range map[string]string{
@@ -734,6 +746,7 @@ func TestTheChosenLanguageSurvivesTheProvider(t *testing.T) {
 	}
 }
 
+// The ping document, the style sheet, the icon and robots.txt are served with their content types.
 func TestPingAssetsAndRobots(t *testing.T) {
 	t.Parallel()
 	s := newTestSite(t)

@@ -72,6 +72,8 @@ func TestUnreachableACMEAuthorityDelaysNoHandshake(t *testing.T) {
 	}
 }
 
+// A long Retry-After is shortened to 3 s, so that an order does not wait for hours, but not in a response
+// with an error.
 func TestRetryAfterIsBounded(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -50,6 +50,8 @@ func writePair(t *testing.T, dir string, serial int64) []byte {
 	return der
 }
 
+// A renewed file is used from the next check on. A file that is half written does not replace the
+// certificate.
 func TestACertificateFileIsReadAgainWhenItChanges(t *testing.T) {
 	t.Parallel()
 	dir, now := t.TempDir(), time.Now()
