@@ -88,7 +88,7 @@ func (p port) serve(ctx context.Context, conn net.Conn) {
 	defer tc.Close()
 	chosen := p.choose(tc.ConnectionState().NegotiatedProtocol)
 	if chosen.Handler != nil {
-		serveHTTP(ctx, tc, chosen.Handler)
+		serveHTTP(tc, chosen.Handler)
 	} else {
 		chosen.Serve(ctx, tc)
 	}
@@ -96,7 +96,7 @@ func (p port) serve(ctx context.Context, conn net.Conn) {
 
 // serveHTTP serves one connection until it is closed. net/http closes connections with an ALPN name that it
 // does not know, so serveHTTP hides from it that this one is TLS; requests have TLS set nevertheless.
-func serveHTTP(ctx context.Context, conn *tls.Conn, h http.Handler) {
+func serveHTTP(conn *tls.Conn, h http.Handler) {
 	state := conn.ConnectionState()
 	queue := connqueue.New(conn.LocalAddr())
 	srv := &http.Server{
@@ -111,7 +111,8 @@ func serveHTTP(ctx context.Context, conn *tls.Conn, h http.Handler) {
 		},
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 	}
-	go queue.Put(ctx, struct{ net.Conn }{conn})
+	// Not with the context of the port: the server must see the connection, or it would wait for it for ever.
+	go queue.Put(context.Background(), struct{ net.Conn }{conn})
 	_ = srv.Serve(queue)
 }
 

@@ -30,7 +30,7 @@ func open(t *testing.T, c *clustertest.Cluster, s rules.Set) *rules.Trust {
 
 func TestRulesSurviveARestart(t *testing.T) {
 	t.Parallel()
-	c, path := clustertest.New(t), filepath.Join(t.TempDir(), "rules.json")
+	c, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
 	c.SetRoles(access.Role{Name: "ops"})
 	if _, err := rulesfile.New(path, discard).Load(c.Pin()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("before the first Save: got %v, want fs.ErrNotExist", err)
@@ -41,14 +41,14 @@ func TestRulesSurviveARestart(t *testing.T) {
 	if err != nil || !got.Head.Time.Equal(want.Head.Time) {
 		t.Fatalf("got %v, want the rules that were saved", err)
 	}
-	if _, err := rulesfile.New(path, discard).Load(clustertest.New(t).Pin()); err == nil {
+	if _, err := rulesfile.New(path, discard).Load(clustertest.NewInMemory(t).Pin()); err == nil {
 		t.Error("the pin of another cluster: got the rules, want them refused")
 	}
 }
 
 func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
 	t.Parallel()
-	c, path := clustertest.New(t), filepath.Join(t.TempDir(), "rules.json")
+	c, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
 	start := c.Now()
 	f := rulesfile.New(path, discard)
 	f.Save(open(t, c, c.SignRulesAt(start)))
@@ -79,7 +79,7 @@ func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
 
 func TestDamagedFilesAreRefused(t *testing.T) {
 	t.Parallel()
-	c, path := clustertest.New(t), filepath.Join(t.TempDir(), "rules.json")
+	c, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
 	for name, b := range map[string][]byte{
 		"empty":     nil,
 		"not JSON":  []byte("{"),
@@ -96,7 +96,7 @@ func TestDamagedFilesAreRefused(t *testing.T) {
 
 func TestADiskThatTakesNothingIsLogged(t *testing.T) {
 	t.Parallel()
-	c := clustertest.New(t)
+	c := clustertest.NewInMemory(t)
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
 	f := rulesfile.New(filepath.Join(t.TempDir(), "missing", "rules.json"), log)

@@ -59,7 +59,7 @@ func hasRole(k *rules.Keeper, name string) bool {
 
 func TestNewerRulesAreAppliedAndSaved(t *testing.T) {
 	t.Parallel()
-	c, dir := clustertest.New(t), t.TempDir()
+	c, dir := clustertest.NewInMemory(t), t.TempDir()
 	first, older := c.SignRules(), c.SignRulesAt(c.Now().Add(time.Millisecond))
 	k := openKeeper(t, c, dir, first)
 	c.SetRoles(access.Role{Name: "ops"})
@@ -80,7 +80,7 @@ func TestNewerRulesAreAppliedAndSaved(t *testing.T) {
 
 func TestRulesThatAreRefused(t *testing.T) {
 	t.Parallel()
-	c, other := clustertest.New(t), clustertest.New(t)
+	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	k := openKeeper(t, c, t.TempDir(), c.SignRules())
 	older := c.SignRulesAt(c.Now().Add(-time.Hour))
 	c.SetRoles(access.Role{Name: "ops"})
@@ -113,7 +113,7 @@ func TestRulesThatAreRefused(t *testing.T) {
 
 func TestAHeadAloneRenewsTheRules(t *testing.T) {
 	t.Parallel()
-	c := clustertest.New(t)
+	c := clustertest.NewInMemory(t)
 	k := openKeeper(t, c, t.TempDir(), c.SignRules())
 	c.SetRoles(access.Role{Name: "ops"})
 	if err := k.Offer(encode(t, c.SignRules())); err != nil {
@@ -133,7 +133,7 @@ func TestAHeadAloneRenewsTheRules(t *testing.T) {
 
 func TestHeadsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	c, other := clustertest.New(t), clustertest.New(t)
+	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	k := openKeeper(t, c, t.TempDir(), c.SignRules())
 	replaced := c.SignRulesAt(c.Now().Add(time.Second))
 	c.SetRoles(access.Role{Name: "ops"})
@@ -170,7 +170,7 @@ func TestHeadsThatAreRefused(t *testing.T) {
 
 func TestHeadsAreSavedRarely(t *testing.T) {
 	t.Parallel()
-	c, dir := clustertest.New(t), t.TempDir()
+	c, dir := clustertest.NewInMemory(t), t.TempDir()
 	k := openKeeper(t, c, dir, c.SignRules())
 	writes := 0
 	var last time.Time
@@ -202,7 +202,7 @@ func TestHeadsAreSavedRarely(t *testing.T) {
 
 func TestDamagedRulesOnDiskAreNotUsed(t *testing.T) {
 	t.Parallel()
-	c, other, dir := clustertest.New(t), clustertest.New(t), t.TempDir()
+	c, other, dir := clustertest.NewInMemory(t), clustertest.NewInMemory(t), t.TempDir()
 	first := c.SignRules()
 	for name, text := range map[string][]byte{
 		"torn":               []byte(`{"chain":`),
@@ -220,7 +220,7 @@ func TestDamagedRulesOnDiskAreNotUsed(t *testing.T) {
 
 func TestRulesAreUsedEvenIfTheyCannotBeSaved(t *testing.T) {
 	t.Parallel()
-	c := clustertest.New(t)
+	c := clustertest.NewInMemory(t)
 	missing := filepath.Join(t.TempDir(), "missing") // stands for a full disk
 	k := openKeeper(t, c, missing, c.SignRules())
 	c.SetRoles(access.Role{Name: "ops"})
@@ -234,7 +234,7 @@ func TestRulesAreUsedEvenIfTheyCannotBeSaved(t *testing.T) {
 
 func TestAMembershipWithAnotherPinIsRefused(t *testing.T) {
 	t.Parallel()
-	c, other := clustertest.New(t), clustertest.New(t)
+	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	cfg := rules.Config{
 		Dir:   t.TempDir(),
 		Pin:   other.Pin(),

@@ -244,11 +244,12 @@ func (r *fixture) home() string {
 // newFixture starts a server that ends with the test. change may change its configuration before.
 func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	t.Helper()
-	c := clustertest.New(t)
+	c := clustertest.NewInMemory(t)
 	m, err := member.LoadOrJoin(t.Context(), member.Config{
 		Dir:      filepath.Join(t.TempDir(), "data"),
 		Kind:     identity.Node,
 		AuthAddr: c.Addr(),
+		Dialer:   c.Dialer(),
 		Token:    c.Token(identity.Node),
 		Name:     "web-1",
 		Labels:   identity.Labels{"env": "test"},

@@ -42,7 +42,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 	ofHost := func(c *ssh.Certificate) { c.CertType = ssh.HostCert }
 	elsewhere := criticalOption("source-address", "203.0.113.0/24")
 	otherName := r.cluster.UserSigner(ofCluster, nil, me)
-	otherCA := clustertest.New(t).UserSigner(alice, nil, me)
+	otherCA := clustertest.NewInMemory(t).UserSigner(alice, nil, me)
 	const noRole = "no role of alice@example.com (roles: ops) allows"
 	for _, tt := range []struct {
 		name   string
@@ -96,7 +96,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 // plainKey is a key without a certificate.
 func plainKey(t *testing.T) ssh.Signer {
 	t.Helper()
-	c := clustertest.New(t)
+	c := clustertest.NewInMemory(t)
 	return keyOnly{c.UserSigner(c.User("x"), nil, "x")}
 }
 

@@ -49,7 +49,7 @@ func serveTLS(t *testing.T, cert *tls.Certificate, alpn string) string {
 
 func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 	t.Parallel()
-	c, other := clustertest.New(t), clustertest.New(t)
+	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	good := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
 	conn, name, err := newTunnels(t, c, good, time.Now).dial(t.Context(), good)
 	if err != nil || name != "proxy-1" {
@@ -81,7 +81,7 @@ func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 
 func TestASecondTunnelToTheSameProxyIsASpare(t *testing.T) {
 	t.Parallel()
-	c := clustertest.New(t)
+	c := clustertest.NewInMemory(t)
 	addr := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
 	l := newTunnels(t, c, addr, time.Now)
 	if !l.claim("proxy-1") {
@@ -105,7 +105,7 @@ func TestADialThatHangsEnds(t *testing.T) {
 	defer ln.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	c := clustertest.New(t)
+	c := clustertest.NewInMemory(t)
 	addr := ln.Addr().String()
 	if _, err := newTunnels(t, c, addr, time.Now).connectOnce(ctx, addr); err == nil {
 		t.Error("got a tunnel, want an end")
