@@ -110,8 +110,10 @@ func newServer(cfg Config, adjustStore func(*raftstore.Config)) (*Server, error)
 		Now:       cfg.Now,
 	}
 	adjustStore(&storeConfig)
-	server.store, err = raftstore.New(storeConfig)
-	return server, err
+	if server.store, err = raftstore.New(storeConfig); err != nil {
+		return nil, err
+	}
+	return server, nil
 }
 
 // Run serves until ctx ends, and then returns nil. It returns a fault if the server cannot start, or if a

@@ -69,7 +69,10 @@ func (s *Server) open(ctx context.Context) (*services, error) {
 		Name:    s.cfg.ReplicaID,
 		ID:      id,
 	}
-	return svc, s.buildServices(svc, seal)
+	if err := s.buildServices(svc, seal); err != nil {
+		return nil, err
+	}
+	return svc, nil
 }
 
 // createOnce returns nil if the store holds a cluster that may be opened. With a bootstrap file it creates

@@ -81,8 +81,10 @@ func New(cfg Config) (*CA, error) {
 	if c.authorityKeys, err = authorityKeys(c.keys.Public()); err != nil {
 		return nil, err
 	}
-	c.namePolicy, err = newNamePolicy(c.cluster)
-	return c, err
+	if c.namePolicy, err = newNamePolicy(c.cluster); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // authorityKeys are the public keys of the root and of all authorities, as DER. No subject may have one of

@@ -158,14 +158,15 @@ func (r Request) checkUserOptions() error {
 	if len(r.SourceAddress) > maxSources {
 		return fmt.Errorf("%d source addresses, more than %d", len(r.SourceAddress), maxSources)
 	}
-	for _, p := range r.SourceAddress {
-		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
-			return fmt.Errorf("source address %q is not a network such as 192.0.2.0/24", p)
+	for _, prefix := range r.SourceAddress {
+		hasHostBits := prefix != prefix.Masked()
+		if !prefix.IsValid() || hasHostBits || prefix.Addr().Is4In6() {
+			return fmt.Errorf("source address %q is not a network such as 192.0.2.0/24", prefix)
 		}
 	}
-	for _, e := range r.Extensions {
-		if !extensions[e] {
-			return fmt.Errorf("the extension %q is not known", e)
+	for _, extension := range r.Extensions {
+		if !extensions[extension] {
+			return fmt.Errorf("the extension %q is not known", extension)
 		}
 	}
 	return nil

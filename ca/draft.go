@@ -62,9 +62,11 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 		out.ssh = out.draftSSH(r)
 	}
 	if r.X509Key != nil {
-		out.x509, err = out.draftX509(r)
+		if out.x509, err = out.draftX509(r); err != nil {
+			return nil, err
+		}
 	}
-	return out, err
+	return out, nil
 }
 
 // draftSSH makes the unsigned SSH certificate for r.SSHKey, from what draft has decided. The fields are those

@@ -40,6 +40,7 @@ func (g guardSnapshots) Create(
 	if err != nil {
 		return nil, err
 	}
+	// raft has created the files, readable by everybody, and not written to them yet.
 	tmp := filepath.Join(g.dir, sink.ID()+".tmp")
 	if err := wal.OwnerOnly(filepath.Join(tmp, "state.bin"), filepath.Join(tmp, "meta.json")); err != nil {
 		return nil, errors.Join(err, sink.Cancel())

@@ -334,6 +334,7 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 	from = max(from, 1)
 	segs := st.segments()
 	// firstBehind is the first segment that begins behind record from, so the record is in the one before.
+	// The comparison never says "equal": the search then ends at the first segment for which it says 1.
 	firstBehind, _ := slices.BinarySearchFunc(segs, from+1, func(seg segment, number uint64) int {
 		if seg.base < number {
 			return -1

@@ -56,7 +56,7 @@ func (r *ring) add(at Revision, events []Event) {
 		r.size += size
 	}
 	drop := 0
-	for r.size > r.limit && drop < len(r.kept)-1 {
+	for r.size > r.limit && drop < len(r.kept)-1 { // the last revision stays, whatever its size
 		r.size -= r.kept[drop].size
 		r.since = r.kept[drop].revision
 		drop++
@@ -86,10 +86,10 @@ func (r *ring) changed() <-chan struct{} {
 	return r.notify
 }
 
-// after returns the events with which a watch of the prefix continues that knows all events up to revision
-// from. events are those of the first later revision that changed a key with the prefix; there are none if no
-// revision did yet. upTo is the revision up to which the watch knows all events when it has these. changed is
-// closed when there may be more. It returns fault Expired when events after from were dropped.
+// after returns what comes next for a watch of the prefix that has read up to revision from. events are the
+// events with the prefix of the first later revision that has any; there are none if no revision has yet. The
+// watch has then read up to revision upTo. changed is closed when the state changes the next time. If events
+// after from were dropped, after returns fault Expired.
 func (r *ring) after(
 	from Revision,
 	prefix string,
@@ -104,7 +104,8 @@ func (r *ring) after(
 			"list again, then watch from the listing's revision",
 		)
 	}
-	// i is the first kept revision after from.
+	// i is the first kept revision after from. The comparison never says "equal": the search then ends at the
+	// first revision for which it says 1.
 	i, _ := slices.BinarySearchFunc(r.kept, from+1, func(kept revisionEvents, at Revision) int {
 		if kept.revision < at {
 			return -1

@@ -78,7 +78,7 @@ func (a adminClaim) Check(report func(path, format string, args ...any)) {
 func Parse(name string, data []byte) (*File, error) {
 	docs, err := config.DecodeAll(name, data)
 	faults := []error{err}
-	file := &File{roles: []access.Role{resources.BuiltInAdmin()}}
+	file := &File{roles: []access.Role{resources.BuiltInAdmin()}} // every cluster has this role
 	clusters := 0
 	for _, doc := range docs { // those that could be read, also if err is set
 		if doc.Kind == "cluster" {
@@ -93,7 +93,10 @@ func Parse(name string, data []byte) (*File, error) {
 	if err := config.Join(faults...); err != nil {
 		return nil, err
 	}
-	return file, resources.CheckSize(file.roles)
+	if err := resources.CheckSize(file.roles); err != nil {
+		return nil, err
+	}
+	return file, nil
 }
 
 // add checks one document and takes its content into f. The error lists everything that is wrong with the

@@ -144,7 +144,8 @@ func (d *document) check() error {
 				"%s: generation %d is not unique or not positive", stored.Authority, stored.Generation)
 		}
 		unknownState := stored.State.rank() < 0
-		if unknownState || (stored.Authority == root && stored.State != Active) {
+		inactiveRoot := stored.Authority == root && stored.State != Active // the root is never rotated
+		if unknownState || inactiveRoot {
 			return fmt.Errorf("%s: state %q", stored.Authority, stored.State)
 		}
 		if stored.State == Active {
@@ -186,8 +187,10 @@ func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 	if keptOffline {
 		return opened, nil
 	}
-	opened.key, err = s.unseal(cluster, seal)
-	return opened, err
+	if opened.key, err = s.unseal(cluster, seal); err != nil {
+		return nil, err
+	}
+	return opened, nil
 }
 
 // unseal decrypts the private key and checks that it belongs to the public key beside it. Without this check,

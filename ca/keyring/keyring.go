@@ -91,13 +91,16 @@ func (d *document) open(seal Seal) (*Keyring, error) {
 		}
 		keys.sets[stored.Authority] = append(keys.sets[stored.Authority], opened)
 	}
-	for _, set := range keys.sets {
+	for _, set := range keys.sets { // the active key becomes the first
 		slices.SortStableFunc(set, func(a, b *entry) int { return a.state.rank() - b.state.rank() })
 	}
 	if err := keys.checkTrees(); err != nil {
 		return nil, damagedFault("the certificates of its authorities do not belong together", err)
 	}
-	return keys, keys.makeSSH()
+	if err := keys.makeSSH(); err != nil {
+		return nil, err
+	}
+	return keys, nil
 }
 
 // checkTrees returns an error unless the certificates of the root and of user-x509 are self-signed, the root

@@ -51,6 +51,7 @@ func (m repairingMeta) Load(dir string) (types.PersistentState, error) {
 	if sealedOnDisk := tail.indexStart != 0; !sealedOnDisk {
 		return state, nil
 	}
+	// What follows is what raft-wal does after it has sealed a file.
 	last.SealTime = time.Now()
 	last.IndexStart = tail.indexStart
 	last.MaxIndex = last.BaseIndex + tail.entries - 1
@@ -116,15 +117,15 @@ func scanTail(data []byte) (logTail, error) {
 	brokenCommit := false // the last commit frame had a wrong checksum
 	batchStart := 0       // where the bytes that the next commit covers begin
 	for off := headerBytes; off+frameHeaderBytes <= len(data); {
-		// The second field is the length of an entry or an index, and the checksum of a commit.
-		kind, size := data[off], int64(binary.LittleEndian.Uint32(data[off+4:]))
+		kind, field := data[off], binary.LittleEndian.Uint32(data[off+4:])
+		size := int64(field) // of an entry or an index
 		switch kind {
 		case frameEntry:
 			current.entries++
 		case frameIndex:
 			current.indexStart = uint64(off) + frameHeaderBytes
-		case frameCommit:
-			valid := crc32.Checksum(data[batchStart:off], castagnoli) == uint32(size)
+		case frameCommit: // its field is a checksum; it has no content
+			valid := crc32.Checksum(data[batchStart:off], castagnoli) == field
 			size = 0
 			if valid && brokenCommit {
 				return complete, damagedLogFault()
@@ -134,10 +135,10 @@ func scanTail(data []byte) (logTail, error) {
 				current.end = int64(batchStart)
 				complete = current
 			}
-		default:
+		default: // zeros behind the last frame, or a torn write
 			return complete, checkRest(data, complete)
 		}
-		if size > int64(len(data)-off) {
+		if size > int64(len(data)-off) { // a torn write
 			return complete, checkRest(data, complete)
 		}
 		off += frameHeaderBytes + int(size+7)&^7
