@@ -226,10 +226,10 @@ func TestOpenSSLReadsOurCertificates(t *testing.T) {
 		"URI:threshold://access.example.com/user/corp/00u1%2Fa%20b",
 		"Not Before: Mar  1 12:59:00 2026 GMT",
 		"Not After : Mar  1 21:00:00 2026 GMT",
-		"2.25.1947282563.1",
+		"2.25.1947282563.1", // identity.X509Extension
 	)
 
-	leaf, root = write("service.pem", service.X509), write("root.pem", f.keys.Root())
+	leaf, root = write("service.pem", service.X509), write("root.pem", f.keys.Root()) // now the service's
 	intermediate := write("intermediate.pem", service.Chain[1])
 	for _, purpose := range []string{"sslserver", "sslclient"} {
 		verify(purpose, "-CAfile", root, "-untrusted", intermediate, leaf)

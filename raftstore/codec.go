@@ -3,6 +3,7 @@ package raftstore
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"strconv"
 )
 
@@ -48,6 +49,10 @@ func (r *reader) uint() uint64 {
 	r.buf = r.buf[n:]
 	return v
 }
+
+// nonNegative reads a number that is an int64 in memory. It drops the highest bit: no writer sets that, and
+// damaged bytes must not give a negative number.
+func (r *reader) nonNegative() int64 { return int64(r.uint() & math.MaxInt64) }
 
 func (r *reader) bytes() []byte {
 	n := r.uint()

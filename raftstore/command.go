@@ -118,7 +118,7 @@ func decodeCommand(b []byte) (command, error) {
 	if v := r.byte(); r.err == nil && v != commandV1 {
 		return command{}, errUnsupported
 	}
-	c := command{time: int64(r.uint() & (1<<63 - 1))}
+	c := command{time: r.nonNegative()}
 	c.ops = make([]operation, r.count(2)) // an operation has at least 2 bytes: kind and length
 	for i := range c.ops {
 		k := kind(r.byte())
@@ -143,7 +143,7 @@ func decodeOperation(k kind, body []byte) (operation, error) {
 	case kindTxn:
 		op.txn = r.decodeTxn()
 	case kindGrant:
-		op.ttl = time.Duration(r.uint() & (1<<63 - 1))
+		op.ttl = time.Duration(r.nonNegative())
 	case kindRevoke:
 		op.leases = make([]LeaseID, r.count(1))
 		for i := range op.leases {

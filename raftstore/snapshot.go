@@ -139,7 +139,8 @@ func (r *reader) decodeStream() (st stream) {
 		if st.hasTail {
 			st.sealed = append(st.sealed, st.tail)
 		}
-		st.tail, st.hasTail = segment{base: r.uint(), size: int64(r.uint() & (1<<62 - 1))}, true
+		const maxSize = 1<<62 - 1 // so that adding to a damaged size cannot overflow
+		st.tail, st.hasTail = segment{base: r.uint(), size: int64(r.uint() & maxSize)}, true
 	}
 	return st
 }
@@ -204,10 +205,10 @@ func unexpectedEOF(err error) error {
 func (s *stateBuilder) restoreSection(kind byte, r reader) error {
 	switch kind {
 	case sectionHead:
-		s.revision, s.term, s.clock = Revision(r.uint()), r.uint(), int64(r.uint()&(1<<63-1))
+		s.revision, s.term, s.clock = Revision(r.uint()), r.uint(), r.nonNegative()
 		s.lastLease, s.firstWrite = LeaseID(r.uint()), Revision(r.uint())
 	case sectionLease:
-		s.leases.Insert(leaseKey(LeaseID(r.uint())), time.Duration(r.uint()&(1<<63-1)))
+		s.leases.Insert(leaseKey(LeaseID(r.uint())), time.Duration(r.nonNegative()))
 	case sectionItem:
 		item := &Item{
 			Key:      r.string(),

@@ -56,6 +56,7 @@ var roles = []access.Role{
 	}},
 }
 
+// newFixture creates a cluster with the roles, and the updater and directory over it.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	st, _ := statetest.NewCluster(t, roles...)

@@ -70,6 +70,8 @@ func grant(login, action string) access.Grant {
 	}
 }
 
+// newFixture creates a cluster with the roles and an issuer with keys of the cluster's name. The clock is the
+// machine's.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	st, _ := statetest.NewCluster(t, roles...)

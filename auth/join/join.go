@@ -209,8 +209,12 @@ func (s *Service) recordRefusal(ctx context.Context, token state.Stored[state.To
 }
 
 // checkRequest checks everything in a join request but the name and the state of the token. It returns the
-// machine as it would be stored: with a new id and without a name. It stores nothing. A token for another
-// kind of machine or a wrong proof is fault Denied; anything else that is wrong is fault Invalid.
+// machine as it would be stored, with a new id and without a name, and stores nothing. Its result is no
+// evidence yet: it becomes that when register has stored it, or when admitAgain has found the machine on
+// record.
+//
+// A token for another kind of machine, a wrong proof, or public names of a node are fault Denied; anything
+// else that is wrong is fault Invalid.
 func (s *Service) checkRequest(
 	req authrpc.JoinRequest,
 	token state.Token,

@@ -39,6 +39,7 @@ type fixture struct {
 	now time.Time // the service's clock: it stands still until the test moves it
 }
 
+// newFixture creates a cluster without roles, and the join service over it.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	st, _ := statetest.NewCluster(t)
