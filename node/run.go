@@ -31,11 +31,12 @@ import (
 // error of the files in Config.Dir. A cluster that cannot be reached is no error; Run keeps trying.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { n.ready.End(err) }()
-	unlock, err := lockDir(n.cfg.Dir)
+	unlock, err := lockDir(n.cfg.Dir) // before anything in the directory is read or written
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	// So that no program of a session inherits a descriptor of this process.
 	if err := process.CloseDescriptorsOnExec(); err != nil {
 		return err
 	}
@@ -175,7 +176,7 @@ func (n *Node) join(ctx context.Context) (*member.Member, error) {
 			return nil, nil
 		case !fault.Is(err, fault.Unavailable):
 			return nil, err
-		case ctx.Err() != nil:
+		case ctx.Err() != nil: // the cluster was unavailable because ctx has ended
 			return nil, nil
 		}
 		pause := leastPause + pauses.Next()

@@ -100,9 +100,9 @@ func readFile(name string) (spec, error) {
 }
 
 // nodeConfig returns the configuration of the node. A flag overrides the file, and the file overrides the
-// environment, of which env returns the variables, as os.LookupEnv does. Log, Version and the clock are left
-// to the caller, and the check of the values to node.New. The error is a fault of kind Invalid: no proxy is
-// configured, or the data directory or the token cannot be found.
+// environment. env returns a variable of the environment, as os.LookupEnv does. The caller sets Log and
+// Version, and node.New checks the values. The error is a fault of kind Invalid: no proxy is configured, or
+// there is no data directory, or the token cannot be read.
 func (o *options) nodeConfig(fileSpec spec, env func(string) (string, bool)) (node.Config, error) {
 	cfg := node.Config{
 		Proxies: fileSpec.Proxies,

@@ -37,7 +37,9 @@ func serve(ctx context.Context, n *node.Node, fileSpec spec, log *slog.Logger) e
 	stack.Run("health", func(ctx context.Context) error { return health.Serve(ctx, listener, log) })
 	stack.Run("watchdog", func(ctx context.Context) error { return manager.FeedWatchdog(ctx, &health) })
 	stack.Run("manager", func(ctx context.Context) error { notifyManager(ctx, n, manager); return nil })
-	nodeEnded := make(chan struct{}) // closed when Run returns: also without an error, which ends no stack
+	// nodeEnded is closed when the node has ended. The stack's context ends only if that was with an error,
+	// but the agent stops in any case.
+	nodeEnded := make(chan struct{})
 	stack.Run("node", func(ctx context.Context) error {
 		defer close(nodeEnded)
 		return n.Run(ctx)

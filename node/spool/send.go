@@ -67,7 +67,7 @@ func (s *Spool) flush(ctx context.Context) error {
 	}
 }
 
-// send sends events in one call, and removes their files, which are names at the same index. If the auth
+// send sends events in one call, and removes their files: names[i] is the file of events[i]. If the auth
 // service will never accept the batch, send sends each event in a call of its own. An event that is refused
 // then is written to the log and removed: it would keep all later ones from being sent. The error is any
 // other error of Config.Send; the remaining events then still wait.

@@ -246,7 +246,7 @@ func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 	case "break":
 		return s.sendBreak()
 	}
-	return nil // a keepalive
+	return nil // a keepalive: the client only waits for the reply
 }
 
 // forwardAgent makes the client's SSH agent available to the program that will start on this channel.

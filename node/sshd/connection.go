@@ -78,11 +78,11 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
 	defer stop()
-	sessions, endSessions := context.WithCancelCause(ctx)
+	sessionsCtx, endSessions := context.WithCancelCause(ctx)
 	defer endSessions(nil)
 	c.forwards = c.newForwards()
 	defer func() { cancel(); c.closeForwards() }() // forwards end only after their context has ended
-	c.agentSocket = func(rule string) (string, error) { return c.forwards.Agent(sessions, rule) }
+	c.agentSocket = func(rule string) (string, error) { return c.forwards.Agent(sessionsCtx, rule) }
 
 	// This goroutine ends ctx when the transport closes, also while serveRequests is busy with a request.
 	// serve does not wait for the goroutine: after a packet that x/crypto/ssh refuses, Wait never returns if
@@ -100,7 +100,7 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 			cancel()
 		}
 	})
-	c.serveRequests(sessions, opens, requests, &running)
+	c.serveRequests(sessionsCtx, opens, requests, &running)
 	cancel()
 	running.Wait()
 }

@@ -56,14 +56,14 @@ func (c *connection) end(ctx context.Context, reason *endReason, endSessions con
 	c.srv.cfg.Log.Info("connection ended", "user", c.who.Name, "login", c.login, "from", c.origin.From,
 		"cause", reason.cause, "reason", fault.Message(reason.err))
 	c.mu.Lock()
-	c.endReason = reason     // from now on no program starts, so that live is complete
-	var live []chan struct{} // each is closed once the client was told how a program ended
+	c.endReason = reason         // from now on no program starts, so that the list below is complete
+	var reported []chan struct{} // each is closed once the client was told how a program ended
 	for p := range c.live {
-		live = append(live, p.reported)
+		reported = append(reported, p.reported)
 	}
 	c.mu.Unlock()
 	endSessions(reason)
-	if len(live) == 0 && dial.ReadsRefusalReasons(c.conn.ClientVersion()) {
+	if len(reported) == 0 && dial.ReadsRefusalReasons(c.conn.ClientVersion()) {
 		// Without a session there is no stderr for the reason. Nobody waits for this goroutine, because the
 		// client may read nothing; it ends at the latest when the connection is closed.
 		go func() {
@@ -71,11 +71,11 @@ func (c *connection) end(ctx context.Context, reason *endReason, endSessions con
 			_, _, _ = c.conn.SendRequest(dial.EndNotice, false, []byte(text))
 		}()
 	}
-	timer := time.NewTimer(endGrace)
+	timer := time.NewTimer(endGrace) // for all programs together
 	defer timer.Stop()
-	for _, reported := range live {
+	for _, ch := range reported {
 		select {
-		case <-reported:
+		case <-ch:
 		case <-timer.C:
 			return
 		case <-ctx.Done():

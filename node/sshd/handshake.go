@@ -47,9 +47,9 @@ func (s *Server) handshake(
 	conn net.Conn,
 	attempt *loginAttempt,
 ) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	queued, cancel := context.WithTimeout(ctx, firstOfferTimeout)
+	queueCtx, cancel := context.WithTimeout(ctx, firstOfferTimeout)
 	defer cancel()
-	release, ok := s.handshakeQuota.Acquire(queued, attempt.From)
+	release, ok := s.handshakeQuota.Acquire(queueCtx, attempt.From)
 	if !ok {
 		return nil, nil, nil, errors.New("too many handshakes at once")
 	}
@@ -60,8 +60,8 @@ func (s *Server) handshake(
 	}
 	start := time.Now()
 	_ = conn.SetDeadline(start.Add(firstOfferTimeout))
-	// The first try to authenticate moves the deadline. Both count from the start of the handshake, so that
-	// further tries do not move it again.
+	// The first try to authenticate moves the deadline, and further tries do not: both deadlines count from
+	// the start of the handshake.
 	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) {
 		_ = conn.SetDeadline(start.Add(handshakeTimeout))
 	}
@@ -72,7 +72,7 @@ func (s *Server) handshake(
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	packets.JoinPackets() // not earlier: see there
+	packets.JoinPackets() // only now: it would hold back a packet of the handshake
 	return sshConn, opens, requests, conn.SetDeadline(time.Time{})
 }
 
@@ -87,20 +87,20 @@ func (s *Server) sshConfig(attempt *loginAttempt) (*ssh.ServerConfig, error) {
 	}
 	cfg := sshprofile.NewServerConfig(host)
 	cfg.ServerVersion = version
-	cfg.PublicKeyCallback = func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-		return s.checkOffered(attempt, m, key)
+	cfg.PublicKeyCallback = func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		return s.checkOffered(attempt, meta, key)
 	}
 	cfg.VerifiedPublicKeyCallback = func(
-		m ssh.ConnMetadata, _ ssh.PublicKey, p *ssh.Permissions, _ string,
+		meta ssh.ConnMetadata, _ ssh.PublicKey, p *ssh.Permissions, _ string,
 	) (*ssh.Permissions, error) {
-		return s.checkProven(attempt, m, p)
+		return s.checkProven(attempt, meta, p)
 	}
-	// OpenSSH, PuTTY and others try keyboard-interactive once their keys are used up. The server asks no
-	// question and accepts no answer: it offers the method to tell a client that it needs a certificate.
+	// OpenSSH, PuTTY and others try keyboard-interactive after their keys. The server offers this method only
+	// to tell such a client that it needs a certificate: it asks no question and refuses each try.
 	cfg.KeyboardInteractiveCallback = func(
 		ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge,
 	) (*ssh.Permissions, error) {
-		return nil, attempt.noCertificateError(true)
+		return nil, attempt.noCertificateError(true /* the last try */)
 	}
 	return cfg, nil
 }

@@ -83,9 +83,9 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 // reached, or the node stops and the connection is idle or the time to drain is over. Before that it warns
 // clients with a terminal. It returns nil when ctx ends first. It runs on one goroutine of serve.
 func (c *connection) watch(ctx context.Context) *endReason {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(0) // fires at once, for the limits at the start
 	defer timer.Stop()
-	draining := c.srv.draining // nil once the node drains
+	draining := c.srv.draining // nil once the node drains: from a nil channel nothing is received
 	warned := ""               // the cause of the last warning; empty while more than warnBefore is left
 	for {
 		select {
@@ -99,7 +99,8 @@ func (c *connection) watch(ctx context.Context) *endReason {
 		case <-c.wakeups:
 		case <-timer.C:
 		}
-		if draining == nil && c.idle() {
+		nodeDrains := draining == nil
+		if nodeDrains && c.idle() {
 			return c.srv.stopReason
 		}
 		reason, left := c.clock.next(c.limits(), c.srv.cfg.Now())

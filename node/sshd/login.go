@@ -62,24 +62,25 @@ func (a *loginAttempt) noCertificateError(lastTry bool) error {
 // learns nothing about what its owner may do.
 func (s *Server) checkOffered(
 	attempt *loginAttempt,
-	m ssh.ConnMetadata,
+	meta ssh.ConnMetadata,
 	key ssh.PublicKey,
 ) (*ssh.Permissions, error) {
-	if _, ok := key.(*ssh.Certificate); !ok {
+	if _, isCertificate := key.(*ssh.Certificate); !isCertificate {
 		attempt.plainKeys++
-		return nil, attempt.noCertificateError(attempt.plainKeys == sshprofile.MaxAuthTries)
+		lastTry := attempt.plainKeys == sshprofile.MaxAuthTries
+		return nil, attempt.noCertificateError(lastTry)
 	}
-	attempt.explained = true
+	attempt.explained = true // that the client offers no certificate would be wrong from now on
 	trust, now, err := s.currentRules()
 	if err != nil {
 		return nil, sshprofile.Banner(err)
 	}
-	who, err := identity.VerifySSHUser(key, trust.Cluster, trust.Authorities.UserSSH, m.RemoteAddr(), now)
+	who, err := identity.VerifySSHUser(key, trust.Cluster, trust.Authorities.UserSSH, meta.RemoteAddr(), now)
 	if err != nil {
 		s.cfg.Log.Info("certificate refused", "from", attempt.From, "proxy", attempt.Proxy, "err", err)
 		return nil, sshprofile.Banner(certificateFault(err))
 	}
-	offered := evidence{key: key, who: who, login: identity.Login(m.User())}
+	offered := evidence{key: key, who: who, login: identity.Login(meta.User())}
 	return &ssh.Permissions{ExtraData: map[any]any{evidenceKey{}: offered}}, nil
 }
 
@@ -88,11 +89,11 @@ func (s *Server) checkOffered(
 // audits the refusal, and the error is a banner with the reason: the owner of a certificate may know it.
 func (s *Server) checkProven(
 	attempt *loginAttempt,
-	m ssh.ConnMetadata,
+	meta ssh.ConnMetadata,
 	p *ssh.Permissions,
 ) (*ssh.Permissions, error) {
 	proved, ok := evidenceOf(p)
-	if !ok || proved.login != identity.Login(m.User()) { // a client may name another login with each try
+	if !ok || proved.login != identity.Login(meta.User()) { // a client may name another login with each try
 		return nil, errors.New("there is no evidence for the accepted key and this login")
 	}
 	rule, err := s.admitLogin(proved, clientAddr(attempt.From))
@@ -204,7 +205,8 @@ func (s *Server) decide(
 		if decision.Allow {
 			return decision
 		}
-		if i == 0 || denial.Rule == "" && decision.Rule != "" {
+		firstToNameRule := denial.Rule == "" && decision.Rule != ""
+		if i == 0 || firstToNameRule {
 			denial = decision
 		}
 	}

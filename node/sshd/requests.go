@@ -140,11 +140,11 @@ func (c *connection) performGlobalRequest(
 	}
 	switch {
 	case r.Type == noMoreSessionsRequest:
-		if !c.noMoreSessions {
+		if !c.noMoreSessions { // a second one must not admit what the first one refuses
 			c.noMoreSessions, c.earlierOpens = true, waitingOpens
 		}
 	case key.needsGrant():
 		return c.handleForwardRequest(ctx, r, rule)
 	}
-	return nil, nil
+	return nil, nil // a keepalive: the client only waits for the reply
 }

@@ -199,12 +199,17 @@ func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var streams sync.WaitGroup
-	streams.Go(func() { defer cancel(); t.forwardRules(ctx, up) })
-	// mu guards stopping, and that streams.Go is never called once stopping is set: streams.Wait runs then.
+	streams.Go(func() {
+		defer cancel() // forwardRules returns when the tunnel has ended: then the streams must end too
+		t.forwardRules(ctx, up)
+	})
+	// mu guards stopping. Once stopping is set, nothing is added to streams: streams.Wait may have begun.
 	var mu sync.Mutex
 	stopping := false
 	acceptEnded := make(chan struct{})
-	go func() { // accepts until up is closed, also while streams end: a stream that nobody accepts would wait
+	// This goroutine accepts streams until up is closed. While serve waits for the streams to end, it closes
+	// new ones at once: otherwise their clients would wait for an answer.
+	go func() {
 		defer close(acceptEnded)
 		for {
 			conn, header, err := up.Accept()
