@@ -192,7 +192,8 @@ func (n *Node) join(ctx context.Context) (*member.Member, error) {
 // reached at the current address, the error is a fault of kind Unavailable, and the next call tries the next
 // address.
 func sendEvents(ctx context.Context, membership *member.Member, batch []audit.Event) error {
-	_, err := authrpc.Call(ctx, membership.Auth(), authrpc.SendEvents, authrpc.SendEventsRequest{Events: batch})
+	req := authrpc.SendEventsRequest{Events: batch}
+	_, err := authrpc.Call(ctx, membership.Auth(), authrpc.SendEvents, req)
 	if fault.Is(err, fault.Unavailable) {
 		membership.TryNext()
 	}

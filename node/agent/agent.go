@@ -73,10 +73,9 @@ func run(ctx context.Context, version string, opts *options, stdout, stderr io.W
 			"remedy", "use --token-file FILE or "+tokenVariable)
 	}
 	if egress.HasPassword(opts.httpsProxy) {
-		log.Warn(
-			"the password of the HTTP proxy is on the command line, where other users of this machine can read it",
-			"remedy", "write https_proxy in the configuration file",
-		)
+		log.Warn("the password of the HTTP proxy is on the command line, "+
+			"where other users of this machine can read it",
+			"remedy", "write https_proxy in the configuration file")
 	}
 	_ = os.Unsetenv(tokenVariable) // so that no process that this one starts gets the token
 	return serve(ctx, n, fileSpec, log)

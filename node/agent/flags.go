@@ -98,7 +98,8 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&opts.log.Level, "log-level", "",
 		"`LEVEL` of the log: debug, info, warn or error (default info)")
 	flags.StringVar(&opts.log.Format, "log-format", "", "`FORMAT` of the log: text or json (default text)")
-	flags.BoolVar(&opts.check, "check", false, "report every fault in the flags and the file, and start nothing")
+	flags.BoolVar(&opts.check, "check", false,
+		"report every fault in the flags and the file, and start nothing")
 	flags.BoolVar(&opts.showVersion, "version", false, "print the version")
 	err := flags.Parse(args)
 	switch {

@@ -55,17 +55,17 @@ func TestSessionsOnOneConnectionAreLimited(t *testing.T) {
 
 func TestNewRulesApplyToTheNextSessionOfAnOpenConnection(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	if got := run(t, c, "echo 1", ""); got.out != "1\n" {
 		t.Errorf("got %+v, want it run", got)
 	}
-	r.allow(fullRole("ops", "sftp"))
+	f.allow(fullRole("ops", "sftp"))
 	got := run(t, c, "echo 2", "")
 	if got.status != 126 || !strings.Contains(got.err, "no role of alice@example.com") {
 		t.Errorf("got %+v after exec was taken away, want refused", got)
 	}
-	r.allow()
+	f.allow()
 	if _, err := c.NewSession(); err == nil || !strings.Contains(err.Error(), "no role of") {
 		t.Errorf("got %v after everything was taken away, want refused", err)
 	}
@@ -74,15 +74,15 @@ func TestNewRulesApplyToTheNextSessionOfAnOpenConnection(t *testing.T) {
 func TestAnExpiredCertificateStartsNoFurtherSession(t *testing.T) {
 	t.Parallel()
 	var off time.Duration
-	r := newFixture(t, nil)
-	r.cancel()
-	r.cfg.Now = func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return time.Now().Add(off) }
-	r.serve()
-	c := r.client()
+	f := newFixture(t, nil)
+	f.cancel()
+	f.cfg.Now = func() time.Time { f.mu.Lock(); defer f.mu.Unlock(); return time.Now().Add(off) }
+	f.serve()
+	c := f.client()
 	run(t, c, "true", "")
-	r.mu.Lock()
+	f.mu.Lock()
 	off = 2 * time.Hour
-	r.mu.Unlock()
+	f.mu.Unlock()
 	if _, err := c.NewSession(); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("got %v, want a refusal that says expired", err)
 	}
@@ -98,16 +98,16 @@ var errDiskFull = fault.New(
 
 func TestSessionsThatCannotBeAuditedDoNotStart(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
-	r.failAudit(errDiskFull)
+	f := newFixture(t, nil)
+	c := f.client()
+	f.failAudit(errDiskFull)
 	marker := t.TempDir() + "/ran"
 	got := run(t, c, "touch "+marker, "")
 	if got.status != 126 || !strings.Contains(got.err, "this node's disk is full") ||
 		!strings.Contains(got.err, "hint: ask an administrator to free space") {
 		t.Errorf("got %+v, want a refusal with the reason", got)
 	}
-	r.failAudit(nil)
+	f.failAudit(nil)
 	if got := run(t, c, "test ! -e "+marker, ""); got.status != 0 {
 		t.Errorf("got %+v: the command ran without being recorded", got)
 	}

@@ -168,7 +168,7 @@ func channelRequestWithReason(name string, args ...string) attempt {
 func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 	t.Parallel()
 	all := []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	roles := []access.Role{fullRole("all", all...)}
 	for _, a := range all {
 		others := slices.DeleteFunc(slices.Clone(all), func(x string) bool { return x == a })
@@ -179,10 +179,10 @@ func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 		}}
 		roles = append(roles, fullRole("without-"+a, others...), denied, fullRole("only-"+a, a))
 	}
-	r.allow(roles...)
+	f.allow(roles...)
 	for _, role := range roles {
 		t.Run(role.Name, func(t *testing.T) {
-			c := r.client(r.signer(role.Name))
+			c := f.client(f.signer(role.Name))
 			kind, of, _ := strings.Cut(role.Name, "-") // all, or without, denied or only of one action
 			for _, tt := range requestCases {
 				granted := tt.action != "" && (kind == "all" || (kind == "only") == (of == string(tt.action)))
@@ -207,7 +207,7 @@ func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 			}
 		})
 	}
-	for _, e := range r.recorded(audit.SessionRefused) {
+	for _, e := range f.recorded(audit.SessionRefused) {
 		if e.Reason == "" || e.User != "alice@example.com" || e.Fields["request"] == "" {
 			t.Errorf("got refusal %+v, want the user, the request and the reason", e)
 		}

@@ -13,30 +13,30 @@ import (
 )
 
 // drain begins to drain the server. expire ends the time to drain; done is closed when no connection is left.
-func (r *fixture) drain() (expire context.CancelFunc, done chan struct{}) {
+func (f *fixture) drain() (expire context.CancelFunc, done chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done = make(chan struct{})
-	go func() { defer close(done); r.server.Drain(ctx) }()
-	r.t.Cleanup(func() { cancel(); <-done })
+	go func() { defer close(done); f.server.Drain(ctx) }()
+	f.t.Cleanup(func() { cancel(); <-done })
 	return cancel, done
 }
 
 func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c, unused := r.client(), r.client()
+	f := newFixture(t, nil)
+	c, unused := f.client(), f.client()
 	s := newSession(t, c)
 	requestTerminal(t, s, "xterm")
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
 	startProgram(t, s, "read line; exit 3")
-	_, done := r.drain()
+	_, done := f.drain()
 	errs.await(t, "\r\nthreshold: this node is about to stop")
 	if err := unused.Wait(); err == nil {
 		t.Error("got a connection without sessions ended by the client, want by the node")
 	}
-	_, banner, err := r.dial(testAccount(), r.signer())
+	_, banner, err := f.dial(testAccount(), f.signer())
 	if err == nil || !strings.Contains(banner, "this node is stopping") ||
 		!strings.Contains(banner, "hint: ") {
 		t.Errorf("got %v and banner %q, want a new login refused with the reason", err, banner)
@@ -50,7 +50,7 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 		t.Errorf("got %+v, want the program's own status", got)
 	}
 	receive(t, "the end", done)
-	ends := r.recorded(audit.SessionEnded)
+	ends := f.recorded(audit.SessionEnded)
 	if len(ends) != 1 || ends[0].Fields["status"] != "3" || ends[0].Fields["cause"] != "" {
 		t.Errorf("got %+v, want one session, ended by itself", ends)
 	}
@@ -58,14 +58,14 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 
 func TestSessionsEndWhenTheDrainTimeIsOver(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	s := newSession(t, r.client())
+	f := newFixture(t, nil)
+	s := newSession(t, f.client())
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
 	startProgram(t, s, "cat")
-	expire, done := r.drain()
-	r.awaitLog(t, "draining: waiting for sessions to end")
+	expire, done := f.drain()
+	f.awaitLog(t, "draining: waiting for sessions to end")
 	fmt.Fprintln(in, "still here")
 	out.await(t, "still here")
 	select {
@@ -74,7 +74,7 @@ func TestSessionsEndWhenTheDrainTimeIsOver(t *testing.T) {
 	default:
 	}
 	expire()
-	wantEnded(t, r, resultOf(t, s.Wait(), &out, &errs), "stop", "this node is stopping")
+	wantEnded(t, f, resultOf(t, s.Wait(), &out, &errs), "stop", "this node is stopping")
 	receive(t, "the end", done)
 }
 
@@ -82,8 +82,8 @@ func TestSessionsEndWhenTheDrainTimeIsOver(t *testing.T) {
 // delay it.
 func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	opens := channelOpens(t, c, "forwarded-tcpip")
 	port, err := listenTCP(c, "127.0.0.1", 0)
 	if err != nil {
@@ -98,9 +98,9 @@ func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 		defer visitor.Close()
 		late = append(late, receive(t, "a channel", opens))
 	}
-	expire, done := r.drain()
+	expire, done := f.drain()
 	expire()
-	r.awaitLog(t, "connection ended")
+	f.awaitLog(t, "connection ended")
 	for _, nc := range late {
 		if ch, _, err := nc.Accept(); err == nil {
 			for range 100 {
@@ -113,7 +113,7 @@ func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 
 func TestAnUnusedNodeStopsAtOnce(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	_, done := r.drain()
+	f := newFixture(t, nil)
+	_, done := f.drain()
 	receive(t, "the end", done)
 }

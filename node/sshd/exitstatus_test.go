@@ -12,8 +12,8 @@ import (
 // that is lost, and ssh exits with 255.
 func TestExitStatusReachesAClientThatClosesAtEOF(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client(r.signer("ops"))
+	f := newFixture(t, nil)
+	c := f.client(f.signer("ops"))
 	defer c.Close()
 	var all sync.WaitGroup
 	for range 4 {

@@ -39,8 +39,8 @@ func processGone(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
 
 func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	s, pid := startStalled(t, c)
 	command := execPayload("true")
 	// Each of these is refused with a message for which the window has no space. They are more than fit into
@@ -57,7 +57,7 @@ func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 		t.Errorf("got %+v while another session is stalled, want an answer", got)
 	}
 	c.Close()
-	r.awaitClosed(t)
+	f.awaitClosed(t)
 	if !processGone(pid) {
 		t.Error("got the program of a closed connection still there, want it ended")
 	}
@@ -65,9 +65,9 @@ func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 
 func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(fullRole("ops", "exec"))
-	c := r.client()
+	f := newFixture(t, nil)
+	f.allow(fullRole("ops", "exec"))
+	c := f.client()
 	for range 500 {
 		ch, _, err := c.OpenChannel("direct-tcpip", nil)
 		if err == nil {
@@ -78,10 +78,10 @@ func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
 			t.Fatal("got a remote forward, want it refused")
 		}
 	}
-	if n := len(r.recorded(audit.SessionRefused)); n == 0 || n > 100 {
+	if n := len(f.recorded(audit.SessionRefused)); n == 0 || n > 100 {
 		t.Errorf("got %d events of 1000 refusals on one connection, want more than 0 and at most 100", n)
 	}
-	if !strings.Contains(r.logged(), "further refusals on this connection are not recorded") {
+	if !strings.Contains(f.logged(), "further refusals on this connection are not recorded") {
 		t.Error("the log does not say that refusals are left out")
 	}
 	if got := run(t, c, "echo still here", ""); got.out != "still here\n" {
@@ -91,10 +91,10 @@ func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
 
 func TestHandshakesOfOneAddressDoNotBlockOthers(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	elsewhere := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	for i := range 80 {
-		conn, err := elsewhere.Dial("tcp", r.addr)
+		conn, err := elsewhere.Dial("tcp", f.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,17 +103,17 @@ func TestHandshakesOfOneAddressDoNotBlockOthers(t *testing.T) {
 			_, _ = conn.Read(make([]byte, 4))
 		}
 	}
-	r.client()
+	f.client()
 }
 
 func TestManySimultaneousLoginsAllSucceed(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	signer := r.signer()
+	f := newFixture(t, nil)
+	signer := f.signer()
 	var all sync.WaitGroup
 	for range 60 {
 		all.Go(func() {
-			if _, banner, err := r.dial(testAccount(), signer); err != nil {
+			if _, banner, err := f.dial(testAccount(), signer); err != nil {
 				t.Errorf("got %v (%s), want every client logged in", err, banner)
 			}
 		})
@@ -138,8 +138,8 @@ func wire(parts ...any) (b []byte) {
 
 func TestMalformedRequestPayloads(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	const most = ^uint32(0)
 	long := strings.Repeat("A", 100<<10)
 	manyModes := strings.Repeat("\x35\x00\x00\x00\x01", 10_000)
@@ -212,7 +212,7 @@ func TestMalformedRequestPayloads(t *testing.T) {
 	if out, err := s.Output("env | grep -c ^LC_"); strings.TrimSpace(string(out)) != "64" {
 		t.Errorf("got %s variables of 1000 into a session (%v), want 64", out, err)
 	}
-	if strings.Contains(r.logged(), "panic on a connection") || strings.Contains(r.logged(), "\x1b") {
-		t.Errorf("got a panic or an escape sequence in the log:\n%s", r.logged())
+	if strings.Contains(f.logged(), "panic on a connection") || strings.Contains(f.logged(), "\x1b") {
+		t.Errorf("got a panic or an escape sequence in the log:\n%s", f.logged())
 	}
 }

@@ -98,8 +98,8 @@ var megabytes = strings.Repeat("0123456789abcdef", 1<<17)
 
 func TestLocalForwards(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	tcp, unix := startEcho(t, "tcp"), startEcho(t, "unix")
 	for name, extra := range map[string][]byte{
 		"direct-tcpip":                   directTCP(tcp),
@@ -115,7 +115,7 @@ func TestLocalForwards(t *testing.T) {
 			ch.Close()
 		}
 	}
-	events := r.recorded(audit.ForwardStarted)
+	events := f.recorded(audit.ForwardStarted)
 	if len(events) != 2 {
 		t.Fatalf("got %d events of two targets that were used twice, want 2", len(events))
 	}
@@ -137,7 +137,7 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		"both.example":     {netip.MustParseAddr("fe80::1%lo"), netip.MustParseAddr("127.0.0.1")},
 	}
 	resolved := map[string]int{}
-	r := newFixture(t, func(c *sshd.Config) {
+	f := newFixture(t, func(c *sshd.Config) {
 		c.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
 			resolved[host]++
 			if a, ok := names[host]; ok {
@@ -146,7 +146,7 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 			return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 		}
 	})
-	c := r.client()
+	c := f.client()
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -193,13 +193,13 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 			t.Errorf("got %s resolved %d times, want once: a second answer could be another", host, n)
 		}
 	}
-	for _, e := range r.recorded(audit.SessionRefused) {
+	for _, e := range f.recorded(audit.SessionRefused) {
 		if request := e.Fields["request"]; !strings.HasPrefix(request, "direct-tcpip ") ||
 			!strings.HasSuffix(request, ":80") && !strings.HasSuffix(request, ":22") {
 			t.Errorf("got a refusal of %q recorded, want the target named", request)
 		}
 	}
-	if n := len(r.recorded(audit.SessionRefused)); n != 7 {
+	if n := len(f.recorded(audit.SessionRefused)); n != 7 {
 		t.Errorf("got %d refusals recorded, want the 7 that are prohibited", n)
 	}
 	for path, text := range map[string]string{
@@ -226,8 +226,8 @@ func channelOpens(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChanne
 
 // It is not parallel: another test might listen on a port that must be free.
 func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	opens := channelOpens(t, c, "forwarded-tcpip")
 	for _, host := range []string{
 		"", "localhost", "0.0.0.0", "::", "*", "127.0.0.1", "192.0.2.1", "db.example",
@@ -302,8 +302,8 @@ func onlyLoopback(t *testing.T, port uint32) {
 
 func TestRemoteForwardsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	taken := uint32(startEcho(t, "tcp").(*net.TCPAddr).Port)
 	for name, payload := range map[string][]byte{
 		"taken": wire("localhost", taken), "too high": wire("localhost", uint32(65536)),
@@ -320,16 +320,16 @@ func TestRemoteForwardsThatAreRefused(t *testing.T) {
 		}
 	}
 	c.Close()
-	r.awaitClosed(t)
-	if _, err := listenTCP(r.client(), "127.0.0.1", 0); err != nil {
+	f.awaitClosed(t)
+	if _, err := listenTCP(f.client(), "127.0.0.1", 0); err != nil {
 		t.Errorf("got %v, want another connection to listen", err)
 	}
 }
 
 // It is not parallel: another test might listen on a port that must be free.
 func TestListenersEndWithTheirConnection(t *testing.T) {
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	port, err := listenTCP(c, "localhost", 0)
 	if err != nil {
 		t.Fatal(err)
@@ -342,7 +342,7 @@ func TestListenersEndWithTheirConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	r.awaitClosed(t)
+	f.awaitClosed(t)
 	if conn, err := net.Dial("tcp", loopbackFor("", port)); err == nil {
 		conn.Close()
 		t.Error("got a listener after the end of its connection, want the port free")
@@ -354,8 +354,8 @@ func TestListenersEndWithTheirConnection(t *testing.T) {
 
 func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	opens := channelOpens(t, c, "forwarded-streamlocal@openssh.com")
 	path := filepath.Join(t.TempDir(), "s")
 	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
@@ -392,8 +392,8 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 
 func TestAgentForwarding(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	keyring := agent.NewKeyring()
 	if err := agent.ForwardToAgent(c, keyring); err != nil {
 		t.Fatal(err)
@@ -406,11 +406,11 @@ func TestAgentForwarding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := strings.Fields(string(out))
-	if len(f) != 3 || f[0] != "700" || f[1] != "600" {
+	fields := strings.Fields(string(out))
+	if len(fields) != 3 || fields[0] != "700" || fields[1] != "600" {
 		t.Fatalf("got %q, want a folder with 700, a socket with 600, and its path", out)
 	}
-	conn, err := net.Dial("unix", f[2])
+	conn, err := net.Dial("unix", fields[2])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,14 +427,14 @@ func TestAgentForwarding(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := again.Output(`echo "$SSH_AUTH_SOCK"`); err != nil ||
-		strings.TrimSpace(string(out)) != f[2] {
-		t.Errorf("got %q, %v, want the connection's one socket %s", out, err, f[2])
+		strings.TrimSpace(string(out)) != fields[2] {
+		t.Errorf("got %q, %v, want the connection's one socket %s", out, err, fields[2])
 	}
-	if got := r.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["forward"] != "agent" {
+	if got := f.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["forward"] != "agent" {
 		t.Errorf("got %+v, want one event", got)
 	}
-	r.allow(fullRole("ops", "exec"))
-	late, err := net.Dial("unix", f[2])
+	f.allow(fullRole("ops", "exec"))
+	late, err := net.Dial("unix", fields[2])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,22 +443,22 @@ func TestAgentForwarding(t *testing.T) {
 		t.Error("got an answer after the grant was taken away, want none")
 	}
 	c.Close()
-	r.awaitClosed(t)
-	if _, err := os.Lstat(filepath.Dir(f[2])); !os.IsNotExist(err) {
+	f.awaitClosed(t)
+	if _, err := os.Lstat(filepath.Dir(fields[2])); !os.IsNotExist(err) {
 		t.Errorf("got %v, want the folder of the socket removed", err)
 	}
 }
 
 func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	opens := channelOpens(t, c, "forwarded-tcpip")
 	port, err := listenTCP(c, "127.0.0.1", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.allow(fullRole("ops", "exec"))
+	f.allow(fullRole("ops", "exec"))
 	conn, err := net.Dial("tcp", loopbackFor("", port))
 	if err != nil {
 		t.Fatal(err)
@@ -477,8 +477,8 @@ func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
 
 func TestForwardsOfOneConnectionAreLimited(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	extra := directTCP(startEcho(t, "tcp"))
 	var err error
 	n := 0
@@ -510,9 +510,9 @@ func TestNoMoreSessionsDoesNotStopForwards(t *testing.T) {
 
 func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
-	r.failAudit(errDiskFull)
+	f := newFixture(t, nil)
+	c := f.client()
+	f.failAudit(errDiskFull)
 	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil ||
 		!strings.Contains(err.Error(), "disk is full") {
 		t.Errorf("got %v, want a refusal with the reason", err)
@@ -527,12 +527,12 @@ func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
 
 func TestForwardsNeedTheCertificateExtension(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) {
+	f := newFixture(t, nil)
+	signer := f.cluster.UserSigner(f.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) {
 		delete(c.Extensions, "permit-port-forwarding")
 		delete(c.Extensions, "permit-agent-forwarding")
 	}, testAccount())
-	c := r.client(signer)
+	c := f.client(signer)
 	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil ||
 		!strings.Contains(err.Error(), "permit-port-forwarding") {
 		t.Errorf("got %v, want the missing permit named", err)
@@ -549,11 +549,11 @@ func TestForwardsNeedTheCertificateExtension(t *testing.T) {
 // After many forwards of every kind, some of them interrupted, nothing is left of them. It is not parallel,
 // because it counts descriptors and goroutines of the whole process.
 func TestForwardsLeaveNothingBehind(t *testing.T) {
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	tcp, unix := directTCP(startEcho(t, "tcp")), wire(startEcho(t, "unix").String(), "", uint32(0))
 	fds := func() int { l, _ := os.ReadDir("/proc/self/fd"); return len(l) }
 	round := func() {
-		c := r.client()
+		c := f.client()
 		opens := channelOpens(t, c, "forwarded-tcpip")
 		port, err := listenTCP(c, "127.0.0.1", 0)
 		if err != nil {
@@ -580,7 +580,7 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 		}
 		c.Close()
 		_ = c.Wait()
-		r.awaitClosed(t)
+		f.awaitClosed(t)
 	}
 	round()
 	// The echo servers of this test close their descriptors when they notice the end of a connection.
@@ -598,8 +598,8 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 
 func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c, waiting := r.client(), r.client()
+	f := newFixture(t, nil)
+	c, waiting := f.client(), f.client()
 	to := directTCP(startEcho(t, "tcp"))
 	ch, reqs, err := c.OpenChannel("direct-tcpip", to)
 	if err != nil {
@@ -609,7 +609,7 @@ func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
 	if _, err := listenTCP(waiting, "localhost", 0); err != nil {
 		t.Fatal(err)
 	}
-	_, done := r.drain()
+	_, done := f.drain()
 	if err := waiting.Wait(); err == nil {
 		t.Error("got a connection that only listens ended by the client, want by the node")
 	}
@@ -635,8 +635,8 @@ func TestForwardsNeedARealAccount(t *testing.T) {
 	}
 	put("passwd", fmt.Sprintf("%s:x:%d:%d::/:/bin/sh\n", testAccount(), os.Geteuid(), os.Getegid()))
 	put("group", "")
-	r := newFixture(t, func(c *sshd.Config) { c.Accounts.Root = root })
-	c := r.client()
+	f := newFixture(t, func(c *sshd.Config) { c.Accounts.Root = root })
+	c := f.client()
 	openForward := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))
 	if err := openForward(t, c); err != nil {
 		t.Fatal(err)

@@ -19,16 +19,16 @@ import (
 
 func TestOldAlgorithmsAreRefused(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	for _, c := range []ssh.Config{
 		{KeyExchanges: []string{ssh.InsecureKeyExchangeDH14SHA1}},
 		{Ciphers: []string{ssh.InsecureCipherAES128CBC}},
 		{Ciphers: []string{ssh.CipherAES128CTR}, MACs: []string{ssh.HMACSHA1}},
 	} {
-		conn, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{
+		conn, err := ssh.Dial("tcp", f.addr, &ssh.ClientConfig{
 			Config:          c,
 			User:            testAccount(),
-			Auth:            []ssh.AuthMethod{ssh.PublicKeys(r.signer())},
+			Auth:            []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
 			HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 		})
 		if err == nil {
@@ -40,11 +40,11 @@ func TestOldAlgorithmsAreRefused(t *testing.T) {
 
 func TestClientsWithoutHostCertificateSupportGetThePlainKey(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	var got ssh.PublicKey
-	c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{
+	c, err := ssh.Dial("tcp", f.addr, &ssh.ClientConfig{
 		User:              testAccount(),
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(r.signer())},
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		HostKeyCallback:   func(_ string, _ net.Addr, key ssh.PublicKey) error { got = key; return nil },
 	})
@@ -52,7 +52,7 @@ func TestClientsWithoutHostCertificateSupportGetThePlainKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	host, err := r.member.HostSigner()
+	host, err := f.member.HostSigner()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +65,8 @@ func TestClientsWithoutHostCertificateSupportGetThePlainKey(t *testing.T) {
 // key.
 func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	cfg := r.cfg
+	f := newFixture(t, nil)
+	cfg := f.cfg
 	cfg.Log = slog.New(slog.DiscardHandler) // the fixture is outside of the bubbles
 	serve := func(t *testing.T, client func(net.Conn)) time.Duration {
 		near, far := net.Pipe()
@@ -139,12 +139,12 @@ func (p *asyncWriteConn) Write(b []byte) (int, error) {
 
 func TestGarbageBeforeLogin(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	for name, bytes := range map[string]string{
 		"a version and garbage": "SSH-2.0-x\r\n" + strings.Repeat("\xff", 100),
 		"an endless version":    strings.Repeat("x", 1<<16),
 	} {
-		conn, err := net.Dial("tcp", r.addr)
+		conn, err := net.Dial("tcp", f.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,5 +155,5 @@ func TestGarbageBeforeLogin(t *testing.T) {
 		}
 		conn.Close()
 	}
-	r.client()
+	f.client()
 }

@@ -88,45 +88,45 @@ type fixture struct {
 	log      bytes.Buffer
 }
 
-func (r *fixture) Write(b []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.signal()
-	return r.log.Write(b)
+func (f *fixture) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.signal()
+	return f.log.Write(b)
 }
 
-func (r *fixture) logged() string { r.mu.Lock(); defer r.mu.Unlock(); return r.log.String() }
+func (f *fixture) logged() string { f.mu.Lock(); defer f.mu.Unlock(); return f.log.String() }
 
-func (r *fixture) record(e audit.Event) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.auditErr != nil {
-		return r.auditErr
+func (f *fixture) record(e audit.Event) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.auditErr != nil {
+		return f.auditErr
 	}
 	e.ID = strings.Repeat("0", 32)
 	if err := e.Check(); err != nil {
-		r.t.Errorf("event: %v", err)
+		f.t.Errorf("event: %v", err)
 	}
-	r.events = append(r.events, e)
-	r.signal()
+	f.events = append(f.events, e)
+	f.signal()
 	return nil
 }
 
 // signal says that a field that mu guards has changed. It is called with mu held.
-func (r *fixture) signal() {
-	close(r.changed)
-	r.changed = make(chan struct{})
+func (f *fixture) signal() {
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
 // await waits until ok, which is asked again after each event, each line of the log, and each end of a
 // connection.
-func (r *fixture) await(t testing.TB, what string, ok func() bool) {
+func (f *fixture) await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
 	for {
-		r.mu.Lock()
-		changed := r.changed
-		r.mu.Unlock()
+		f.mu.Lock()
+		changed := f.changed
+		f.mu.Unlock()
 		if ok() {
 			return
 		}
@@ -139,51 +139,51 @@ func (r *fixture) await(t testing.TB, what string, ok func() bool) {
 }
 
 // awaitLog waits for a line of the log that contains text.
-func (r *fixture) awaitLog(t testing.TB, text string) {
+func (f *fixture) awaitLog(t testing.TB, text string) {
 	t.Helper()
-	r.await(t, text+" in the log", func() bool { return strings.Contains(r.logged(), text) })
+	f.await(t, text+" in the log", func() bool { return strings.Contains(f.logged(), text) })
 }
 
 // awaitClosed waits until Serve has returned for each connection: nothing may be left of them then.
-func (r *fixture) awaitClosed(t testing.TB) {
+func (f *fixture) awaitClosed(t testing.TB) {
 	t.Helper()
-	r.await(t, "the end of every connection", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return r.open == 0
+	f.await(t, "the end of every connection", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.open == 0
 	})
 }
 
 // addOpen adds n to the number of connections that the server serves.
-func (r *fixture) addOpen(n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.open += n
-	r.signal()
+func (f *fixture) addOpen(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open += n
+	f.signal()
 }
 
 // awaitEnd waits for the first event of a session's end, and returns it.
-func (r *fixture) awaitEnd(t testing.TB) audit.Event {
+func (f *fixture) awaitEnd(t testing.TB) audit.Event {
 	t.Helper()
-	r.await(t, "the end of a session in the audit log", func() bool {
-		return len(r.recorded(audit.SessionEnded)) > 0
+	f.await(t, "the end of a session in the audit log", func() bool {
+		return len(f.recorded(audit.SessionEnded)) > 0
 	})
-	return r.recorded(audit.SessionEnded)[0]
+	return f.recorded(audit.SessionEnded)[0]
 }
 
 // failAudit makes auditing fail with err, or work again if err is nil.
-func (r *fixture) failAudit(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.auditErr = err
+func (f *fixture) failAudit(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.auditErr = err
 }
 
 // recorded returns the events of a code.
-func (r *fixture) recorded(code audit.Code) []audit.Event {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (f *fixture) recorded(code audit.Code) []audit.Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var out []audit.Event
-	for _, e := range r.events {
+	for _, e := range f.events {
 		if e.Code == code {
 			out = append(out, e)
 		}
@@ -192,20 +192,20 @@ func (r *fixture) recorded(code audit.Code) []audit.Event {
 }
 
 // allow puts roles in force.
-func (r *fixture) allow(roles ...access.Role) {
-	r.cluster.SetRoles(roles...)
-	r.setRules(r.cluster.SignRules())
+func (f *fixture) allow(roles ...access.Role) {
+	f.cluster.SetRoles(roles...)
+	f.setRules(f.cluster.SignRules())
 }
 
-func (r *fixture) setRules(set rules.Set) {
-	r.t.Helper()
-	trust, err := rules.Open(r.cluster.Pin(), set)
+func (f *fixture) setRules(set rules.Set) {
+	f.t.Helper()
+	trust, err := rules.Open(f.cluster.Pin(), set)
 	if err != nil {
-		r.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	r.mu.Lock()
-	r.trust = trust
-	r.mu.Unlock()
+	f.mu.Lock()
+	f.trust = trust
+	f.mu.Unlock()
 }
 
 // accountsWithTempHome has the account of the tests with a temporary home: in the real one, a shell might
@@ -232,11 +232,11 @@ func accountsWithTempHome(t testing.TB) account.Database {
 }
 
 // home is where sessions start.
-func (r *fixture) home() string {
-	r.t.Helper()
-	acc, err := r.cfg.Accounts.Find(identity.Login(testAccount()))
+func (f *fixture) home() string {
+	f.t.Helper()
+	acc, err := f.cfg.Accounts.Find(identity.Login(testAccount()))
 	if err != nil {
-		r.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	return acc.Home
 }
@@ -257,35 +257,35 @@ func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &fixture{t: t, cluster: c, member: m, changed: make(chan struct{})}
-	r.allow(fullRole("ops"))
-	r.cfg = sshd.Config{
+	f := &fixture{t: t, cluster: c, member: m, changed: make(chan struct{})}
+	f.allow(fullRole("ops"))
+	f.cfg = sshd.Config{
 		Identity:   m.Identity,
 		HostSigner: m.HostSigner,
-		Audit:      r.record,
+		Audit:      f.record,
 		Accounts:   accountsWithTempHome(t),
 		Now:        time.Now,
-		Rules:      func() *rules.Trust { r.mu.Lock(); defer r.mu.Unlock(); return r.trust },
-		Log:        slog.New(slog.NewTextHandler(r, nil)),
+		Rules:      func() *rules.Trust { f.mu.Lock(); defer f.mu.Unlock(); return f.trust },
+		Log:        slog.New(slog.NewTextHandler(f, nil)),
 	}
 	if change != nil {
-		change(&r.cfg)
+		change(&f.cfg)
 	}
-	r.serve()
-	return r
+	f.serve()
+	return f
 }
 
 // serve starts a server with the configuration of now. Clients reach it from now on.
-func (r *fixture) serve() {
+func (f *fixture) serve() {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		r.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	r.addr = ln.Addr().String()
-	server := sshd.New(r.cfg)
-	r.server = server
+	f.addr = ln.Addr().String()
+	server := sshd.New(f.cfg)
+	f.server = server
 	ctx, cancel := context.WithCancel(context.Background())
-	r.cancel = cancel
+	f.cancel = cancel
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -294,45 +294,45 @@ func (r *fixture) serve() {
 				return
 			}
 			origin := sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", Protocol: "dial"}
-			r.addOpen(1)
+			f.addOpen(1)
 			all.Go(func() {
-				defer r.addOpen(-1)
+				defer f.addOpen(-1)
 				server.Serve(ctx, conn, origin)
 			})
 		}
 	})
-	r.t.Cleanup(func() { cancel(); ln.Close(); all.Wait() })
+	f.t.Cleanup(func() { cancel(); ln.Close(); all.Wait() })
 }
 
 // signer is a certificate for this account.
-func (r *fixture) signer(roles ...string) ssh.Signer {
+func (f *fixture) signer(roles ...string) ssh.Signer {
 	if len(roles) == 0 {
 		roles = []string{"ops"}
 	}
-	return r.cluster.UserSigner(r.cluster.User("alice@example.com", roles...), nil, testAccount())
+	return f.cluster.UserSigner(f.cluster.User("alice@example.com", roles...), nil, testAccount())
 }
 
 // client logs in, or fails the test.
-func (r *fixture) client(signers ...ssh.Signer) *ssh.Client {
-	r.t.Helper()
+func (f *fixture) client(signers ...ssh.Signer) *ssh.Client {
+	f.t.Helper()
 	if len(signers) == 0 {
-		signers = []ssh.Signer{r.signer()}
+		signers = []ssh.Signer{f.signer()}
 	}
-	c, banner, err := r.dial(testAccount(), signers...)
+	c, banner, err := f.dial(testAccount(), signers...)
 	if err != nil {
-		r.t.Fatalf("log in: %v (banner %q)", err, banner)
+		f.t.Fatalf("log in: %v (banner %q)", err, banner)
 	}
 	return c
 }
 
 // dial logs in with certificates or keys. banner is all that the server said.
-func (r *fixture) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
-	return r.dialWith(login, ssh.PublicKeys(signers...))
+func (f *fixture) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
+	return f.dialWith(login, ssh.PublicKeys(signers...))
 }
 
-func (r *fixture) dialWith(login string, auth ...ssh.AuthMethod) (c *ssh.Client, banner string, err error) {
+func (f *fixture) dialWith(login string, auth ...ssh.AuthMethod) (c *ssh.Client, banner string, err error) {
 	var text strings.Builder
-	authorities := []ssh.PublicKey{r.cluster.HostAuthority()}
+	authorities := []ssh.PublicKey{f.cluster.HostAuthority()}
 	cfg := &ssh.ClientConfig{
 		User:           login,
 		Auth:           auth,
@@ -342,9 +342,9 @@ func (r *fixture) dialWith(login string, auth ...ssh.AuthMethod) (c *ssh.Client,
 			return identity.VerifySSHHost(key, "web-1", authorities, time.Now())
 		},
 	}
-	c, err = ssh.Dial("tcp", r.addr, cfg)
+	c, err = ssh.Dial("tcp", f.addr, cfg)
 	if err == nil {
-		r.t.Cleanup(func() { c.Close() })
+		f.t.Cleanup(func() { c.Close() })
 	}
 	return c, text.String(), err
 }

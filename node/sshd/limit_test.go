@@ -85,14 +85,14 @@ func repeatUntilEnd(t *testing.T, d time.Duration, do func()) {
 }
 
 // wantEnded checks what the client and the audit log are told of a session that the node ended for a cause.
-func wantEnded(t *testing.T, r *fixture, got result, cause, text string) {
+func wantEnded(t *testing.T, f *fixture, got result, cause, text string) {
 	t.Helper()
 	for _, part := range []string{"threshold: error: ", text, "threshold: hint: "} {
 		if got.status != 124 || got.signal != "" || !strings.Contains(got.err, part) {
 			t.Errorf("got %+v, want status 124 and stderr with %q", got, part)
 		}
 	}
-	end := r.awaitEnd(t)
+	end := f.awaitEnd(t)
 	if end.Fields["cause"] != cause || end.Fields["status"] != "124" ||
 		!strings.Contains(end.Reason, text) {
 		t.Errorf("got event %+v, want it to name %s, with %q", end, cause, text)
@@ -101,9 +101,9 @@ func wantEnded(t *testing.T, r *fixture, got result, cause, text string) {
 
 func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
-	c := r.client()
+	f := newFixture(t, nil)
+	f.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
+	c := f.client()
 	s := newSession(t, c)
 	requestTerminal(t, s, "xterm")
 	var out, errs syncBuffer
@@ -123,7 +123,7 @@ func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 	if !strings.HasPrefix(got.err, "\r\n") || !strings.HasSuffix(got.err, "\r\n") {
 		t.Errorf("got %q, want whole lines on a raw terminal", got.err)
 	}
-	wantEnded(t, r, got, "idle_timeout", "nothing was typed for 1s (role ops, idle_timeout)")
+	wantEnded(t, f, got, "idle_timeout", "nothing was typed for 1s (role ops, idle_timeout)")
 	if err := c.Wait(); err == nil {
 		t.Error("got the connection closed by the client, want by the node")
 	}
@@ -131,9 +131,9 @@ func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 
 func TestTypingKeepsASessionOpen(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(2 * time.Second)}))
-	s := newSession(t, r.client())
+	f := newFixture(t, nil)
+	f.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(2 * time.Second)}))
+	s := newSession(t, f.client())
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
@@ -151,24 +151,24 @@ func TestTypingKeepsASessionOpen(t *testing.T) {
 	if lasted := time.Since(start); lasted < 3*time.Second || len(got.out) != 15 {
 		t.Errorf("got %d bytes back within %s, want 15 and an end after the last", len(got.out), lasted)
 	}
-	wantEnded(t, r, got, "idle_timeout", "nothing was typed for 2s")
+	wantEnded(t, f, got, "idle_timeout", "nothing was typed for 2s")
 }
 
 func TestMaxSessionEndsAnActiveSession(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{
+	f := newFixture(t, nil)
+	f.allow(roleWithOptions(access.Options{
 		IdleTimeout: access.Duration(time.Hour),
 		MaxSession:  access.Duration(time.Second),
 	}))
-	s := newSession(t, r.client())
+	s := newSession(t, f.client())
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
 	startProgram(t, s, "cat")
 	repeatUntilEnd(t, 50*time.Millisecond, func() { _, _ = io.WriteString(in, "x") })
 	got := resultOf(t, s.Wait(), &out, &errs)
-	wantEnded(t, r, got, "max_session", "it may last 1s (role ops, max_session)")
+	wantEnded(t, f, got, "max_session", "it may last 1s (role ops, max_session)")
 }
 
 func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
@@ -176,19 +176,19 @@ func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 	for name, ends := range map[string]bool{"with the option": true, "without it": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newFixture(t, nil)
-			r.allow(roleWithOptions(access.Options{EndWithCertificate: ends}))
+			f := newFixture(t, nil)
+			f.allow(roleWithOptions(access.Options{EndWithCertificate: ends}))
 			end := time.Now().Add(2 * time.Second).Truncate(time.Second)
-			short := r.cluster.UserSigner(
-				r.cluster.User("alice@example.com", "ops"),
+			short := f.cluster.UserSigner(
+				f.cluster.User("alice@example.com", "ops"),
 				func(c *ssh.Certificate) { c.ValidBefore = uint64(end.Unix()) },
 				testAccount(),
 			)
-			got := run(t, r.client(short), "sleep 2.5; echo done", "")
+			got := run(t, f.client(short), "sleep 2.5; echo done", "")
 			switch {
 			case ends:
 				const text = "ended with its certificate (role ops, end_with_certificate)"
-				wantEnded(t, r, got, "end_with_certificate", text)
+				wantEnded(t, f, got, "end_with_certificate", text)
 			case got.out != "done\n" || got.status != 0:
 				t.Errorf("got %+v, want the program to outlive the certificate", got)
 			}
@@ -198,9 +198,9 @@ func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 
 func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{MaxSessions: 2}))
-	first, second := r.client(), r.client()
+	f := newFixture(t, nil)
+	f.allow(roleWithOptions(access.Options{MaxSessions: 2}))
+	first, second := f.client(), f.client()
 	hold := func(c *ssh.Client) (end func()) {
 		s := newSession(t, c)
 		in, _ := s.StdinPipe()
@@ -210,18 +210,18 @@ func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 	end := hold(first)
 	hold(second)
 	const refusal = "alice@example.com has 2 sessions on web-1, and role ops, max_sessions allows 2"
-	for i, c := range []*ssh.Client{first, second, r.client()} {
+	for i, c := range []*ssh.Client{first, second, f.client()} {
 		got := run(t, c, "echo in", "")
 		if got.status != 126 || got.out != "" || !strings.Contains(got.err, refusal) ||
 			!strings.Contains(got.err, "hint: end another session") {
 			t.Errorf("client %d: got %+v, want a third session refused", i, got)
 		}
 	}
-	if got := r.recorded(audit.SessionRefused); len(got) != 3 || got[0].Rule != "role ops, max_sessions" {
+	if got := f.recorded(audit.SessionRefused); len(got) != 3 || got[0].Rule != "role ops, max_sessions" {
 		t.Errorf("got refusals %+v, want three that name the limit", got)
 	}
-	bob := r.cluster.UserSigner(r.cluster.User("bob@example.com", "ops"), nil, testAccount())
-	if got := run(t, r.client(bob), "echo in", ""); got.out != "in\n" {
+	bob := f.cluster.UserSigner(f.cluster.User("bob@example.com", "ops"), nil, testAccount())
+	if got := run(t, f.client(bob), "echo in", ""); got.out != "in\n" {
 		t.Errorf("got %+v, want another user admitted", got)
 	}
 	end()
@@ -230,11 +230,11 @@ func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 			t.Errorf("got %+v, want a session in place of the one that ended", got)
 		}
 	}
-	r.allow(roleWithOptions(access.Options{MaxSessions: 1}))
+	f.allow(roleWithOptions(access.Options{MaxSessions: 1}))
 	if got := run(t, first, "echo in", ""); got.status != 126 {
 		t.Errorf("got %+v, want the stricter role to apply at once", got)
 	}
-	r.allow(roleWithOptions(access.Options{}))
+	f.allow(roleWithOptions(access.Options{}))
 	if got := run(t, first, "echo in", ""); got.out != "in\n" {
 		t.Errorf("got %+v, want no limit if the role has none", got)
 	}
@@ -242,14 +242,14 @@ func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 
 func TestARefusedOrFailedStartReleasesTheQuota(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{MaxSessions: 1}))
-	c := r.client()
-	r.failAudit(errors.New("the disk is full"))
+	f := newFixture(t, nil)
+	f.allow(roleWithOptions(access.Options{MaxSessions: 1}))
+	c := f.client()
+	f.failAudit(errors.New("the disk is full"))
 	if got := run(t, c, "echo in", ""); got.status != 126 {
 		t.Errorf("got %+v, want no session that cannot be audited", got)
 	}
-	r.failAudit(nil)
+	f.failAudit(nil)
 	if got := run(t, c, "echo in", ""); got.out != "in\n" {
 		t.Errorf("got %+v, want a session", got)
 	}
@@ -257,9 +257,9 @@ func TestARefusedOrFailedStartReleasesTheQuota(t *testing.T) {
 
 func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{MaxSession: access.Duration(1500 * time.Millisecond)}))
-	c := r.client()
+	f := newFixture(t, nil)
+	f.allow(roleWithOptions(access.Options{MaxSession: access.Duration(1500 * time.Millisecond)}))
+	c := f.client()
 	var all sync.WaitGroup
 	for i := range 5 {
 		s := newSession(t, c)
@@ -282,9 +282,9 @@ func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 
 func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{MaxSession: access.Duration(time.Second)}))
-	c := r.client()
+	f := newFixture(t, nil)
+	f.allow(roleWithOptions(access.Options{MaxSession: access.Duration(time.Second)}))
+	c := f.client()
 	ch, requests, err := c.OpenChannel("session", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -296,15 +296,15 @@ func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	closed := make(chan error, 1)
 	go func() { closed <- c.Wait() }()
 	receive(t, "the end", closed) // endGrace after the limit
-	if got := r.awaitEnd(t); got.Fields["cause"] != "max_session" {
+	if got := f.awaitEnd(t); got.Fields["cause"] != "max_session" {
 		t.Errorf("got %+v, want the cause in it", got)
 	}
 }
 
 func TestManyChannelsShareTheWindowBudget(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	var windows []int
 	for range 12 {
 		windows = append(windows, openWindow(t, c))
@@ -316,8 +316,8 @@ func TestManyChannelsShareTheWindowBudget(t *testing.T) {
 		t.Errorf("got a window of %d bytes on the last channel of %v, want %d", last, windows, 64<<10)
 	}
 	c.Close()
-	r.awaitClosed(t)
-	if window := openWindow(t, r.client()); window != 1<<20 {
+	f.awaitClosed(t)
+	if window := openWindow(t, f.client()); window != 1<<20 {
 		t.Errorf("got a window of %d bytes after the channels are closed, want the budget given back", window)
 	}
 }

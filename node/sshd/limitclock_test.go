@@ -28,9 +28,9 @@ type limitedConnection struct {
 
 // newLimitedConnection makes a connection in a synctest bubble. Its user has the role ops with these options.
 func newLimitedConnection(ctx context.Context, o access.Options, life time.Duration) *limitedConnection {
-	m := &limitedConnection{ended: make(chan *endReason, 1), lines: make(chan string, 100)}
-	m.allow(access.Role{Name: "ops", Options: o})
-	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: m.trust.Load})
+	limited := &limitedConnection{ended: make(chan *endReason, 1), lines: make(chan string, 100)}
+	limited.allow(access.Role{Name: "ops", Options: o})
+	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: limited.trust.Load})
 	who := identity.SSHUser{
 		Identity: identity.Identity{
 			Kind:      identity.User,
@@ -40,44 +40,44 @@ func newLimitedConnection(ctx context.Context, o access.Options, life time.Durat
 			Roles:     []string{"ops"},
 		},
 	}
-	m.connection = &connection{
+	limited.connection = &connection{
 		srv:     srv,
 		who:     who,
 		clock:   newLimitClock(time.Now().Add(life)),
 		live:    map[*program]struct{}{},
 		wakeups: make(chan struct{}, 1),
 	}
-	go func() { m.ended <- m.watch(ctx) }()
-	return m
+	go func() { limited.ended <- limited.watch(ctx) }()
+	return limited
 }
 
 // allow puts roles in force.
-func (m *limitedConnection) allow(roles ...access.Role) {
+func (l *limitedConnection) allow(roles ...access.Role) {
 	p := access.Policy{}
 	for _, r := range roles {
 		p[r.Name] = r
 	}
-	m.trust.Store(&rules.Trust{Policy: p})
+	l.trust.Store(&rules.Trust{Policy: p})
 }
 
 // addTerminal opens a session with a terminal on the connection.
-func (m *limitedConnection) addTerminal() {
-	t := newSessionChannel(m.connection, terminalChannel{lines: m.lines})
+func (l *limitedConnection) addTerminal() {
+	t := newSessionChannel(l.connection, terminalChannel{lines: l.lines})
 	t.messages.rawTerminal = true
-	p := &program{conn: m.connection, messages: t.messages, hasTerminal: true}
-	m.mu.Lock()
-	m.sessions++
-	m.live[p] = struct{}{}
-	m.mu.Unlock()
-	m.clock.terminals.Add(1)
+	p := &program{conn: l.connection, messages: t.messages, hasTerminal: true}
+	l.mu.Lock()
+	l.sessions++
+	l.live[p] = struct{}{}
+	l.mu.Unlock()
+	l.clock.terminals.Add(1)
 }
 
 // endedAt waits until d after the start. It returns why the connection has ended, or nil if it has not.
-func (m *limitedConnection) endedAt(start time.Time, d time.Duration) *endReason {
+func (l *limitedConnection) endedAt(start time.Time, d time.Duration) *endReason {
 	<-time.After(time.Until(start.Add(d)))
 	synctest.Wait()
 	select {
-	case e := <-m.ended:
+	case e := <-l.ended:
 		return e
 	default:
 		return nil
@@ -112,17 +112,17 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				m := newLimitedConnection(t.Context(), tt.options, tt.life)
+				limited := newLimitedConnection(t.Context(), tt.options, tt.life)
 				if tt.ends == 0 {
-					if e := m.endedAt(start, 48*time.Hour); e != nil {
+					if e := limited.endedAt(start, 48*time.Hour); e != nil {
 						t.Errorf("got ended by %s, want it to go on", e.cause)
 					}
 					return
 				}
-				if e := m.endedAt(start, tt.ends-time.Millisecond); e != nil {
+				if e := limited.endedAt(start, tt.ends-time.Millisecond); e != nil {
 					t.Fatalf("got ended by %s before %s", e.cause, tt.ends)
 				}
-				e := m.endedAt(start, tt.ends)
+				e := limited.endedAt(start, tt.ends)
 				if e == nil || e.cause != tt.cause || !strings.Contains(fault.Message(e), tt.text) ||
 					fault.Remedy(e) == "" {
 					t.Errorf("got %v, want ended by %s, with %q and a remedy", e, tt.cause, tt.text)
@@ -136,21 +136,21 @@ func TestTypingPostponesTheIdleTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		m := newLimitedConnection(
+		limited := newLimitedConnection(
 			t.Context(),
 			access.Options{IdleTimeout: 10 * minute, MaxSession: hour},
 			time.Hour,
 		)
 		for d := time.Duration(0); d < 50*time.Minute; d += 9 * time.Minute {
-			if e := m.endedAt(start, d); e != nil {
+			if e := limited.endedAt(start, d); e != nil {
 				t.Fatalf("after %s: got ended by %s", d, e.cause)
 			}
-			m.clock.markActive()
+			limited.clock.markActive()
 		}
-		if e := m.endedAt(start, 55*time.Minute-time.Second); e != nil {
+		if e := limited.endedAt(start, 55*time.Minute-time.Second); e != nil {
 			t.Fatalf("got ended by %s, want 10m after the last activity", e.cause)
 		}
-		if e := m.endedAt(start, 55*time.Minute); e == nil || e.cause != "idle_timeout" {
+		if e := limited.endedAt(start, 55*time.Minute); e == nil || e.cause != "idle_timeout" {
 			t.Errorf("got %v, want ended by idle_timeout", e)
 		}
 	})
@@ -165,14 +165,14 @@ func TestForwardedDataCountsAsActivityOnlyWithoutATerminal(t *testing.T) {
 	}{{"alone", 0, 15 * time.Minute}, {"beside a terminal", 1, 10 * time.Minute}} {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
-			m := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
-			m.clock.terminals.Store(tt.terminals)
-			m.endedAt(start, 5*time.Minute)
-			m.clock.markForwarded()
-			if e := m.endedAt(start, tt.ends-time.Second); e != nil {
+			limited := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
+			limited.clock.terminals.Store(tt.terminals)
+			limited.endedAt(start, 5*time.Minute)
+			limited.clock.markForwarded()
+			if e := limited.endedAt(start, tt.ends-time.Second); e != nil {
 				t.Fatalf("%s: got ended early", tt.name)
 			}
-			if e := m.endedAt(start, tt.ends); e == nil {
+			if e := limited.endedAt(start, tt.ends); e == nil {
 				t.Errorf("%s: got no end after %s", tt.name, tt.ends)
 			}
 		})
@@ -183,22 +183,22 @@ func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		m := newLimitedConnection(t.Context(), access.Options{}, time.Hour)
-		if e := m.endedAt(start, 20*time.Minute+time.Second); e != nil {
+		limited := newLimitedConnection(t.Context(), access.Options{}, time.Hour)
+		if e := limited.endedAt(start, 20*time.Minute+time.Second); e != nil {
 			t.Fatalf("got ended by %s without a limit", e.cause)
 		}
-		m.allow(access.Role{Name: "ops", Options: access.Options{MaxSession: 10 * minute}})
-		if e := m.endedAt(start, 20*time.Minute+time.Second+limitsInterval); e == nil ||
+		limited.allow(access.Role{Name: "ops", Options: access.Options{MaxSession: 10 * minute}})
+		if e := limited.endedAt(start, 20*time.Minute+time.Second+limitsInterval); e == nil ||
 			e.cause != "max_session" {
 			t.Errorf("got %v, want ended by max_session within %s", e, limitsInterval)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		m := newLimitedConnection(t.Context(), access.Options{MaxSession: 10 * minute}, time.Hour)
-		m.endedAt(start, 9*time.Minute)
-		m.allow()
-		if e := m.endedAt(start, 20*time.Minute); e != nil {
+		limited := newLimitedConnection(t.Context(), access.Options{MaxSession: 10 * minute}, time.Hour)
+		limited.endedAt(start, 9*time.Minute)
+		limited.allow()
+		if e := limited.endedAt(start, 20*time.Minute); e != nil {
 			t.Errorf("got ended by %s, want the limit gone with the role", e.cause)
 		}
 	})
@@ -227,37 +227,38 @@ func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
 		{"a short limit", access.Options{MaxSession: minute}, time.Minute, nil},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			m := newLimitedConnection(t.Context(), tt.options, time.Hour)
-			m.addTerminal()
-			if e := m.endedAt(time.Now(), tt.until); e == nil {
+			limited := newLimitedConnection(t.Context(), tt.options, time.Hour)
+			limited.addTerminal()
+			if e := limited.endedAt(time.Now(), tt.until); e == nil {
 				t.Fatalf("%s: got no end", tt.name)
 			}
-			m.wantLines(t, tt.name, tt.want...)
+			limited.wantLines(t, tt.name, tt.want...)
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		m := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
-		m.addTerminal()
-		m.endedAt(start, 9*time.Minute+30*time.Second)
-		m.wantLines(t, "before it is idle", "ends in 1m0s unless something is typed (role ops, idle_timeout)")
-		m.clock.markActive()
-		m.endedAt(start, 18*time.Minute)
-		m.wantLines(t, "after activity")
-		m.endedAt(start, 18*time.Minute+30*time.Second)
-		m.wantLines(t, "before it is idle again", "unless something is typed")
+		limited := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
+		limited.addTerminal()
+		limited.endedAt(start, 9*time.Minute+30*time.Second)
+		const warning = "ends in 1m0s unless something is typed (role ops, idle_timeout)"
+		limited.wantLines(t, "before it is idle", warning)
+		limited.clock.markActive()
+		limited.endedAt(start, 18*time.Minute)
+		limited.wantLines(t, "after activity")
+		limited.endedAt(start, 18*time.Minute+30*time.Second)
+		limited.wantLines(t, "before it is idle again", "unless something is typed")
 	})
 }
 
 // wantLines checks that the terminal got these lines, and no others, since the last call.
-func (m *limitedConnection) wantLines(t *testing.T, when string, want ...string) {
+func (l *limitedConnection) wantLines(t *testing.T, when string, want ...string) {
 	t.Helper()
 	synctest.Wait()
-	if len(m.lines) != len(want) {
-		t.Fatalf("%s: got %d lines, want %d", when, len(m.lines), len(want))
+	if len(l.lines) != len(want) {
+		t.Fatalf("%s: got %d lines, want %d", when, len(l.lines), len(want))
 	}
 	for _, part := range want {
-		if line := <-m.lines; !strings.Contains(line, part) || !strings.HasPrefix(line, "\r\n") ||
+		if line := <-l.lines; !strings.Contains(line, part) || !strings.HasPrefix(line, "\r\n") ||
 			!strings.HasSuffix(line, "\r\n") {
 			t.Errorf("%s: got %q, want a line with %q", when, line, part)
 		}

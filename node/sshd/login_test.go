@@ -19,15 +19,15 @@ import (
 
 func TestCertificatesRefusedAtLogin(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	me := testAccount()
-	alice, bob := r.cluster.User("alice@example.com", "ops"), r.cluster.User("bob@example.com")
+	alice, bob := f.cluster.User("alice@example.com", "ops"), f.cluster.User("bob@example.com")
 	ofCluster, ofNode, withUnknownRole := alice, alice, bob
 	ofCluster.Cluster = "other.example.com"
 	ofNode.Kind = identity.Node
 	withUnknownRole.Roles = []string{"gone"}
 	// sign makes a certificate of Alice for her account, which change may alter.
-	sign := func(change func(*ssh.Certificate)) ssh.Signer { return r.cluster.UserSigner(alice, change, me) }
+	sign := func(change func(*ssh.Certificate)) ssh.Signer { return f.cluster.UserSigner(alice, change, me) }
 	shift := func(hours int) func(*ssh.Certificate) {
 		return func(c *ssh.Certificate) {
 			c.ValidAfter += uint64(hours * 3600)
@@ -41,7 +41,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 	noIdentity := func(c *ssh.Certificate) { delete(c.Extensions, identity.SSHExtension) }
 	ofHost := func(c *ssh.Certificate) { c.CertType = ssh.HostCert }
 	elsewhere := criticalOption("source-address", "203.0.113.0/24")
-	otherName := r.cluster.UserSigner(ofCluster, nil, me)
+	otherName := f.cluster.UserSigner(ofCluster, nil, me)
 	otherCA := clustertest.NewInMemory(t).UserSigner(alice, nil, me)
 	const noRole = "no role of alice@example.com (roles: ops) allows"
 	for _, tt := range []struct {
@@ -52,9 +52,9 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 	}{
 		{"another cluster's", otherCA, me, "an authority this cluster does not have"},
 		{"another cluster's name, our key", otherName, me, "other.example.com"},
-		{"without principals", r.cluster.UserSigner(alice, nil), me, "no principals"},
-		{"with a wildcard principal", r.cluster.UserSigner(alice, nil, "*"), me, "principal"},
-		{"with a comma in a principal", r.cluster.UserSigner(alice, nil, "root,"+me), me, "principal"},
+		{"without principals", f.cluster.UserSigner(alice, nil), me, "no principals"},
+		{"with a wildcard principal", f.cluster.UserSigner(alice, nil, "*"), me, "principal"},
+		{"with a comma in a principal", f.cluster.UserSigner(alice, nil, "root,"+me), me, "principal"},
 		{"expired", sign(shift(-3)), me, "expired at"},
 		{"not valid yet", sign(shift(2)), me, "check this machine's clock"},
 		{"without an end", sign(noEnd), me, "validity"},
@@ -62,16 +62,16 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 		{"with an unknown critical option", sign(criticalOption("force-command", "x")), me, "force-command"},
 		{"of a host", sign(ofHost), me, "wrong type"},
 		{"pinned to another address", sign(elsewhere), me, "pinned"},
-		{"of another kind of holder", r.cluster.UserSigner(ofNode, nil, me), me, "threshold: error"},
-		{"for another login", r.cluster.UserSigner(alice, nil, "somebody"), me, "does not name the login"},
-		{"for a login that no rule allows", r.cluster.UserSigner(alice, nil, "daemon"), "daemon", noRole},
+		{"of another kind of holder", f.cluster.UserSigner(ofNode, nil, me), me, "threshold: error"},
+		{"for another login", f.cluster.UserSigner(alice, nil, "somebody"), me, "does not name the login"},
+		{"for a login that no rule allows", f.cluster.UserSigner(alice, nil, "daemon"), "daemon", noRole},
 		{"for an invalid login", sign(nil), "a,b", "not a valid account name"},
-		{"without roles", r.cluster.UserSigner(bob, nil, me), me, "no role of bob@example.com (none) allows"},
-		{"with an unknown role", r.cluster.UserSigner(withUnknownRole, nil, me), me, "roles: gone"},
+		{"without roles", f.cluster.UserSigner(bob, nil, me), me, "no role of bob@example.com (none) allows"},
+		{"with an unknown role", f.cluster.UserSigner(withUnknownRole, nil, me), me, "roles: gone"},
 		{"a plain key", plainKey(t), me, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, banner, err := r.dial(tt.login, tt.signer)
+			_, banner, err := f.dial(tt.login, tt.signer)
 			if err == nil {
 				t.Fatal("got logged in, want refused")
 			}
@@ -83,14 +83,14 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 			}
 		})
 	}
-	if got := r.recorded(audit.SessionStarted); len(got) != 0 {
+	if got := f.recorded(audit.SessionStarted); len(got) != 0 {
 		t.Errorf("got %d sessions recorded, want none", len(got))
 	}
-	refusals := r.recorded(audit.SessionRefused)
+	refusals := f.recorded(audit.SessionRefused)
 	if len(refusals) != 5 { // those who proved to hold a good certificate
 		t.Errorf("got %d refusals recorded, want 5: %+v", len(refusals), refusals)
 	}
-	r.client() // a good certificate still logs in
+	f.client() // a good certificate still logs in
 }
 
 // plainKey is a key without a certificate.
@@ -123,27 +123,27 @@ func (wrongKeySigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
 
 func TestACertificateWithoutItsKeyLearnsNothing(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow() // without any role, the owner of the certificate would be told so
-	_, banner, err := r.dial(testAccount(), wrongKeySigner{r.signer()})
+	f := newFixture(t, nil)
+	f.allow() // without any role, the owner of the certificate would be told so
+	_, banner, err := f.dial(testAccount(), wrongKeySigner{f.signer()})
 	if err == nil || banner != "" {
 		t.Errorf("got %v and banner %q, want a refusal without a banner", err, banner)
 	}
-	if got := r.recorded(audit.SessionRefused); len(got) != 0 {
+	if got := f.recorded(audit.SessionRefused); len(got) != 0 {
 		t.Errorf("got %d refusals recorded, want none: nobody proved who they are", len(got))
 	}
 }
 
 func TestLoginWithoutAKeyIsRefused(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	noAnswers := func(string, string, []string, []bool) ([]string, error) { return nil, nil }
 	for _, auth := range [][]ssh.AuthMethod{
 		nil,
 		{ssh.Password("x")},
 		{ssh.KeyboardInteractive(noAnswers)},
 	} {
-		if _, _, err := r.dialWith(testAccount(), auth...); err == nil {
+		if _, _, err := f.dialWith(testAccount(), auth...); err == nil {
 			t.Error("got logged in, want refused")
 		}
 	}
@@ -151,7 +151,7 @@ func TestLoginWithoutAKeyIsRefused(t *testing.T) {
 
 func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	interactive := ssh.KeyboardInteractive(
 		func(_, instruction string, questions []string, _ []bool) ([]string, error) {
 			t.Errorf("got asked %q %v, want no question", instruction, questions)
@@ -170,18 +170,18 @@ func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 		{"as many keys as are allowed", []ssh.AuthMethod{keys(sshprofile.MaxAuthTries)}, 1},
 		{"one key and nothing more", []ssh.AuthMethod{keys(1)}, 0},
 	} {
-		_, banner, err := r.dialWith(testAccount(), tt.auth...)
+		_, banner, err := f.dialWith(testAccount(), tt.auth...)
 		if err == nil || strings.Count(banner, "tsh login") != tt.told {
 			t.Errorf("%s: got %v and banner %q, want a refusal that says so %d times",
 				tt.name, err, banner, tt.told)
 		}
 	}
-	withCertificate := append(plainKeys(t, sshprofile.MaxAuthTries-1), r.signer())
-	if _, banner, err := r.dial(testAccount(), withCertificate...); err != nil || banner != "" {
+	withCertificate := append(plainKeys(t, sshprofile.MaxAuthTries-1), f.signer())
+	if _, banner, err := f.dial(testAccount(), withCertificate...); err != nil || banner != "" {
 		t.Errorf("got %v and banner %q, want a client with a certificate logged in silently", err, banner)
 	}
-	r.allow()
-	_, banner, err := r.dialWith(testAccount(), ssh.PublicKeys(r.signer()), interactive)
+	f.allow()
+	_, banner, err := f.dialWith(testAccount(), ssh.PublicKeys(f.signer()), interactive)
 	if err == nil || strings.Contains(banner, "offered none") {
 		t.Errorf("got %v and banner %q, want nothing about a missing certificate", err, banner)
 	}
@@ -189,12 +189,12 @@ func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 
 func TestLoginTriesAreLimited(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	keys := plainKeys(t, sshprofile.MaxAuthTries)
-	if _, _, err := r.dial(testAccount(), append(keys, r.signer())...); err == nil {
+	if _, _, err := f.dial(testAccount(), append(keys, f.signer())...); err == nil {
 		t.Error("got logged in with the seventh key, want the connection closed before")
 	}
-	if _, _, err := r.dial(testAccount(), append(keys[:3], r.signer())...); err != nil {
+	if _, _, err := f.dial(testAccount(), append(keys[:3], f.signer())...); err != nil {
 		t.Errorf("got %v with the fourth key, want logged in", err)
 	}
 }
@@ -209,34 +209,34 @@ func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 		{"10 minutes behind", -10 * time.Minute, "clock is behind"},
 		{"a day and an hour without news", 25 * time.Hour, "has not heard from the cluster"},
 	} {
-		r := newFixture(t, func(c *sshd.Config) { c.Now = clustertest.SkewedClock(tt.off) })
-		if _, banner, err := r.dial(testAccount(), r.signer()); err == nil ||
+		f := newFixture(t, func(c *sshd.Config) { c.Now = clustertest.SkewedClock(tt.off) })
+		if _, banner, err := f.dial(testAccount(), f.signer()); err == nil ||
 			!strings.Contains(banner, tt.banner) ||
 			!strings.Contains(banner, "hint: ") {
 			t.Errorf("%s: got %v and banner %q, want a refusal with %q", tt.name, err, banner, tt.banner)
 		}
 	}
-	r := newFixture(
+	f := newFixture(
 		t,
 		func(c *sshd.Config) { c.Now = clustertest.SkewedClock(40 * time.Minute) },
 	) // rules 40 minutes old, certificate still good
-	r.client()
+	f.client()
 }
 
 func TestUnusableAccounts(t *testing.T) {
 	t.Parallel()
 	notRoot := account.Database{UID: 12345}
-	r := newFixture(t, func(c *sshd.Config) { c.Accounts = notRoot })
+	f := newFixture(t, func(c *sshd.Config) { c.Accounts = notRoot })
 	role := fullRole("ops")
 	role.Allow[0].Logins = access.Strings{testAccount(), "no-such-account", "daemon"}
-	r.allow(role)
-	alice := r.cluster.User("alice@example.com", "ops")
-	signer := r.cluster.UserSigner(alice, nil, testAccount(), "no-such-account", "daemon")
+	f.allow(role)
+	alice := f.cluster.User("alice@example.com", "ops")
+	signer := f.cluster.UserSigner(alice, nil, testAccount(), "no-such-account", "daemon")
 	for login, want := range map[string]string{
 		"no-such-account": `there is no account "no-such-account" on this node`,
 		"daemon":          "this node runs as user id 12345, not as root",
 	} {
-		_, banner, err := r.dial(login, signer)
+		_, banner, err := f.dial(login, signer)
 		if err == nil || !strings.Contains(banner, want) || !strings.Contains(banner, "hint: ") {
 			t.Errorf("%s: got %v and %q, want a refusal with %q", login, err, banner, want)
 		}
@@ -270,18 +270,18 @@ func (k *switchingKey) Marshal() []byte {
 
 func TestIdentityIsThatOfTheKeyThatSigned(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(fullRole("ops"), fullRole("files", "sftp"))
-	bob := r.cluster.UserSigner(r.cluster.User("bob@example.com", "files"), nil, testAccount())
-	alice := r.signer().PublicKey() // may run commands
-	c := r.client(switchingSigner{bob, alice})
+	f := newFixture(t, nil)
+	f.allow(fullRole("ops"), fullRole("files", "sftp"))
+	bob := f.cluster.UserSigner(f.cluster.User("bob@example.com", "files"), nil, testAccount())
+	alice := f.signer().PublicKey() // may run commands
+	c := f.client(switchingSigner{bob, alice})
 	if err := newSession(t, c).Run("true"); err == nil {
 		t.Error("got a command run with the grants of Alice, want it refused to Bob")
 	}
 	if err := newSession(t, c).RequestSubsystem("sftp"); err != nil {
 		t.Errorf("got %v for what Bob may do", err)
 	}
-	events := append(r.recorded(audit.SessionStarted), r.recorded(audit.SessionRefused)...)
+	events := append(f.recorded(audit.SessionStarted), f.recorded(audit.SessionRefused)...)
 	for _, e := range events {
 		if e.User != "bob@example.com" {
 			t.Errorf("got %s recorded, want bob@example.com", e.User)

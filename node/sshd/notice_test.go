@@ -19,16 +19,16 @@ func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 	for version, want := range map[string]bool{dial.ClientVersion: true, "SSH-2.0-OpenSSH_9.2": false} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			r := newFixture(t, nil)
-			r.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
-			raw, err := net.Dial("tcp", r.addr)
+			f := newFixture(t, nil)
+			f.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
+			raw, err := net.Dial("tcp", f.addr)
 			if err != nil {
 				t.Fatal(err)
 			}
 			conn, opens, requests, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{
 				User:            testAccount(),
 				ClientVersion:   version,
-				Auth:            []ssh.AuthMethod{ssh.PublicKeys(r.signer())},
+				Auth:            []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
 				HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 			})
 			if err != nil {

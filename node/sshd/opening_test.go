@@ -58,8 +58,8 @@ func runInOpening(t *testing.T, c *ssh.Client, early ...dial.ChannelRequest) res
 
 func TestAProgramRequestedInTheOpening(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	if !dial.ReadsEarlyRequests(c.ServerVersion()) {
 		t.Fatalf("got the version %q, which tells clients to send no openings", c.ServerVersion())
 	}
@@ -80,16 +80,16 @@ func TestAProgramRequestedInTheOpening(t *testing.T) {
 	if got := runInOpening(t, c, command("echo one"), command("echo two")); got.out != "one\n" {
 		t.Errorf("got %+v, want one program for each session", got)
 	}
-	if n := len(r.recorded(audit.SessionStarted)); n != 3 {
+	if n := len(f.recorded(audit.SessionStarted)); n != 3 {
 		t.Errorf("got %d starts recorded, want 3", n)
 	}
 }
 
 func TestRequestsInTheOpeningAndOnTheChannelCombine(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	extra, _ := dial.MarshalEarlyRequests([]dial.ChannelRequest{variable("LANG", "C")})
-	ch, reqs, err := r.client().OpenChannel("session", extra)
+	ch, reqs, err := f.client().OpenChannel("session", extra)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,9 +105,9 @@ func TestRequestsInTheOpeningAndOnTheChannelCombine(t *testing.T) {
 // A program that is requested in the opening needs the same grant as one that is requested later.
 func TestAnOpeningThatNoRoleAllows(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(fullRole("ops", "list", "forward-agent"))
-	c := r.client()
+	f := newFixture(t, nil)
+	f.allow(fullRole("ops", "list", "forward-agent"))
+	c := f.client()
 	for name, a := range map[string]dial.ChannelRequest{
 		"exec":  command("echo x"),
 		"shell": {Type: "shell"},
@@ -120,18 +120,18 @@ func TestAnOpeningThatNoRoleAllows(t *testing.T) {
 			t.Errorf("%s: got %+v, want the reason once, and status 126", name, got)
 		}
 	}
-	if n := len(r.recorded(audit.SessionRefused)); n != 3 {
+	if n := len(f.recorded(audit.SessionRefused)); n != 3 {
 		t.Errorf("got %d refusals recorded, want 3", n)
 	}
-	if n := len(r.recorded(audit.SessionStarted)); n != 0 {
+	if n := len(f.recorded(audit.SessionStarted)); n != 0 {
 		t.Errorf("got %d starts recorded, want none", n)
 	}
 }
 
 func TestMalformedOpenings(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	for name, extra := range map[string]string{
 		"a request cut off": "\x00\x00\x00\x04exec\x00\x00\x00\x09x",
 		"more than allowed": "\x00\x00\x00\x04exec" + "\x00\x01\x00\x00" + strings.Repeat("x", 1<<16),
@@ -146,19 +146,19 @@ func TestMalformedOpenings(t *testing.T) {
 	if got.status != 126 || !strings.Contains(got.err, "could not be read") {
 		t.Errorf("a command cut off: got %+v, want the reason and status 126", got)
 	}
-	if n := len(r.recorded(audit.SessionStarted)); n != 0 {
+	if n := len(f.recorded(audit.SessionStarted)); n != 0 {
 		t.Errorf("got %d starts recorded, want none", n)
 	}
 }
 
 func TestAFloodOfRequestsInAnOpening(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	var early []dial.ChannelRequest
 	for range 1000 {
 		early = append(early, variable("LANG", "C"), dial.ChannelRequest{Type: "no-such@example.com"})
 	}
-	if got := runInOpening(t, r.client(), append(early, command("echo live"))...); got.out != "live\n" {
+	if got := runInOpening(t, f.client(), append(early, command("echo live"))...); got.out != "live\n" {
 		t.Errorf("got %+v, want the command to run after them", got)
 	}
 }

@@ -20,7 +20,7 @@ import (
 
 // writeOpenSSHConfig writes a key, a certificate and a configuration for the real clients, and returns the
 // configuration's path.
-func writeOpenSSHConfig(t *testing.T, r *fixture) string {
+func writeOpenSSHConfig(t *testing.T, f *fixture) string {
 	t.Helper()
 	dir := t.TempDir()
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
@@ -35,8 +35,8 @@ func writeOpenSSHConfig(t *testing.T, r *fixture) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := r.cluster.UserCert(plain, r.cluster.User("alice@example.com", "ops"), nil, testAccount())
-	host, port, err := net.SplitHostPort(r.addr)
+	cert := f.cluster.UserCert(plain, f.cluster.User("alice@example.com", "ops"), nil, testAccount())
+	host, port, err := net.SplitHostPort(f.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func writeOpenSSHConfig(t *testing.T, r *fixture) string {
 	put("key-cert.pub", string(ssh.MarshalAuthorizedKey(cert)))
 	known := put(
 		"known_hosts",
-		"@cert-authority web-1 "+string(ssh.MarshalAuthorizedKey(r.cluster.HostAuthority())),
+		"@cert-authority web-1 "+string(ssh.MarshalAuthorizedKey(f.cluster.HostAuthority())),
 	)
 	return put("config", fmt.Sprintf(`Host web-1
   HostName %s
@@ -84,8 +84,8 @@ func runOpenSSH(t *testing.T, stdin []byte, name string, args ...string) result 
 
 func TestStockOpenSSH(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	config := writeOpenSSHConfig(t, r)
+	f := newFixture(t, nil)
+	config := writeOpenSSHConfig(t, f)
 	data := make([]byte, 2<<20)
 	_, _ = rand.Read(data)
 	runSSH := func(t *testing.T, stdin []byte, args ...string) result {
@@ -157,7 +157,7 @@ func TestStockOpenSSH(t *testing.T) {
 		}
 	})
 	t.Run("a refused command says why", func(t *testing.T) {
-		r.allow(fullRole("ops", "sftp"))
+		f.allow(fullRole("ops", "sftp"))
 		got := runSSH(t, nil, "web-1", "true")
 		const reason = "threshold: error: no role of alice@example.com (roles: ops) allows exec as "
 		if got.status != 126 || !strings.Contains(got.err, reason) ||
@@ -166,7 +166,7 @@ func TestStockOpenSSH(t *testing.T) {
 		}
 	})
 	t.Run("a refused login says why", func(t *testing.T) {
-		r.allow()
+		f.allow()
 		got := runSSH(t, nil, "web-1", "true")
 		if got.status != 255 || !strings.Contains(got.err, "threshold: error: no role of alice@example.com") {
 			t.Errorf("got %+v, want 255 and the reason", got)

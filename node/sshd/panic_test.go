@@ -12,38 +12,38 @@ import (
 func TestAPanicEndsOneConnectionOnly(t *testing.T) {
 	t.Parallel()
 	broken := false
-	r := newFixture(t, nil)
-	r.cancel()
-	record := r.cfg.Audit
-	r.cfg.Audit = func(e audit.Event) error {
-		r.mu.Lock()
+	f := newFixture(t, nil)
+	f.cancel()
+	record := f.cfg.Audit
+	f.cfg.Audit = func(e audit.Event) error {
+		f.mu.Lock()
 		b := broken
-		r.mu.Unlock()
+		f.mu.Unlock()
 		if b {
 			panic("test")
 		}
 		return record(e)
 	}
-	r.serve()
+	f.serve()
 	one := fullRole("ops")
 	one.Options.MaxSessions = 1 // the one that panicked must not count any more
-	r.allow(one)
-	bad, good := r.client(), r.client()
-	r.mu.Lock()
+	f.allow(one)
+	bad, good := f.client(), f.client()
+	f.mu.Lock()
 	broken = true
-	r.mu.Unlock()
+	f.mu.Unlock()
 	s := newSession(t, bad)
 	_ = s.Run("true")
 	if err := bad.Wait(); err == nil {
 		t.Error("got the connection open, want it closed")
 	}
-	r.mu.Lock()
+	f.mu.Lock()
 	broken = false
-	r.mu.Unlock()
+	f.mu.Unlock()
 	if got := run(t, good, "echo fine", ""); got.out != "fine\n" {
 		t.Errorf("got %+v on the other connection, want it undisturbed", got)
 	}
-	if !strings.Contains(r.logged(), "panic on a connection") {
+	if !strings.Contains(f.logged(), "panic on a connection") {
 		t.Error("got nothing in the log, want the panic")
 	}
 }
@@ -80,17 +80,17 @@ func TestAPanicLeavesNothingBehind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newFixture(t, nil)
-			r.cancel()
+			f := newFixture(t, nil)
+			f.cancel()
 			sent := make(chan struct{})
-			r.cfg.Audit = func(audit.Event) error { <-sent; panic("test") }
-			r.allow(fullRole("ops", "exec", "forward-remote"))
-			r.serve()
-			c := r.client()
+			f.cfg.Audit = func(audit.Event) error { <-sent; panic("test") }
+			f.allow(fullRole("ops", "exec", "forward-remote"))
+			f.serve()
+			c := f.client()
 			provoke(c)
 			close(sent)
 			_ = c.Wait()
-			_, done := r.drain()
+			_, done := f.drain()
 			receive(t, "the connection's end", done)
 		})
 	}

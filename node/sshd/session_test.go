@@ -55,8 +55,8 @@ func TestACommandRunsAndReportsItsExit(t *testing.T) {
 
 func TestTheEnvironmentIsClean(t *testing.T) {
 	t.Setenv("NODE_SECRET", "must not be seen")
-	r := newFixture(t, nil)
-	s := newSession(t, r.client())
+	f := newFixture(t, nil)
+	s := newSession(t, f.client())
 	for _, v := range [][2]string{{"LANG", "C.UTF-8"}, {"LC_TIME", "ko_KR.UTF-8"}} {
 		if err := s.Setenv(v[0], v[1]); err != nil {
 			t.Errorf("%s: got %v, want it allowed", v[0], err)
@@ -78,7 +78,7 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + r.home(), "USER=" + testAccount(),
+		"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + f.home(), "USER=" + testAccount(),
 		"LOGNAME=" + testAccount(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1",
 		"PATH=/usr/local",
 	} {
@@ -99,12 +99,12 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 	t.Parallel()
 	data := make([]byte, 8<<20)
 	_, _ = rand.Read(data)
-	r := newFixture(t, nil)
-	got := run(t, r.client(), "cat", string(data))
+	f := newFixture(t, nil)
+	got := run(t, f.client(), "cat", string(data))
 	if sha256.Sum256([]byte(got.out)) != sha256.Sum256(data) {
 		t.Errorf("got %d bytes back, want the same %d", len(got.out), len(data))
 	}
-	fields, size := r.awaitEnd(t).Fields, fmt.Sprint(len(data))
+	fields, size := f.awaitEnd(t).Fields, fmt.Sprint(len(data))
 	if fields["bytes_in"] != size || fields["bytes_out"] != size || fields["status"] != "0" {
 		t.Errorf("got fields %v, want both byte counts %s and status 0", fields, size)
 	}
@@ -112,10 +112,10 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 
 func TestStartAndEndAreAudited(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	run(t, r.client(), "exit 3", "")
-	end := r.awaitEnd(t)
-	start := r.recorded(audit.SessionStarted)[0]
+	f := newFixture(t, nil)
+	run(t, f.client(), "exit 3", "")
+	end := f.awaitEnd(t)
+	start := f.recorded(audit.SessionStarted)[0]
 	for what, pair := range map[string][2]string{
 		"user":    {start.User, "alice@example.com"},
 		"subject": {start.Subject, "corp/sub-alice@example.com"},
@@ -249,8 +249,8 @@ func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 		for _, terminal := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, terminal %v", tt.name, terminal), func(t *testing.T) {
 				t.Parallel()
-				r := newFixture(t, nil)
-				c := r.client()
+				f := newFixture(t, nil)
+				c := f.client()
 				s := newSession(t, c)
 				if terminal {
 					requestTerminal(t, s, "dumb")
@@ -263,7 +263,7 @@ func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 				}
 				c.Close()
 				eventually(t, "the process group is gone", func() bool { return processGone(-pid) })
-				r.awaitEnd(t)
+				f.awaitEnd(t)
 			})
 		}
 	}
@@ -272,8 +272,8 @@ func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 // The server part of an editor must survive a lost connection, so that the editor can reconnect to it.
 func TestProgramsStartedWithNohupSurvive(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	s := newSession(t, c)
 	out, _ := s.StdoutPipe()
 	startProgram(t, s, `nohup sleep 1000 >/dev/null 2>&1 </dev/null &
@@ -284,7 +284,7 @@ func TestProgramsStartedWithNohupSurvive(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	r.awaitEnd(t)
+	f.awaitEnd(t)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Errorf("got %v, want the process still there", err)
 	}
@@ -292,25 +292,25 @@ func TestProgramsStartedWithNohupSurvive(t *testing.T) {
 
 func TestServerShutdownHangsUpSessions(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c := r.client()
+	f := newFixture(t, nil)
+	c := f.client()
 	s := newSession(t, c)
 	out, _ := s.StdoutPipe()
 	startProgram(t, s, `echo ready; exec sleep 1000`)
 	readLine(t, out, "ready")
-	r.cancel()
+	f.cancel()
 	if err := c.Wait(); err == nil {
 		t.Error("got no error from the connection, want it closed")
 	}
-	if got := r.awaitEnd(t).Fields["signal"]; got != "HUP" {
+	if got := f.awaitEnd(t).Fields["signal"]; got != "HUP" {
 		t.Errorf("got signal %q, want HUP", got)
 	}
 }
 
 func TestFilesRoundTripOverSFTP(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	c, err := sftp.NewClient(r.client())
+	f := newFixture(t, nil)
+	c, err := sftp.NewClient(f.client())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,14 +318,14 @@ func TestFilesRoundTripOverSFTP(t *testing.T) {
 	dir := t.TempDir()
 	data := make([]byte, 3<<20)
 	_, _ = rand.Read(data)
-	f, err := c.Create(filepath.Join(dir, "a file with spaces"))
+	file, err := c.Create(filepath.Join(dir, "a file with spaces"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.ReadFrom(bytes.NewReader(data)); err != nil {
+	if _, err := file.ReadFrom(bytes.NewReader(data)); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Close(); err != nil {
+	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}
 	list, err := c.ReadDir(dir)
@@ -333,20 +333,20 @@ func TestFilesRoundTripOverSFTP(t *testing.T) {
 		list[0].Size() != int64(len(data)) {
 		t.Errorf("got %v, %v, want the one file of %d bytes", list, err, len(data))
 	}
-	g, err := c.Open(filepath.Join(dir, "a file with spaces"))
+	copied, err := c.Open(filepath.Join(dir, "a file with spaces"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var back bytes.Buffer
-	if _, err := g.WriteTo(&back); err != nil || !bytes.Equal(back.Bytes(), data) {
+	if _, err := copied.WriteTo(&back); err != nil || !bytes.Equal(back.Bytes(), data) {
 		t.Errorf("got %d bytes back (%v), want the same %d", back.Len(), err, len(data))
 	}
-	g.Close()
-	if wd, err := c.Getwd(); err != nil || wd != r.home() {
-		t.Errorf("got working directory %q (%v), want %q", wd, err, r.home())
+	copied.Close()
+	if wd, err := c.Getwd(); err != nil || wd != f.home() {
+		t.Errorf("got working directory %q (%v), want %q", wd, err, f.home())
 	}
 	c.Close()
-	r.awaitEnd(t)
+	f.awaitEnd(t)
 }
 
 func TestManySessionsOnOneConnection(t *testing.T) {

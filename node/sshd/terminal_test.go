@@ -12,7 +12,7 @@ import (
 
 func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
+	f := newFixture(t, nil)
 	for name, tt := range map[string]struct {
 		extensions map[string]string
 		allowed    bool
@@ -24,8 +24,8 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cert := r.cluster.UserSigner(
-				r.cluster.User("alice@example.com", "ops"),
+			cert := f.cluster.UserSigner(
+				f.cluster.User("alice@example.com", "ops"),
 				func(c *ssh.Certificate) {
 					delete(c.Extensions, "permit-pty")
 					for k, v := range tt.extensions {
@@ -34,7 +34,7 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 				},
 				testAccount(),
 			)
-			s := newSession(t, r.client(cert))
+			s := newSession(t, f.client(cert))
 			var out, errs bytes.Buffer
 			s.Stdout, s.Stderr = &out, &errs
 			if err := s.RequestPty("vt100", 24, 80, nil); (err == nil) != tt.allowed {

@@ -35,7 +35,7 @@ const dialTimeout = 15 * time.Second
 
 // Config says which proxies to dial, as which node, and what to do with what arrives.
 type Config struct {
-	Proxies []string                         // addresses of the cluster's public port, host:port; at least one
+	Proxies []string                         // of the cluster's public port, host:port; at least one
 	Dialer  authrpc.Dialer                   // connects to them; nil means a direct connection
 	Tunnels int                              // how many tunnels to keep; 0 means DefaultTunnels
 	Pin     identity.Pin                     // of the cluster, to which the proxies must belong

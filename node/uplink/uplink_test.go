@@ -83,15 +83,15 @@ func TestASecondTunnelToTheSameProxyIsASpare(t *testing.T) {
 	t.Parallel()
 	c := clustertest.NewInMemory(t)
 	addr := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
-	l := newTunnels(t, c, addr, time.Now)
-	if !l.claim("proxy-1") {
+	tunnels := newTunnels(t, c, addr, time.Now)
+	if !tunnels.claim("proxy-1") {
 		t.Fatal("got the first refused")
 	}
-	if connected, err := l.connectOnce(t.Context(), addr); connected || !errors.Is(err, errSpare) {
+	if connected, err := tunnels.connectOnce(t.Context(), addr); connected || !errors.Is(err, errSpare) {
 		t.Errorf("got %v, %v, want a spare", connected, err)
 	}
-	l.release("proxy-1")
-	if _, err := l.connectOnce(t.Context(), addr); errors.Is(err, errSpare) {
+	tunnels.release("proxy-1")
+	if _, err := tunnels.connectOnce(t.Context(), addr); errors.Is(err, errSpare) {
 		t.Error("got a spare after the first tunnel ended, want a try")
 	}
 }
