@@ -66,6 +66,7 @@ func TestNothingIsAllowedByDefault(t *testing.T) {
 	}
 }
 
+// Machines and users whose certificate has expired are denied, whatever the roles say.
 func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
 	t.Parallel()
 	p := policy(allow(shellAs("alice")))
@@ -92,6 +93,8 @@ func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
 	}
 }
 
+// Each row says whether the labels of a grant match a node, with wildcards, the node's name and the user's
+// traits.
 func TestNodesMatchByLabels(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -151,6 +154,8 @@ func TestNodesMatchByLabels(t *testing.T) {
 	}
 }
 
+// Each row says whether a grant with these logins lets the user log in as asked, and so whether that login is
+// in the user's certificate. A trait never gives root or another system account.
 func TestLogins(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -197,13 +202,15 @@ func TestLogins(t *testing.T) {
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
-		if got := slices.Contains(policy(allow(shellAs(tt.logins...))).Logins(withTraits(user("r"),
-			tt.traits)), tt.asked); got != tt.want {
+		principals := policy(allow(shellAs(tt.logins...))).Logins(withTraits(user("r"), tt.traits))
+		if got := slices.Contains(principals, tt.asked); got != tt.want {
 			t.Errorf("%s: got %v among the certificate's principals, want %v", tt.name, got, tt.want)
 		}
 	}
 }
 
+// Each row says whether a grant with these actions and logins allows what is asked, with a login or without
+// one.
 func TestActions(t *testing.T) {
 	t.Parallel()
 	reach := access.Action("")
@@ -240,6 +247,8 @@ func TestActions(t *testing.T) {
 	}
 }
 
+// Each row has a deny entry, beside an entry that allows everything, and says whether the request is still
+// allowed.
 func TestDenyWins(t *testing.T) {
 	t.Parallel()
 	everything := access.Grant{
@@ -311,6 +320,8 @@ func TestDenyWins(t *testing.T) {
 	}
 }
 
+// A decision that allows names the entry that matched. One for which no entry matched says what is missing
+// and has a remedy.
 func TestDecisionsNameTheirRule(t *testing.T) {
 	t.Parallel()
 	p := policy(
@@ -337,6 +348,7 @@ func TestDecisionsNameTheirRule(t *testing.T) {
 	}
 }
 
+// Grants on resources allow the actions that they list, on the kinds that they list, and nothing on nodes.
 func TestResources(t *testing.T) {
 	t.Parallel()
 	grant := func(resource, action string) access.Grant {
@@ -385,6 +397,7 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// Logins collects what the roles allow on any node, without duplicates.
 func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	t.Parallel()
 	p := access.Policy{
@@ -419,6 +432,7 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	}
 }
 
+// Of the lifetimes that a user's roles set, the shortest counts, up to MaxCertTTL.
 func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 	t.Parallel()
 	ttl := func(d time.Duration) access.Role {

@@ -7,6 +7,7 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 )
 
+// Of each limit the strictest counts, and is returned with the role that sets it.
 func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 	t.Parallel()
 	role := func(idle, session time.Duration, count int, end bool) access.Role {

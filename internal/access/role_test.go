@@ -20,6 +20,7 @@ func faultsOf(r access.Role) []string {
 	return out
 }
 
+// The roles that the design shows are valid.
 func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
 	t.Parallel()
 	r := access.Role{
@@ -43,6 +44,7 @@ func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
 	}
 }
 
+// Each case is a role with one fault, and where and how it is reported.
 func TestCheckRefuses(t *testing.T) {
 	t.Parallel()
 	good := access.Grant{
@@ -134,6 +136,7 @@ func TestCheckBoundsTheCertificateLifetime(t *testing.T) {
 	}
 }
 
+// Each limit is accepted at both ends of its range, and refused beyond them.
 func TestCheckBoundsTheLimits(t *testing.T) {
 	t.Parallel()
 	d := func(s string) access.Duration {
@@ -191,6 +194,8 @@ func TestLimitsRoundTripAsJSON(t *testing.T) {
 	}
 }
 
+// A field that is a list of texts may be written as a single text. Other types, and a lifetime that is no
+// duration, are refused.
 func TestARoleFieldAcceptsOneStringOrAList(t *testing.T) {
 	t.Parallel()
 	var r access.Role
@@ -234,6 +239,7 @@ func TestDurationText(t *testing.T) {
 	}
 }
 
+// Each row says whether a pattern matches a text.
 func TestGlobs(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

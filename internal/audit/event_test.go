@@ -79,6 +79,7 @@ func TestTheJSONFormOfAnEvent(t *testing.T) {
 	}
 }
 
+// An event has the fields of the user or of the machine that it is about.
 func TestNewEventNamesTheUserOrTheMachine(t *testing.T) {
 	t.Parallel()
 	seoul := noon.In(time.FixedZone("KST", 9*60*60))
@@ -124,6 +125,7 @@ func TestCheckAcceptsAnEventUpToItsBounds(t *testing.T) {
 	}
 }
 
+// Each case is an event with one thing wrong.
 func TestCheckRefuses(t *testing.T) {
 	t.Parallel()
 	tooLong := strings.Repeat("x", audit.MaxText+1)

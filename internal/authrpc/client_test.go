@@ -137,6 +137,8 @@ func TestCallReturnsTheFaultOfTheServer(t *testing.T) {
 	}
 }
 
+// A call whose context has no deadline ends after 30 s if the server does not answer. A cancelled call
+// returns the error of its context.
 func TestACallWithoutDeadlineEndsAfterHalfAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t, caller(identity.User))
@@ -177,6 +179,8 @@ func (s *testServer) watchRules(n int, err error) {
 	})
 }
 
+// A stream ends with Unavailable when the server ends it, also by an error after the first message; with the
+// server's fault before the first message; and with the error of the client's own function.
 func TestStream(t *testing.T) {
 	stop := errors.New("stop")
 	refusal := fault.New(fault.Conflict, "op", "not now", "try again")
@@ -214,6 +218,8 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// When the client cancels, both ends return: Stream with the context's error, and the server's function
+// because its context ends.
 func TestAStreamEndsWithItsContext(t *testing.T) {
 	s := newTestServer(t, caller(identity.Proxy))
 	authrpc.HandleStream(s.Server, authrpc.WatchRules, func(
@@ -237,6 +243,7 @@ func TestAStreamEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// Each error of the transport becomes a fault whose message and remedy a user can act on.
 func TestErrorsOfTheConnectionSayWhatToDo(t *testing.T) {
 	t.Parallel()
 	hour := time.Now().Truncate(time.Hour)

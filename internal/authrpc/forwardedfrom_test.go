@@ -85,6 +85,7 @@ func TestForwardedFromIsForOneConnection(t *testing.T) {
 	}
 }
 
+// A message that is cut off, too large or malformed is refused, and so is signing one for no hello.
 func TestReadForwardedFromRefuses(t *testing.T) {
 	t.Parallel()
 	_, message := signForwarded(t, "\x16hello")

@@ -9,6 +9,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// A challenge matches its own verifier and keys and nothing else, also not the same bytes divided otherwise.
 func TestAChallengeCommitsToAllItsParts(t *testing.T) {
 	t.Parallel()
 	challenge := authrpc.Challenge("verifier", []byte("ssh"), []byte("x509"))
@@ -40,6 +41,8 @@ func testToken(kind identity.Kind) authrpc.Token {
 	}
 }
 
+// A token's text is parsed to the same token, also with space around it. Its hash depends on kind and secret
+// and not on the pin.
 func TestATokenRoundTrips(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []identity.Kind{identity.Node, identity.Proxy} {
@@ -63,6 +66,7 @@ func TestATokenRoundTrips(t *testing.T) {
 	}
 }
 
+// Texts that are no token are refused, with errors that do not repeat the secret.
 func TestParseTokenRefuses(t *testing.T) {
 	t.Parallel()
 	good := strings.Split(testToken(identity.Node).String(), ".")

@@ -41,6 +41,8 @@ var kinds = []identity.Kind{
 	authrpc.Anonymous, identity.User, identity.Node, identity.Proxy, identity.Auth, "other",
 }
 
+// A route for users serves users and refuses every other kind, each with its own fault. A route that lists no
+// callers serves nobody.
 func TestOnlyTheCallersOfARouteAreServed(t *testing.T) {
 	t.Parallel()
 	for _, kind := range kinds {
@@ -78,6 +80,8 @@ func TestAnExpiredCertificateMayOnlyRenew(t *testing.T) {
 	}
 }
 
+// A body of exactly the limit is read, and one byte more is refused: for routes with and without a limit of
+// their own, and for anonymous callers, whose limit no route can raise.
 func TestRequestBodiesAreBounded(t *testing.T) {
 	t.Parallel()
 	body := func(n int) string { return `{"token":"` + strings.Repeat("x", n-12) + `"}` } // of n bytes
@@ -126,6 +130,7 @@ func TestRequestBodies(t *testing.T) {
 	}
 }
 
+// Another method or path than those of a registered route gets an HTTP error.
 func TestOnlyPOSTOfAKnownPathIsServed(t *testing.T) {
 	t.Parallel()
 	s := authrpc.NewServer(

@@ -31,6 +31,8 @@ func TestPausesDoubleUpToTheMaximum(t *testing.T) {
 	}
 }
 
+// Pauses are at most Max and differ from each other. The zero value gives pauses of zero, and Min equal to
+// First gives exactly that pause.
 func TestPausesStayInTheirBounds(t *testing.T) {
 	t.Parallel()
 	b := backoff.Backoff{First: time.Millisecond, Max: 3 * time.Millisecond}

@@ -38,6 +38,7 @@ func (w *recordingConn) Write(b []byte) (int, error) {
 	return w.all.Write(b)
 }
 
+// What is written between Hold and the last Release leaves by one write.
 func TestHeldWritesLeaveInOnePiece(t *testing.T) {
 	t.Parallel()
 	var w recordingConn
@@ -66,6 +67,7 @@ func TestHeldWritesLeaveInOnePiece(t *testing.T) {
 	}
 }
 
+// Held bytes beyond the limit leave before Release, in order and in bounded pieces.
 func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
 	t.Parallel()
 	var w recordingConn
@@ -146,6 +148,7 @@ type countingConn struct {
 
 func (c *countingConn) Write(b []byte) (int, error) { c.writes++; return c.Conn.Write(b) }
 
+// One write of 40 KiB to TLS, which makes several records, is one write to the network.
 func TestAWriteToTLSIsOneWriteToTheNetwork(t *testing.T) {
 	t.Parallel()
 	var network *countingConn
@@ -186,6 +189,7 @@ func TestOtherConnectionsAreUnchanged(t *testing.T) {
 	}
 }
 
+// After JoinPackets, a piece of 4096 bytes waits for the next one and leaves with it. Others leave at once.
 func TestPacketsAreJoinedAfterTheHandshake(t *testing.T) {
 	t.Parallel()
 	var w recordingConn

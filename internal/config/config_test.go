@@ -43,6 +43,7 @@ type spec struct {
 	Hidden  string         `yaml:"-"`
 }
 
+// One file with each kind of value is read into the struct that it describes.
 func TestDecodeReadsEveryKindOfValue(t *testing.T) {
 	t.Parallel()
 	const in = `
@@ -76,6 +77,8 @@ strict: true
 	}
 }
 
+// A file with eleven faults is reported whole, each fault with its line and in the order of lines, so that
+// its author can correct all at once.
 func TestDecodeReportsAllFaultsAtOnceWithLines(t *testing.T) {
 	t.Parallel()
 	const in = `allow:
@@ -121,6 +124,7 @@ func wantFaults(t *testing.T, err error, want []string) {
 	}
 }
 
+// Each case is a file with one fault, and the message that its author gets.
 func TestDecodeRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, in, want string }{
@@ -276,6 +280,8 @@ spec:
     - logins: [root]
 `
 
+// The headers of a file of two resources are read. The fault in the spec of the second is found when its spec
+// is read, at its line in the whole file.
 func TestDecodeAllReadsDocumentsAndTheirSpecs(t *testing.T) {
 	t.Parallel()
 	docs, err := config.DecodeAll("all.yaml", []byte(resources))
@@ -343,6 +349,8 @@ func (w *words) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(w))
 }
 
+// A type that reads only JSON gets the JSON form of the YAML, with the keys in their order. Its errors become
+// faults with a line, in words that fit YAML.
 func TestAJSONUnmarshalerReadsYAML(t *testing.T) {
 	t.Parallel()
 	var got struct {

@@ -23,6 +23,8 @@ type listing struct {
 	Metal config.Metadata `json:"metadata"`
 }
 
+// The output has the fields in the order of the struct and the keys of maps sorted. Texts that YAML would
+// read as another type are in quotes.
 func TestEncodeWritesFieldsInOrderUnderTheirNames(t *testing.T) {
 	t.Parallel()
 	v := listing{
@@ -80,6 +82,7 @@ func TestEncodeOfAnUnsupportedTypeIsAnError(t *testing.T) {
 	}
 }
 
+// No input makes the decoder panic. What Decode accepts is, once encoded, read back as the same.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(resources))
 	f.Add(

@@ -17,6 +17,7 @@ func isClosed(t *testing.T, far net.Conn) bool {
 	return errors.Is(err, io.EOF)
 }
 
+// Accept returns the connections that Put puts in.
 func TestAcceptYieldsWhatWasPut(t *testing.T) {
 	t.Parallel()
 	addr := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}
@@ -39,6 +40,7 @@ func TestAcceptYieldsWhatWasPut(t *testing.T) {
 	}
 }
 
+// Put closes a connection if the listener is closed or the context ends before Accept takes it.
 func TestConnectionsThatNobodyAcceptsAreClosed(t *testing.T) {
 	t.Parallel()
 	l := connqueue.New(nil)

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var quiet = slog.New(slog.DiscardHandler)
 
+// The log has the level and format of its configuration. A flag takes precedence over the file.
 func TestLevelsAndFormats(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
@@ -78,6 +79,7 @@ func TestTheFinalFaultIsReportedInTheLogFormat(t *testing.T) {
 	}
 }
 
+// An address that other machines could reach is refused, as is one without a port or with a name.
 func TestHealthListensOnLoopbackOnly(t *testing.T) {
 	t.Parallel()
 	for _, addr := range []string{"0.0.0.0:3080", ":3080", "[::]:3080", "192.0.2.1:3080", "localhost:3080",
@@ -99,6 +101,8 @@ func TestHealthListensOnLoopbackOnly(t *testing.T) {
 	}
 }
 
+// /readyz has status 200 only if all parts are added and work and the program is not stopping; /healthz
+// always.
 func TestReadyMeansEveryPartWorks(t *testing.T) {
 	t.Parallel()
 	var h daemon.Health
@@ -205,6 +209,7 @@ func TestAMissingServiceManagerIsAWarning(t *testing.T) {
 	}
 }
 
+// The watchdog is fed while parts answer, even with an error or late. It is not fed while a part hangs.
 func TestTheWatchdogIsFedWhilePartsAnswer(t *testing.T) {
 	c := notifySocket(t)
 	t.Setenv("WATCHDOG_USEC", "30000")

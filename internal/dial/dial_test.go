@@ -16,6 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// A request and a reply are read back as they were written. Bytes behind a request stay in the reader.
 func TestRequestAndReplyRoundTrip(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -78,6 +79,8 @@ func connPair(t *testing.T) (near, far net.Conn) {
 	return near, far
 }
 
+// The client sends the request and its first bytes by one write, before the proxy has replied, and then reads
+// the node's bytes.
 func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
 	t.Parallel()
 	near, far := connPair(t)
@@ -116,6 +119,7 @@ func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
 	}
 }
 
+// When the proxy refuses, every Read returns its fault.
 func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 	t.Parallel()
 	near, far := connPair(t)

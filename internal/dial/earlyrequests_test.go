@@ -24,6 +24,7 @@ func TestEarlyRequestsRoundTrip(t *testing.T) {
 	}
 }
 
+// Requests of exactly MaxEarlyRequestBytes fit and are read; one byte more does not fit and is refused.
 func TestEarlyRequestsAreBounded(t *testing.T) {
 	t.Parallel()
 	exec := func(n int) []dial.ChannelRequest {

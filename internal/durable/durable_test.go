@@ -8,6 +8,7 @@ import (
 	"github.com/threshold-access/threshold/internal/durable"
 )
 
+// WriteFile replaces a file, with mode 0600. When it fails it leaves no temporary file behind.
 func TestWriteFileReplacesOrLeavesAlone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -11,6 +11,7 @@ import (
 	"github.com/threshold-access/threshold/internal/durable"
 )
 
+// A second lock of a folder fails until the first is given up.
 func TestAFolderIsLockedOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

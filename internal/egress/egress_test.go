@@ -64,6 +64,8 @@ func (p *httpProxy) start(t *testing.T) *httpProxy {
 	return p
 }
 
+// serve answers one request for a tunnel: with reply if that is set, and otherwise by a tunnel to the address
+// to, or to an echo where there is none.
 func (p *httpProxy) serve(c net.Conn) {
 	r := bufio.NewReader(c)
 	var head strings.Builder
@@ -132,6 +134,8 @@ func echo(t *testing.T, c net.Conn, text string) string {
 	return string(b)
 }
 
+// CONNECT is sent with the host and, if the URL has one, the password. Bytes that came with the reply are
+// read first, and then the tunnel works both ways.
 func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 	t.Parallel()
 	p := (&httpProxy{early: "first "}).start(t)
@@ -165,6 +169,9 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 	}
 }
 
+// NO_PROXY has the meaning that Go and curl give it, and this machine is always reached directly. The proxy
+// refuses everything, so a refusal shows that the connection went to it; direct connections fail by their
+// context.
 func TestWhichAddressesUseTheProxy(t *testing.T) {
 	t.Parallel()
 	p := (&httpProxy{reply: "HTTP/1.1 403 Forbidden\r\n\r\n"}).start(t)
@@ -210,6 +217,8 @@ func TestWhichAddressesUseTheProxy(t *testing.T) {
 	}
 }
 
+// Each refusal of an HTTP proxy becomes a fault with a remedy that names the proxy. It repeats neither the
+// password nor the proxy's own text.
 func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 	t.Parallel()
 	const ask = "Proxy-Authenticate: Basic realm=\"x\"\r\n"
@@ -258,6 +267,7 @@ func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 	}
 }
 
+// Waiting for the HTTP proxy ends with the context.
 func TestAnHTTPProxyThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never answers
@@ -338,6 +348,8 @@ type balancedProxy struct {
 
 const innerALPN = "threshold-dial"
 
+// startBalancedProxy starts a web server that stands for a balancer and the proxy behind it: it serves the
+// ping document, and runs a TLS server that echoes inside each WebSocket.
 func startBalancedProxy(t *testing.T, transport dial.Transport) *balancedProxy {
 	t.Helper()
 	s := &balancedProxy{transport: transport, keepAlive: egress.KeepAliveInterval}
@@ -397,6 +409,8 @@ func (s *balancedProxy) clientConfig() *tls.Config {
 	}
 }
 
+// The TLS connection inside a WebSocket carries a megabyte both ways, and its half-close arrives, directly
+// and through an HTTP proxy as well.
 func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 	t.Parallel()
 	s := startBalancedProxy(t, dial.WebSocket)
@@ -430,6 +444,8 @@ func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 	}
 }
 
+// A Dialer that learns transports fetches the ping document once and uses what it says. A Dialer that does
+// not learn uses TLS.
 func TestThePingDocumentDecidesTheTransport(t *testing.T) {
 	t.Parallel()
 	s := startBalancedProxy(t, dial.WebSocket)
@@ -502,6 +518,7 @@ func TestAProxyWithoutAPingDocumentGetsTLS(t *testing.T) {
 	c.Close()
 }
 
+// A stream sends empty messages while it is open, and none after Close.
 func TestAStreamSendsKeepAlives(t *testing.T) {
 	t.Parallel()
 	near, far := socketPair(t)
@@ -523,6 +540,7 @@ func TestAStreamSendsKeepAlives(t *testing.T) {
 	}
 }
 
+// A text message, or one over the limit, ends the stream.
 func TestAStreamRefusesOtherMessages(t *testing.T) {
 	t.Parallel()
 	for name, send := range map[string]func(*websocket.Conn) error{

@@ -10,6 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// What leaves the process has message, remedy and id, and not the cause.
 func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
 	t.Parallel()
 	err := fmt.Errorf(

@@ -15,6 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// Each error of package net becomes a text for users.
 func TestDescribeNetwork(t *testing.T) {
 	t.Parallel()
 	dial := func(err error) error {

@@ -9,6 +9,8 @@ import (
 	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
+// The browser logs in as a user would: it sends cookies and hidden fields, chooses the form with the field,
+// and stops before the redirect that it is told.
 func TestABrowserKeepsCookiesSubmitsFormsAndStopsWhereItIsTold(t *testing.T) {
 	t.Parallel()
 	mux := http.NewServeMux()

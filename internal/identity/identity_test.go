@@ -11,6 +11,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// Each check accepts the good names and refuses the bad ones, among them look-alikes, control characters and
+// names that a resolver would read as an address.
 func TestChecksOfNames(t *testing.T) {
 	t.Parallel()
 	label := strings.Repeat("a", 63)
@@ -61,6 +63,7 @@ func TestChecksOfNames(t *testing.T) {
 	}
 }
 
+// Each case is an identity with one field that its kind must not have, or a malformed one.
 func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

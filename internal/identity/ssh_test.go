@@ -105,6 +105,7 @@ func sign(t testing.TB, c *ssh.Certificate, by ssh.Signer) *ssh.Certificate {
 
 func tcp(addr string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)) }
 
+// A valid certificate gives the identity, logins, serial and expiry that are in it.
 func TestVerifySSHUserReadsTheCertificate(t *testing.T) {
 	t.Parallel()
 	ca := signer(t, key('c'))
@@ -173,6 +174,7 @@ func subjectKey(pub func(t *testing.T) ssh.PublicKey) func(*testing.T) ssh.Publi
 	return func(t *testing.T) ssh.PublicKey { return with(func(c *ssh.Certificate) { c.Key = pub(t) })(t) }
 }
 
+// Each case is a key or certificate with one thing wrong, and a part of the message.
 func TestVerifySSHUserRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -372,6 +374,7 @@ func TestVerifySSHUserTrustsNobodyWithoutAuthorities(t *testing.T) {
 	}
 }
 
+// A certificate with a SHA-1 signature is refused, and accepted with SHA-512 by the same authority.
 func TestVerifySSHUserRefusesSHA1OfAnRSAAuthority(t *testing.T) {
 	t.Parallel()
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -399,6 +402,8 @@ func TestVerifySSHUserRefusesSHA1OfAnRSAAuthority(t *testing.T) {
 	}
 }
 
+// A certificate is valid from Skew before its issue until the second before its end. Outside that, the
+// message names the clock.
 func TestVerifySSHUserExplainsClockErrors(t *testing.T) {
 	t.Parallel()
 	ca := signer(t, key('c'))
@@ -436,6 +441,8 @@ func TestVerifySSHUserExplainsClockErrors(t *testing.T) {
 	}
 }
 
+// Each row says whether a certificate limited to pin may be used from the address. An address that is not
+// known is refused.
 func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 	t.Parallel()
 	ca := signer(t, key('c'))
@@ -481,6 +488,8 @@ func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 	}
 }
 
+// A host certificate is accepted for each of its principals and for no other name, and not if anything else
+// is wrong with it.
 func TestVerifySSHHost(t *testing.T) {
 	t.Parallel()
 	ca := signer(t, key('h'))

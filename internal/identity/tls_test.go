@@ -59,6 +59,8 @@ func handshake(t *testing.T, client *tls.Config, server tls.Certificate, protos 
 	return err
 }
 
+// The client connects to the server with the right pin, cluster, kind and protocol, and to none where one of
+// them differs.
 func TestPinnedTLS(t *testing.T) {
 	t.Parallel()
 	tr := newTestAuthorities(t)
@@ -111,6 +113,7 @@ func TestPinnedTLS(t *testing.T) {
 	}
 }
 
+// The error of a handshake says which pin was wanted, so that a client can explain it.
 func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
 	t.Parallel()
 	tr := newTestAuthorities(t)

@@ -129,6 +129,8 @@ func pool(is ...*issuer) *x509.CertPool {
 	return p
 }
 
+// A user's certificate is verified under the user authority, and a machine's under the service authority, by
+// the same Roots.
 func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 	t.Parallel()
 	tr := newTestAuthorities(t)
@@ -153,6 +155,7 @@ func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 	}
 }
 
+// Each case is a chain with one thing wrong.
 func TestVerifyX509Refuses(t *testing.T) {
 	t.Parallel()
 	type cert = x509.Certificate
@@ -244,6 +247,7 @@ func TestVerifyX509Refuses(t *testing.T) {
 	}
 }
 
+// A leaf with two identities is refused, whichever of them a reader would take.
 func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 	t.Parallel()
 	tr := newTestAuthorities(t)
@@ -265,6 +269,8 @@ func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 	}
 }
 
+// No certificate, too many, no roots and no kinds are refused. A missing pool must not mean the system's
+// roots.
 func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 	t.Parallel()
 	tr := newTestAuthorities(t)
@@ -295,6 +301,7 @@ func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 	}
 }
 
+// Only a self-signed authority in the chain can be the pinned root, not an intermediate or the leaf.
 func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 	t.Parallel()
 	tr := newTestAuthorities(t)
@@ -326,6 +333,7 @@ func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 	}
 }
 
+// A pin is read in hex and in base64, with the prefixes in use. Anything else is refused with a short error.
 func TestParsePin(t *testing.T) {
 	t.Parallel()
 	want := identity.Pin(bytes.Repeat([]byte{0xa5}, 32))
@@ -436,6 +444,7 @@ func encodeX509(t testing.TB, id identity.Identity) []byte {
 	return b
 }
 
+// The extension must be exactly one DER text: not bare JSON, not cut off, nothing behind it.
 func TestAnIdentityThatIsNoSingleDERTextIsRefused(t *testing.T) {
 	t.Parallel()
 	good := encodeX509(t, node())

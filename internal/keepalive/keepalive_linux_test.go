@@ -56,6 +56,7 @@ func TestAPeerThatReadsNothingIsKept(t *testing.T) {
 	}
 }
 
+// Each row is what the kernel says of a connection, and whether its peer counts as vanished.
 func TestWhenAPeerCountsAsVanished(t *testing.T) {
 	t.Parallel()
 	m := ackMonitor{interval: checkInterval, timeout: PeerTimeout}

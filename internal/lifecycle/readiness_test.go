@@ -10,6 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/lifecycle"
 )
 
+// Wait blocks until Set, and returns nil from then on, also after End.
 func TestWaitReturnsOnceTheServerIsReady(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -39,6 +40,7 @@ func TestWaitReturnsOnceTheServerIsReady(t *testing.T) {
 	})
 }
 
+// If the server ends first, Wait returns its error, or says that it has stopped.
 func TestWaitTellsWhyAServerIsNeverReady(t *testing.T) {
 	t.Parallel()
 	why := errors.New("the disk is full")

@@ -10,6 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/lifecycle"
 )
 
+// The first signal ends the context and leaves the drain alone; the second ends the drain.
 func TestTheFirstSignalDrainsTheSecondEndsTheDrain(t *testing.T) {
 	ctx, stop := lifecycle.UntilSignal(syscall.SIGUSR2)
 	defer stop()

@@ -13,6 +13,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// Stop stops the last part first, and waits for each before the next.
 func TestPartsStopInReverseOfTheirStart(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

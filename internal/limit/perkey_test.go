@@ -6,6 +6,7 @@ import (
 	"github.com/threshold-access/threshold/internal/limit"
 )
 
+// Keys are counted apart, refusals are not counted, and a release of something that is not held does no harm.
 func TestEachKeyHasALimitOfItsOwn(t *testing.T) {
 	t.Parallel()
 	var p limit.PerKey[string]

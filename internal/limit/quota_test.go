@@ -28,6 +28,8 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
+// A client is refused at its own bound, and everybody at the bound for all. IPv6 addresses of one /64 are one
+// client.
 func TestOneClientCannotTakeTheWholeQuota(t *testing.T) {
 	t.Parallel()
 	q := limit.NewQuota(3, 2)
@@ -52,6 +54,8 @@ func TestOneClientCannotTakeTheWholeQuota(t *testing.T) {
 	acquire("[2001:db8::3]:1", true)
 }
 
+// Calls wait in order. One that waits for its client's bound does not hold up another client's, and one whose
+// context ends gives up its place.
 func TestOneClientsWaitersDoNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -43,6 +43,8 @@ func TestNothingIsDroppedBelowStart(t *testing.T) {
 	}
 }
 
+// For one network nothing is dropped up to Start, some is before Full, and never more than Full entries
+// remain.
 func TestDropsBeginEarlyAndNeverPassFull(t *testing.T) {
 	t.Parallel()
 	r := limit.NewRandomDrop(

@@ -10,6 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/limitedlog"
 )
 
+// Lines beyond the rate are not written, and the next line that is written says how many there were.
 func TestSuppressedLinesAreCounted(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

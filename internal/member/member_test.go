@@ -60,6 +60,7 @@ func wantFault(t *testing.T, err error, kind fault.Kind, words ...string) {
 	}
 }
 
+// A join gives the machine its identity, and after a restart it is the same member without a token.
 func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	t.Parallel()
 	c := clustertest.NewInMemory(t)
@@ -87,6 +88,7 @@ func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	}
 }
 
+// After a join the data directory has its three files and nothing else, all closed to other accounts.
 func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
 	t.Parallel()
 	cfg := newConfig(t, clustertest.NewInMemory(t))
@@ -108,6 +110,8 @@ func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
 	}
 }
 
+// Each case is a mistake of an administrator. The fault says what is wrong and does not repeat the token, and
+// no membership is saved.
 func TestJoinsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
@@ -158,6 +162,8 @@ func TestJoinsThatAreRefused(t *testing.T) {
 	}
 }
 
+// Each case is an answer by which a false or broken auth could mislead the machine. It is refused, nothing is
+// saved, and a new token makes the machine a member afterwards.
 func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
@@ -172,9 +178,8 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 			func(r *authrpc.JoinResponse) { cert, _ := donor.TLSCertificate(); r.X509 = cert.Certificate }},
 		{"another machine's host certificate",
 			func(r *authrpc.JoinResponse) {
-				s,
-					_ := donor.HostSigner()
-				r.SSHCert = s.PublicKey().Marshal()
+				host, _ := donor.HostSigner()
+				r.SSHCert = host.PublicKey().Marshal()
 			}},
 		{"a proxy's certificate",
 			func(r *authrpc.JoinResponse) { r.X509 = c.ServiceCertificate(identity.Proxy, "p").Certificate }},
@@ -197,6 +202,8 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 	}
 }
 
+// Each case changes the data directory of a member. LoadOrJoin then says what is wrong, instead of starting
+// with a part of the membership or joining again.
 func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 	t.Parallel()
 	c := clustertest.NewInMemory(t)
@@ -206,17 +213,13 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 		words  string
 	}{
 		{"keys others may read",
-			func(t *testing.T, dir string) {
-				chmod(t, filepath.Join(dir, "host.key"),
-					0o644)
-			}, "other accounts may read"},
+			func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "host.key"), 0o644) },
+			"other accounts may read"},
 		{"a directory others may enter", func(t *testing.T, dir string) { chmod(t, dir, 0o755) },
 			"other accounts may enter"},
 		{"a cut document",
-			func(t *testing.T, dir string) {
-				write(t, filepath.Join(dir, "membership.json"),
-					`{"v":1,`)
-			}, "is damaged"},
+			func(t *testing.T, dir string) { write(t, filepath.Join(dir, "membership.json"), `{"v":1,`) },
+			"is damaged"},
 		{"a newer document", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "membership.json"), `{"v":9,"pin":"`+c.Pin().String()+`"}`)
 		}, "is of version 9, and this program reads version 1"},
@@ -240,6 +243,8 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 	}
 }
 
+// A member refuses a token of another cluster. A token of its own cluster it ignores: another machine can
+// still use it.
 func TestAMemberDoesNotChangeClusters(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
@@ -291,6 +296,8 @@ func after(d time.Duration) {
 	synctest.Wait()
 }
 
+// With certificates of 24 h there is no renewal before 14 h, one by 18 h and a second by 36 h. What was
+// renewed is on disk.
 func TestCertificatesAreRenewedAtTwoThirdsOfTheirLifetime(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, c *clustertest.Cluster, m *member.Member, cfg member.Config) {
@@ -312,6 +319,7 @@ func TestCertificatesAreRenewedAtTwoThirdsOfTheirLifetime(t *testing.T) {
 	})
 }
 
+// A machine that was off until its certificates expired starts all the same, and renews them at once.
 func TestExpiredCertificatesAreRenewed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -334,6 +342,8 @@ func TestExpiredCertificatesAreRenewed(t *testing.T) {
 	})
 }
 
+// An answer to a renewal that does not verify changes nothing. The machine goes on to try until auth answers
+// rightly.
 func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, c *clustertest.Cluster, m *member.Member, _ member.Config) {
@@ -355,6 +365,8 @@ func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
 	})
 }
 
+// A join on a full disk fails before the token is sent, so that the token can be used when there is space.
+// Only root can mount a small disk; for others only the fault is tested.
 func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	noSpace := &os.PathError{Op: "write", Path: "/data/x", Err: syscall.ENOSPC}

@@ -20,6 +20,7 @@ func (h halves) CloseWrite() error {
 	return nil
 }
 
+// Read returns the prefix and then what the connection has.
 func TestReadGivesThePrefixFirst(t *testing.T) {
 	t.Parallel()
 	near, far := net.Pipe()

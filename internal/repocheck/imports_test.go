@@ -257,6 +257,7 @@ func TestTheTablesNameRealPackages(t *testing.T) {
 	}
 }
 
+// Each row is an import that must be refused: a table that allows too much would find nothing.
 func TestTheTableRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, from, to string }{
@@ -304,6 +305,7 @@ func TestTheTableRefuses(t *testing.T) {
 	}
 }
 
+// Each row is an import that must be allowed.
 func TestTheTableAllows(t *testing.T) {
 	t.Parallel()
 	for _, tt := range [][2]string{

@@ -24,6 +24,7 @@ var meaninglessNames = []string{
 	"service", "services", "manager", "managers", "base", "misc", "mock", "mocks",
 }
 
+// Top-level folders are known, no folder has a name that says nothing, and internal is not nested.
 func TestFolderNames(t *testing.T) {
 	t.Parallel()
 	for _, name := range listFiles(t) {

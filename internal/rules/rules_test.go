@@ -36,6 +36,7 @@ type cluster struct {
 	signers []ed25519.PrivateKey // rules keys; generation 0 first
 }
 
+// newCluster makes a cluster with a new root, new authorities and four rules keys.
 func newCluster(t testing.TB, name string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, name: name, rootKey: p256(t)}
@@ -78,6 +79,8 @@ func sshKey(t testing.TB) []byte {
 	return k.Marshal()
 }
 
+// authority makes the certificate of an authority with the public key pub. key is the key of parent, which
+// signs it; if parent is nil, it is the authority's own.
 func (c *cluster) authority(
 	name string,
 	pub crypto.PublicKey,
@@ -233,6 +236,8 @@ func TestOpenTrustsAWholeSetFromThePinAlone(t *testing.T) {
 	}
 }
 
+// A chain of three revisions is verified from the first, by Open, and from where the trust stands, by
+// Advance, also if the set leaves out what is known.
 func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
@@ -255,6 +260,7 @@ func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	}
 }
 
+// Each case is a set with one thing wrong, and a part of the message.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	c, other := newCluster(t, clusterName), newCluster(t, clusterName)
@@ -433,6 +439,8 @@ func TestRolesHaveTheLowestVersionThatEnforcesThem(t *testing.T) {
 	}
 }
 
+// Roles of a newer version, or with a field that this program does not know, are refused by Open, by Advance
+// and when they are signed.
 func TestRolesWithUnknownOptionsAreRefused(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
@@ -464,6 +472,7 @@ func TestRolesWithUnknownOptionsAreRefused(t *testing.T) {
 	wantRefusal(t, "to be signed", err, "nmae")
 }
 
+// Each case lacks one authority, or has one that the wrong key signed.
 func TestAuthoritiesMustBeWhole(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(*rules.Authorities){
@@ -488,6 +497,8 @@ func TestAuthoritiesMustBeWhole(t *testing.T) {
 	}
 }
 
+// A set that was valid once is refused when the trust has anything newer: a head, roles, or authorities after
+// a rotation.
 func TestAdvanceNeverGoesBack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
@@ -572,6 +583,7 @@ func TestAHigherEpochBeatsAnyIndex(t *testing.T) {
 	}
 }
 
+// Rules are usable for MaxAge after their head, and from Skew before it.
 func TestUsableChecksTheClock(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
@@ -620,6 +632,7 @@ func TestASetRoundTrips(t *testing.T) {
 	}
 }
 
+// No input makes Open or Advance panic, gives trust in another cluster, or takes a trust back in time.
 func FuzzOpen(f *testing.F) {
 	c := newCluster(f, clusterName)
 	for _, s := range []rules.Set{c.firstSet(), c.rotated(), {}} {

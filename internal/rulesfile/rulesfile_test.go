@@ -46,6 +46,7 @@ func TestRulesSurviveARestart(t *testing.T) {
 	}
 }
 
+// A changed document is saved at once, and a new head alone only when the saved one is older by saveEvery.
 func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
 	t.Parallel()
 	c, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")

@@ -13,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/sshprofile"
 )
 
+// A new configuration lets nobody in, prefers ML-KEM, and offers no algorithm with a known weakness.
 func TestNothingWeakIsOffered(t *testing.T) {
 	t.Parallel()
 	_, key, err := ed25519.GenerateKey(nil)

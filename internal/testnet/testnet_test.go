@@ -37,6 +37,7 @@ func TestBothEndsKnowTheAddresses(t *testing.T) {
 	}
 }
 
+// A write of more than the buffer waits until the peer reads. A half-close leaves the other direction open.
 func TestWritesAreBufferedAndThenWaitForTheReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -67,6 +68,7 @@ func TestWritesAreBufferedAndThenWaitForTheReader(t *testing.T) {
 	})
 }
 
+// After Close, reads and writes at both ends have the results of a TCP connection.
 func TestCloseEndsBothEnds(t *testing.T) {
 	t.Parallel()
 	client, server := testnet.Pipe()
@@ -91,6 +93,7 @@ func TestCloseEndsBothEnds(t *testing.T) {
 	}
 }
 
+// Deadlines can be set, replaced and taken away, and wake readers and writers that wait.
 func TestDeadlines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -126,6 +129,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
+// An HTTP server and client work over the network in memory.
 func TestAListenerServesHTTP(t *testing.T) {
 	t.Parallel()
 	l := testnet.Listen(testnet.ListenAddr)

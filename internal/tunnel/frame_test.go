@@ -33,6 +33,8 @@ func TestHeaderRoundTrip(t *testing.T) {
 	}
 }
 
+// A header that is cut off, too large, of another version, or with text that must not reach logs and
+// terminals is refused.
 func TestReadHeaderRefuses(t *testing.T) {
 	big := append([]byte{byte(frameHeader)}, binary.BigEndian.AppendUint32(nil, MaxHeaderBytes+1)...)
 	for name, b := range map[string][]byte{

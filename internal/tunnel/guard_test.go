@@ -20,6 +20,7 @@ func frame(kind byte, flags byte, length byte, data string) []byte {
 	return append([]byte{0, kind, 0, flags, 0, 0, 0, 1, 0, 0, 0, length}, data...)
 }
 
+// A peer that sends only pings and reads nothing loses the connection after about maxPings.
 func TestAFloodOfPingsEndsTheTunnel(t *testing.T) {
 	near, far := net.Pipe()
 	flood := make(chan int)
@@ -41,22 +42,17 @@ func TestAFloodOfPingsEndsTheTunnel(t *testing.T) {
 	}
 }
 
+// Only pings between frames count, not bytes of data that look like them or answers to pings, and the count
+// starts again after pingPeriod. Frames arrive byte by byte here.
 func TestPingsAreCountedBetweenData(t *testing.T) {
 	Bubble(t, func(t *testing.T) {
+		const muxACK = 2 // the flag of an answer
+		ping := string(frame(muxPing, muxSYN, 0, ""))
 		var wire bytes.Buffer
 		for range maxPings {
-			wire.Write(frame(muxPing, muxSYN, 0, ""))
-			wire.Write(
-				frame(
-					muxData,
-					0,
-					24,
-					string(frame(muxPing, muxSYN, 0, ""))+string(frame(muxPing, muxSYN, 0, "")),
-				),
-			) // pings within data are data
-			wire.Write(
-				frame(muxPing, 2, 0, ""),
-			) // an answer
+			wire.WriteString(ping)
+			wire.Write(frame(muxData, 0, byte(2*len(ping)), ping+ping)) // pings within data are data
+			wire.Write(frame(muxPing, muxACK, 0, ""))                   // an answer to a ping
 		}
 		g := &guardedConn{}
 		read := func(b []byte) error {
@@ -80,6 +76,7 @@ type writerFunc func([]byte) error
 
 func (f writerFunc) Write(b []byte) (int, error) { return len(b), f(b) }
 
+// A proxy that opens streams and never closes its side of them loses the tunnel when they exceed maxStreams.
 func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 	Bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()

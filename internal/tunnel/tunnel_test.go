@@ -62,6 +62,8 @@ func newTunnel(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Upl
 	return a, u
 }
 
+// greet runs both sides of a greeting in memory. The node signs with the key of m and calls itself id; claims
+// is the certificate that the proxy has verified. It returns both ends and the error of each side.
 func greet(
 	t testing.TB,
 	m machine,
@@ -102,6 +104,8 @@ func TestGreetingIdentifiesBothSides(t *testing.T) {
 	}
 }
 
+// A proxy refuses a node whose attachment is signed by another key, names another node, or has another time.
+// Both sides get the same fault.
 func TestGreetingRefuses(t *testing.T) {
 	m, other := newMachine(t, nodeID), newMachine(t, nodeID)
 	late := func() time.Time { return time.Now().Add(10 * time.Minute) }
@@ -129,6 +133,7 @@ func TestGreetingRefuses(t *testing.T) {
 	}
 }
 
+// A greeting with a peer that says nothing ends after greetTimeout, on either side.
 func TestSilentPeerEndsTheGreeting(t *testing.T) {
 	m := newMachine(t, nodeID)
 	tunnel.Bubble(t, func(t *testing.T) {
@@ -172,6 +177,7 @@ func open(t testing.TB, a *tunnel.Attached, u *tunnel.Uplink) (near, far net.Con
 	return near, far
 }
 
+// A stream carries more than its window, and goes on in the other direction after a half-close.
 func TestStreamCarriesBytesBothWays(t *testing.T) {
 	a, u := newTunnel(t, time.Now)
 	near, far := open(t, a, u)
@@ -195,6 +201,8 @@ func TestStreamCarriesBytesBothWays(t *testing.T) {
 	near.Close()
 }
 
+// A stream has the errors of a net.Conn: for a deadline, for a read that Close interrupts, and for the end at
+// the other side.
 func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
 	a, u := newTunnel(t, time.Now)
 	near, far := open(t, a, u)
@@ -218,6 +226,7 @@ func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
 	}
 }
 
+// Of several pushes that the node did not take, it gets the last. A push over the limit fails.
 func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 	tunnel.Bubble(t, func(t *testing.T) {
 		m := newMachine(t, nodeID)
@@ -285,6 +294,7 @@ func (f cuttableConn) Write(b []byte) (int, error) {
 	}
 }
 
+// When the network vanishes without a word, the tunnel ends within a minute.
 func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
 	tunnel.Bubble(t, func(t *testing.T) {
 		m := newMachine(t, nodeID)
@@ -359,6 +369,8 @@ func rulesPush(doc, head string) tunnel.RulesPush {
 	return n
 }
 
+// Each row pushes rules and says what the node takes: the whole set when the documents changed, the head
+// alone when they did not, and both when pushes were merged.
 func TestOnlyTheHeadIsPushedWhileTheDocumentsAreUnchanged(t *testing.T) {
 	tunnel.Bubble(t, func(t *testing.T) {
 		m := newMachine(t, nodeID)
