@@ -163,7 +163,7 @@ func (c *command) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkFolderOwner(spec.Data); err != nil {
+	if err := checkFolderOwner(spec.Data); err != nil { // before anything is written there
 		return err
 	}
 	c.log = c.log.WithDefaults(spec.Log)
@@ -190,7 +190,7 @@ func (c *command) start(ctx context.Context) error {
 		return failed // a failed part explains more than what the others saw of it
 	}
 	if ctx.Err() != nil {
-		return nil
+		return nil // a stop, perhaps before the server was ready
 	}
 	return err
 }

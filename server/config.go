@@ -191,14 +191,14 @@ func (p proxySpec) check(besideAuth bool, report func(path, format string, args 
 	if !slices.Contains([]dial.Transport{"", dial.TLS, dial.WebSocket}, p.Transport) {
 		report("proxy.transport", "is %q; it must be %s or %s", p.Transport, dial.TLS, dial.WebSocket)
 	}
-	if d := p.WebSocketKeepAlive; d != 0 && (d < time.Second || d > time.Minute) {
-		report("proxy.websocket_keepalive", "is %s; it must be between 1s and 1m", d)
+	if every := p.WebSocketKeepAlive; every != 0 && (every < time.Second || every > time.Minute) {
+		report("proxy.websocket_keepalive", "is %s; it must be between 1s and 1m", every)
 	}
 	if p.ProxyProtocol && len(p.Balancers) == 0 {
 		report("proxy.proxy_protocol", "needs balancers, the networks that send PROXY headers")
 	}
-	for i, a := range p.Public {
-		if _, err := withPort(a); err != nil {
+	for i, addr := range p.Public {
+		if _, err := withPort(addr); err != nil {
 			report(fmt.Sprintf("proxy.public[%d]", i), "%v", err)
 		}
 	}
@@ -219,9 +219,9 @@ func (a acmeSpec) check(p proxySpec, report func(path, format string, args ...an
 		report("proxy.acme",
 			"cannot be used: proxy.public has no host name to get a certificate for, only IP addresses")
 	}
-	for i, h := range a.Hosts {
-		if !slices.Contains(public, strings.ToLower(h)) {
-			report(fmt.Sprintf("proxy.acme.hosts[%d]", i), "%q is not a host name of proxy.public", h)
+	for i, host := range a.Hosts {
+		if !slices.Contains(public, strings.ToLower(host)) {
+			report(fmt.Sprintf("proxy.acme.hosts[%d]", i), "%q is not a host name of proxy.public", host)
 		}
 	}
 }
@@ -315,8 +315,8 @@ func (n nodeSpec) check(besideProxy bool, report func(path, format string, args 
 	if len(n.Proxies) == 0 && !besideProxy {
 		report("node", "needs proxies, the cluster's public address, because this server runs no proxy")
 	}
-	for i, a := range n.Proxies {
-		if _, err := withPort(a); err != nil {
+	for i, addr := range n.Proxies {
+		if _, err := withPort(addr); err != nil {
 			report(fmt.Sprintf("node.proxies[%d]", i), "%v", err)
 		}
 	}

@@ -191,17 +191,17 @@ func (d Database) AllowsFileTransfer(shell string) bool {
 // eachLine calls fn with the colon-separated fields of each line of a file, until fn returns false or the
 // file ends. The error is that of opening or reading the file.
 func eachLine(path string, fn func(fields []string) bool) error {
-	f, err := os.Open(path)
+	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, maxLine)
-	for s.Scan() {
-		if !fn(strings.Split(s.Text(), ":")) {
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		if !fn(strings.Split(lines.Text(), ":")) {
 			return nil
 		}
 	}
-	return s.Err()
+	return lines.Err()
 }

@@ -132,15 +132,15 @@ func completeLimit(resource int, soft, hard bound) (Limit, error) {
 // entry of the form "alice -", which exempts the account from all limits of all files. It skips malformed
 // lines. A file that does not exist has no entries.
 func (d Database) readLimits(path string, acc Account, found map[limitKey]bound) (exempt bool, err error) {
-	f, err := os.Open(path)
+	file, err := os.Open(path)
 	if err != nil {
 		if os.IsNotExist(err) {
 			return false, nil
 		}
 		return false, err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
+	defer file.Close()
+	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		line, _, _ := strings.Cut(lines.Text(), "#")
 		fields := strings.Fields(line) // domain, type, item, value

@@ -166,8 +166,8 @@ func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error)
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close() // net.FileListener keeps a copy
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close() // net.FileListener keeps a copy
 	// The umask gives the socket its mode when it is made, so there is no moment at which others may connect.
 	// It belongs to the whole process; only handle makes files here, on one goroutine.
 	old := unix.Umask(0o177)
@@ -182,7 +182,7 @@ func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error)
 		return nil, err
 	}
 	bound.dev, bound.ino = uint64(st.Dev), st.Ino
-	if err := bound.listen(fd, f); err != nil {
+	if err := bound.listen(fd, file); err != nil {
 		bound.remove()
 		return nil, err
 	}
@@ -193,12 +193,12 @@ func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error)
 	return bound, nil
 }
 
-// listen listens on the bound socket fd and keeps a listener for it. f is the same socket.
-func (b *boundSocket) listen(fd int, f *os.File) error {
+// listen listens on the bound socket fd and keeps a listener for it. file is the same socket.
+func (b *boundSocket) listen(fd int, file *os.File) error {
 	if err := unix.Listen(fd, backlog); err != nil {
 		return err
 	}
-	l, err := net.FileListener(f)
+	l, err := net.FileListener(file)
 	if err != nil {
 		return err
 	}

@@ -112,18 +112,18 @@ func receivedConn(rights []byte) (*net.UnixConn, error) {
 
 // connFromFD makes a connection of a descriptor, which it closes: the connection has a copy.
 func connFromFD(fd int) (*net.UnixConn, error) {
-	f := os.NewFile(uintptr(fd), "unix")
-	defer f.Close()
-	c, err := net.FileConn(f)
+	file := os.NewFile(uintptr(fd), "unix")
+	defer file.Close()
+	conn, err := net.FileConn(file)
 	if err != nil {
 		return nil, err
 	}
-	u, ok := c.(*net.UnixConn)
+	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
-		c.Close()
-		return nil, fmt.Errorf("descriptor of a %T, not of a Unix socket", c)
+		conn.Close()
+		return nil, fmt.Errorf("descriptor of a %T, not of a Unix socket", conn)
 	}
-	return u, nil
+	return unixConn, nil
 }
 
 // socketPair makes two connected sockets: one for this process, which is the agent, and one to give to the

@@ -21,21 +21,21 @@ const backlog = 128
 // by a socket's owner: they let only root reach the metadata service of a cloud, for example. If ctx ends
 // first, the error is its cause.
 func dialTCP(
-	ctx context.Context, db account.Database, acc account.Account, to netip.AddrPort,
+	ctx context.Context, db account.Database, acc account.Account, addr netip.AddrPort,
 ) (net.Conn, error) {
-	fd, err := tcpSocket(db, acc, to.Addr())
+	fd, err := tcpSocket(db, acc, addr.Addr())
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "tcp")
-	defer f.Close() // net.FileConn keeps a copy
-	if err := connect(ctx, f, to); err != nil {
+	file := os.NewFile(uintptr(fd), "tcp")
+	defer file.Close() // net.FileConn keeps a copy
+	if err := connect(ctx, file, addr); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, cause
 		}
 		return nil, err
 	}
-	return net.FileConn(f)
+	return net.FileConn(file)
 }
 
 // listenTCP listens on a TCP address with a socket that belongs to the account.
@@ -44,8 +44,8 @@ func listenTCP(db account.Database, acc account.Account, addr netip.AddrPort) (n
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "tcp")
-	defer f.Close()        // net.FileListener keeps a copy
+	file := os.NewFile(uintptr(fd), "tcp")
+	defer file.Close()     // net.FileListener keeps a copy
 	if addr.Addr().Is6() { // IPv6 only: the IPv4 address gets a listener of its own
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return nil, os.NewSyscallError("setsockopt", err)
@@ -61,24 +61,24 @@ func listenTCP(db account.Database, acc account.Account, addr netip.AddrPort) (n
 	if err := unix.Listen(fd, backlog); err != nil {
 		return nil, os.NewSyscallError("listen", err)
 	}
-	return net.FileListener(f)
+	return net.FileListener(file)
 }
 
-// connect connects the non-blocking socket f and waits until it is connected or refused, or until ctx ends.
+// connect connects a non-blocking socket and waits until it is connected or refused, or until ctx ends.
 // It waits in Go's poller, so the wait occupies no thread.
-func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {
-	raw, err := f.SyscallConn()
+func connect(ctx context.Context, file *os.File, addr netip.AddrPort) error {
+	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) }) // ends raw.Write
+	stop := context.AfterFunc(ctx, func() { _ = file.SetWriteDeadline(time.Unix(1, 0)) }) // ends raw.Write
 	defer stop()
 	started := false
 	var result error                               // of the connect
 	err = raw.Write(func(fd uintptr) (done bool) { // called again whenever the socket becomes writable
 		if !started {
 			started = true
-			result = unix.Connect(int(fd), sockaddr(to))
+			result = unix.Connect(int(fd), sockaddr(addr))
 			return !errors.Is(result, unix.EINPROGRESS)
 		}
 		done, result = connectResult(int(fd))

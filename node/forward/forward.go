@@ -145,8 +145,8 @@ func (f *Forwarder) goGuarded(group *sync.WaitGroup, work func()) {
 func (f *Forwarder) Close() {
 	f.mu.Lock()
 	var all []*listener
-	for _, l := range f.listeners {
-		all = append(all, l)
+	for _, opened := range f.listeners {
+		all = append(all, opened)
 	}
 	f.mu.Unlock()
 	f.agentMu.Lock()
@@ -154,8 +154,8 @@ func (f *Forwarder) Close() {
 		all = append(all, f.agent)
 	}
 	f.agentMu.Unlock()
-	for _, l := range all {
-		l.close()
+	for _, opened := range all {
+		opened.close()
 	}
 	f.running.Wait()
 }

@@ -38,18 +38,18 @@ func hostLayout() (layout recordLayout, known bool) {
 
 // utmp encodes one entry of utmp and wtmp (struct utmp). kind is userProcess or deadProcess; an entry for a
 // process that has ended names no user.
-func (l recordLayout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
+func (l recordLayout) utmp(kind int, entry Entry, pid int, now time.Time) []byte {
 	var b bytes.Buffer
 	// Both processors are little-endian. Writing to memory never fails.
 	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) }
 	text := func(s string, size int) { put(append([]byte(s), make([]byte, size)...)[:size]) }
 	put(int32(kind)) // 16 bits and padding
 	put(int32(pid))
-	text(e.Line, lineBytes)
-	text(e.Line[max(0, len(e.Line)-idBytes):], idBytes) // the entry's id: the end of the terminal's name
+	text(entry.Line, lineBytes)
+	text(entry.Line[max(0, len(entry.Line)-idBytes):], idBytes) // id: the end of the terminal's name
 	if kind == userProcess {
-		text(e.Login, userBytes)
-		text(hostName(e.From), hostBytes)
+		text(entry.Login, userBytes)
+		text(hostName(entry.From), hostBytes)
 	} else {
 		text("", userBytes+hostBytes)
 	}
@@ -59,7 +59,7 @@ func (l recordLayout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
 	} else {
 		put([]int32{int32(pid), int32(now.Unix()), int32(now.Nanosecond() / 1000)})
 	}
-	put(addressBytes(e.From))
+	put(addressBytes(entry.From))
 	text("", 20) // reserved
 	if l.wide {
 		text("", 4) // padding to a multiple of 8
@@ -68,7 +68,7 @@ func (l recordLayout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
 }
 
 // lastlog encodes the record of an account's last login (struct lastlog).
-func (l recordLayout) lastlog(e Entry, now time.Time) []byte {
+func (l recordLayout) lastlog(entry Entry, now time.Time) []byte {
 	b := make([]byte, 0, 8+lineBytes+hostBytes)
 	if l.wide {
 		b = binary.LittleEndian.AppendUint64(b, uint64(now.Unix()))
@@ -78,7 +78,7 @@ func (l recordLayout) lastlog(e Entry, now time.Time) []byte {
 	for _, field := range []struct {
 		text string
 		size int
-	}{{e.Line, lineBytes}, {hostName(e.From), hostBytes}} {
+	}{{entry.Line, lineBytes}, {hostName(entry.From), hostBytes}} {
 		b = append(b, append([]byte(field.text), make([]byte, field.size)...)[:field.size]...)
 	}
 	return b

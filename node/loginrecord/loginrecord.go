@@ -46,38 +46,38 @@ func (f Files) now() time.Time {
 // MarkActive writes to utmp that the process pid uses the terminal. It is called twice: before the program
 // starts, with the agent's own process id, and then with the program's. So a program that looks for itself in
 // utmp finds the terminal from its first moment on.
-func (f Files) MarkActive(e Entry, pid int) error {
+func (f Files) MarkActive(entry Entry, pid int) error {
 	layout, ok := hostLayout()
 	if !ok {
 		return nil
 	}
-	return replaceEntry(f.path("run/utmp"), layout.utmp(userProcess, e, pid, f.now()))
+	return replaceEntry(f.path("run/utmp"), layout.utmp(userProcess, entry, pid, f.now()))
 }
 
 // RecordLogin adds the login to wtmp, the history of logins, and makes it the account's last login in
 // lastlog.
-func (f Files) RecordLogin(e Entry, pid int) error {
+func (f Files) RecordLogin(entry Entry, pid int) error {
 	layout, ok := hostLayout()
 	if !ok {
 		return nil
 	}
 	now := f.now()
-	last := layout.lastlog(e, now)
+	last := layout.lastlog(entry, now)
 	return errors.Join(
-		appendEntry(f.path("var/log/wtmp"), layout.utmp(userProcess, e, pid, now)),
+		appendEntry(f.path("var/log/wtmp"), layout.utmp(userProcess, entry, pid, now)),
 		updateLocked(f.path("var/log/lastlog"), func(file *os.File) error {
-			_, err := file.WriteAt(last, int64(e.UID)*int64(len(last))) // by user id
+			_, err := file.WriteAt(last, int64(entry.UID)*int64(len(last))) // by user id
 			return err
 		}))
 }
 
 // RecordLogout writes to utmp that the terminal is not used any more, and adds the end of the login to wtmp.
-func (f Files) RecordLogout(e Entry, pid int) error {
+func (f Files) RecordLogout(entry Entry, pid int) error {
 	layout, ok := hostLayout()
 	if !ok {
 		return nil
 	}
-	b := layout.utmp(deadProcess, e, pid, f.now())
+	b := layout.utmp(deadProcess, entry, pid, f.now())
 	return errors.Join(replaceEntry(f.path("run/utmp"), b), appendEntry(f.path("var/log/wtmp"), b))
 }
 
@@ -116,13 +116,13 @@ func replaceEntry(path string, entry []byte) error {
 		if err != nil {
 			return err
 		}
-		at := 0
-		for ; at+len(entry) <= len(all); at += len(entry) {
-			if sameID(all[at:], entry) {
+		offset := 0
+		for ; offset+len(entry) <= len(all); offset += len(entry) {
+			if sameID(all[offset:], entry) {
 				break
 			}
 		}
-		_, err = file.WriteAt(entry, int64(at))
+		_, err = file.WriteAt(entry, int64(offset))
 		return err
 	})
 }

@@ -37,17 +37,18 @@ type Streams struct {
 //
 // The goroutine that reads from In is the only one that may outlive Run. It ends when its pending read does,
 // so the caller must then close In or otherwise end that read.
-func (p *Process) Run(ctx context.Context, s Streams) Exit {
-	go p.copyInput(s.In)
+func (p *Process) Run(ctx context.Context, streams Streams) Exit {
+	go p.copyInput(streams.In)
 	var outputs sync.WaitGroup
 	outputs.Go(func() {
 		if len(p.greeting) > 0 {
-			_, _ = s.Out.Write(p.greeting) // if this fails, the first write of the program's output fails too
+			// If this fails, the first write of the program's output fails too.
+			_, _ = streams.Out.Write(p.greeting)
 		}
-		p.copyOutput(&buffers, p.stdout, s.Out)
+		p.copyOutput(&buffers, p.stdout, streams.Out)
 	})
 	if p.stderr != nil {
-		outputs.Go(func() { p.copyOutput(&smallBuffers, p.stderr, s.Err) })
+		outputs.Go(func() { p.copyOutput(&smallBuffers, p.stderr, streams.Err) })
 	}
 	drained := make(chan struct{}) // closed when all output is delivered
 	go func() { outputs.Wait(); close(drained) }()

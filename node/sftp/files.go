@@ -197,18 +197,18 @@ func (s *server) write(req *packet) error {
 }
 
 // writeAt writes all of the data, in several calls if the kernel takes only a part.
-func (h *handle) writeAt(data []byte, at int64) error {
+func (h *handle) writeAt(data []byte, offset int64) error {
 	for len(data) > 0 {
 		n, err := retry(func() (int, error) {
 			if h.appending {
 				return unix.Write(int(h.file.Fd()), data)
 			}
-			return unix.Pwrite(int(h.file.Fd()), data, at)
+			return unix.Pwrite(int(h.file.Fd()), data, offset)
 		})
 		if err != nil {
 			return err
 		}
-		data, at = data[n:], at+int64(n)
+		data, offset = data[n:], offset+int64(n)
 	}
 	return nil
 }

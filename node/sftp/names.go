@@ -60,23 +60,23 @@ func setFirst[K comparable](m map[K]string, key K, value string) {
 // maxLine bounds one line, in bytes: a group may have thousands of members.
 const maxLine = 1 << 20
 
-// eachEntry calls fn with the fields and the id of each line that has the number of fields. Without the file
-// it calls nothing.
-func eachEntry(path string, fields int, fn func(f []string, id uint32)) {
+// eachEntry calls fn with the fields and the id, which is the third field, of each line of a file that has
+// fieldCount fields, separated by colons. It skips other lines. Without the file it calls nothing.
+func eachEntry(path string, fieldCount int, fn func(fields []string, id uint32)) {
 	file, err := os.Open(path)
 	if err != nil {
 		return
 	}
 	defer file.Close()
-	s := bufio.NewScanner(file)
-	s.Buffer(nil, maxLine)
-	for s.Scan() {
-		f := strings.Split(s.Text(), ":")
-		if len(f) != fields {
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		fields := strings.Split(lines.Text(), ":")
+		if len(fields) != fieldCount {
 			continue
 		}
-		if id, err := strconv.ParseUint(f[2], 10, 32); err == nil {
-			fn(f, uint32(id))
+		if id, err := strconv.ParseUint(fields[2], 10, 32); err == nil {
+			fn(fields, uint32(id))
 		}
 	}
 }

@@ -138,14 +138,14 @@ func alpnNames(extensions cryptobyte.String) (out []string, err error) {
 // It returns an error for a threshold-* name together with any other name. The servers behind these names
 // check different certificates, and the choice among them must not be left to preferences.
 func chooseProtocol(offered []string) (string, error) {
-	for _, p := range offered {
-		if !strings.HasPrefix(strings.ToLower(p), ownPrefix) {
+	for _, name := range offered {
+		if !strings.HasPrefix(strings.ToLower(name), ownPrefix) {
 			continue
 		}
 		if len(offered) != 1 {
 			return "", errors.New("the client offers a " + ownPrefix + "* protocol together with others")
 		}
-		return p, nil
+		return name, nil
 	}
 	if len(offered) == 1 && offered[0] == challengeProtocol {
 		return challengeProtocol, nil

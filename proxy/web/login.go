@@ -27,15 +27,15 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	if !s.checkParams(w, r) {
 		return
 	}
-	q := r.URL.Query()
-	if q.Get("challenge") == "" {
+	query := r.URL.Query()
+	if query.Get("challenge") == "" {
 		s.fail(w, r, startInTerminalFault())
 		return
 	}
 	s.startLogin(w, r, authrpc.BeginLoginRequest{
-		Challenge: q.Get("challenge"),
-		Callback:  q.Get("callback"),
-		State:     q.Get("state"),
+		Challenge: query.Get("challenge"),
+		Callback:  query.Get("callback"),
+		State:     query.Get("state"),
 	})
 }
 

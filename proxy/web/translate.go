@@ -50,8 +50,8 @@ func (l locale) translate(english string) (text, tag string) {
 	if known, ok := l.errorTexts[english]; ok {
 		return known, l.Tag
 	}
-	for _, p := range l.errorPatterns {
-		groups := p.re.FindStringSubmatch(english)
+	for _, pattern := range l.errorPatterns {
+		groups := pattern.re.FindStringSubmatch(english)
 		if groups == nil {
 			continue
 		}
@@ -60,7 +60,7 @@ func (l locale) translate(english string) (text, tag string) {
 			translated, _ := l.translate(group)
 			replacements = append(replacements, "{"+string(rune('1'+i))+"}", translated)
 		}
-		return strings.NewReplacer(replacements...).Replace(p.text), l.Tag
+		return strings.NewReplacer(replacements...).Replace(pattern.text), l.Tag
 	}
 	return english, locales[0].Tag
 }

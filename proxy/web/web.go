@@ -201,7 +201,7 @@ func setHeaders(h http.Header) {
 // Run serves the connections of ln until ctx ends. Then open requests may go on for stopTimeout. The
 // connections of ln have passed the TLS handshake already. Run returns nil after a stop, and otherwise the
 // error of ln. It waits for the goroutine that stops the server.
-func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: headerTimeout,
@@ -228,7 +228,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 			srv.Close()
 		}
 	})
-	err := srv.Serve(ln)
+	err := srv.Serve(listener)
 	if !stop() { // the goroutine has been started
 		<-stopped
 	}

@@ -130,7 +130,7 @@ func dataFolder(named string) (dir string, remove func(), err error) {
 // serve starts the provider and the server, enrols the users, prints the commands to type next, and then
 // prints the current codes until the cluster stops. What it starts runs in c.stack, which the caller stops.
 func (c *cluster) serve(public net.Listener, version string, log *slog.Logger, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(c.stack.Context(), readyTimeout)
+	ctx, cancel := context.WithTimeout(c.stack.Context(), readyTimeout) // only for the start
 	defer cancel()
 	var err error
 	if c.state, err = loadState(c.dir); err != nil {
@@ -158,14 +158,14 @@ func (c *cluster) serve(public net.Listener, version string, log *slog.Logger, o
 // startProvider starts the OIDC provider in c.stack. It listens on the port of earlier runs, which is a part
 // of the issuer's name and so must stay. In the first run the system chooses the port, which is saved.
 func (c *cluster) startProvider() error {
-	l, err := server.Listen(c.state.Provider,
+	listener, err := server.Listen(c.state.Provider,
 		"end another demo that uses the same folder, or use another folder: --data DIR")
 	if err != nil {
 		return err
 	}
-	c.state.Provider = l.Addr().String()
+	c.state.Provider = listener.Addr().String()
 	if err := c.state.save(); err != nil {
-		return errors.Join(err, l.Close())
+		return errors.Join(err, listener.Close())
 	}
 	provider, err := oidctest.New(oidctest.Config{
 		Issuer: c.state.issuer(),
@@ -177,13 +177,13 @@ func (c *cluster) startProvider() error {
 		Users: c.state.providerUsers(),
 	})
 	if err != nil {
-		return errors.Join(err, l.Close())
+		return errors.Join(err, listener.Close())
 	}
 	srv := &http.Server{Handler: provider, ReadHeaderTimeout: 5 * time.Second}
 	c.stack.Run("provider", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 		defer stop()
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil

@@ -40,7 +40,9 @@ func (c *cluster) present(out io.Writer) error {
 		Login  string `json:"login"`
 	}{Proxy: c.public, CAFile: c.caFile(), Node: nodeName, Login: c.state.Account}
 	for _, u := range c.state.Users {
-		facts.Users = append(facts.Users, user{u.Email, u.Password, u.TOTPSecret, u.Roles})
+		facts.Users = append(facts.Users, user{
+			Email: u.Email, Password: u.Password, TOTPSecret: u.TOTPSecret, Roles: u.Roles,
+		})
 	}
 	b, err := json.MarshalIndent(facts, "", "  ")
 	if err != nil {
