@@ -23,7 +23,7 @@ import (
 func (c *Cluster) AuthProtocol() Protocol {
 	return Protocol{
 		Name: identity.ALPNAuth,
-		// A new one each time, so that it is valid whatever the cluster's clock says.
+		// A new one each time, because tests with synctest let days pass.
 		Certificate: func() *tls.Certificate { return c.ServiceCertificate(identity.Auth, "auth-1") },
 		ClientAuth:  tls.RequestClientCert,
 		Handler:     http.HandlerFunc(c.serveCall),

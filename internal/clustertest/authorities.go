@@ -96,11 +96,6 @@ func (c *Cluster) UserAuthority() ssh.PublicKey { return c.userSSH.PublicKey() }
 // HostAuthority is the key that signs host certificates.
 func (c *Cluster) HostAuthority() ssh.PublicKey { return c.hostSSH.PublicKey() }
 
-// SignAsHostAuthority signs any certificate with the host authority, for tests of what must be refused.
-func (c *Cluster) SignAsHostAuthority(cert *ssh.Certificate) {
-	c.must(cert.SignCert(rand.Reader, c.hostSSH))
-}
-
 // VerifyPeer returns whom a peer's X.509 certificates identify: a user or machine of this cluster of one of
 // the kinds. It judges them as of their beginning, so that it also accepts expired ones.
 func (c *Cluster) VerifyPeer(certs []*x509.Certificate, kinds ...identity.Kind) (identity.Peer, error) {

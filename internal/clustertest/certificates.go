@@ -186,6 +186,6 @@ func (c *Cluster) hostCert(key ssh.PublicKey, names ...string) *ssh.Certificate 
 		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
 		ValidBefore:     uint64(now.Add(machineLifetime).Unix()),
 	}
-	c.SignAsHostAuthority(cert)
+	c.must(cert.SignCert(rand.Reader, c.hostSSH))
 	return cert
 }

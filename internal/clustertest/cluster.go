@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +32,6 @@ const Name = "test.example.com"
 // Cluster is a cluster for tests. It is safe for concurrent use.
 type Cluster struct {
 	t              testing.TB
-	clockOffset    atomic.Int64 // how far the cluster's clock is ahead
 	root           authority
 	services       authority
 	users          authority
@@ -96,11 +94,8 @@ func (c *Cluster) serveAuth(ln net.Listener) {
 	Serve(c.t, ln, c.AuthProtocol())
 }
 
-// Now is the cluster's clock.
-func (c *Cluster) Now() time.Time { return time.Now().Add(time.Duration(c.clockOffset.Load())) }
-
-// SetClock sets the cluster's clock ahead of the machine's by off.
-func (c *Cluster) SetClock(off time.Duration) { c.clockOffset.Store(int64(off)) }
+// Now is the cluster's clock: that of the machine or, in a bubble of synctest, that of the bubble.
+func (c *Cluster) Now() time.Time { return time.Now() }
 
 // SkewedClock is a clock that is ahead by d.
 func SkewedClock(d time.Duration) func() time.Time {
