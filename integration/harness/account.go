@@ -12,12 +12,13 @@ import (
 	"testing"
 )
 
-// accountComment begins the comment of every account that a test run creates; the process id of the run
-// follows. By it a later run finds the accounts that a killed run has left behind.
+// accountComment begins the comment of every account that a test run creates; the process id of the run comes
+// after it. By the comment a later run finds the accounts of a run that was killed.
 const accountComment = "made by the stories of process "
 
-// MakeAccount creates an operating-system account with a home directory and bash. Its name is prefix and the
-// process id. The account is removed when the test ends. MakeAccount needs root.
+// MakeAccount creates an operating-system account with a home directory and bash, and returns it. Its name is
+// prefix and the process id. The account is removed when the test ends. MakeAccount also removes accounts
+// that an earlier run has left. It needs root.
 func MakeAccount(t testing.TB, prefix string) *user.User {
 	t.Helper()
 	removeOrphans(t)
@@ -32,7 +33,7 @@ func MakeAccount(t testing.TB, prefix string) *user.User {
 	return u
 }
 
-// removeOrphans removes the accounts of runs that have ended.
+// removeOrphans removes the accounts that test runs created whose processes have ended.
 func removeOrphans(t testing.TB) {
 	t.Helper()
 	all, err := exec.Command("getent", "passwd").Output()
@@ -40,13 +41,17 @@ func removeOrphans(t testing.TB) {
 		t.Fatalf("getent passwd: %v", err)
 	}
 	for line := range strings.Lines(string(all)) {
-		fields := strings.Split(line, ":")
+		fields := strings.Split(line, ":") // passwd(5)
 		if len(fields) != 7 {
 			continue
 		}
-		pid, ours := strings.CutPrefix(fields[4], accountComment)
-		if _, err := os.Stat("/proc/" + pid); ours && errors.Is(err, os.ErrNotExist) {
-			removeAccount(t, fields[0])
+		name, comment := fields[0], fields[4]
+		pid, isOurs := strings.CutPrefix(comment, accountComment)
+		if !isOurs {
+			continue
+		}
+		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) { // that run has ended
+			removeAccount(t, name)
 		}
 	}
 }

@@ -32,8 +32,8 @@ func Bin(t testing.TB, name string) string {
 	return filepath.Join(build.dir, name)
 }
 
-// buildAll runs make build, which builds into the module's bin/. The go command does nothing when nothing has
-// changed.
+// buildAll runs make build in the module's root, and returns the folder with the programs, bin/. It takes
+// little time when nothing has changed since the last build.
 func buildAll() (string, error) {
 	const module = "github.com/threshold-access/threshold"
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()

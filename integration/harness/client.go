@@ -42,13 +42,14 @@ func (c *Client) Tsh(args ...string) Result {
 	return Run(c.t, c.Env, nil, c.bin, args...)
 }
 
-// Until runs tsh again and again until its output is as wanted: a change takes a moment to reach all
-// machines. It fails the test after Timeout.
-func (c *Client) Until(wanted func(stdout string) bool, args ...string) {
+// Until runs tsh with args again and again until isWanted returns true for its standard output, because a
+// change takes a moment to reach all machines. It fails the test after Timeout.
+func (c *Client) Until(isWanted func(stdout string) bool, args ...string) {
 	c.t.Helper()
 	var out string
 	for deadline := time.Now().Add(Timeout); time.Now().Before(deadline); {
-		if out = c.Tsh(args...).Stdout; wanted(out) {
+		out = c.Tsh(args...).Stdout
+		if isWanted(out) {
 			return
 		}
 	}
@@ -64,14 +65,16 @@ func (c *Client) Login(d *Demo, u User) {
 	c.login(d.Proxy, d.CAFile, u)
 }
 
-// StartLogin starts tsh login, which waits for the browser.
+// StartLogin starts tsh login, which prints the address of the login page and waits for the browser. args are
+// further flags.
 func (c *Client) StartLogin(args ...string) *Process {
 	c.t.Helper()
 	return Start(c.t, c.Env, c.bin, append([]string{"login", "--browser=none"}, args...)...)
 }
 
-// SignIn opens the login page in a new browser and signs in at the provider. It returns the page that
-// follows.
+// SignIn opens the login page at address in a new browser and signs in at the provider. It returns the page
+// to which the provider sends the browser: usually the one for the second factor. roots are the authorities
+// of the page's web certificate.
 func SignIn(t testing.TB, roots *x509.CertPool, address, email, password string) *formbrowser.Page {
 	t.Helper()
 	page, err := formbrowser.New(roots, "").Open(t.Context(), address)
@@ -88,30 +91,31 @@ func SignIn(t testing.TB, roots *x509.CertPool, address, email, password string)
 // step is the length of a TOTP time step (RFC 6238 section 4.1).
 const step = 30 * time.Second
 
-// usedSteps has the last time step of each secret whose code was used.
+// usedSteps has, by TOTP secret, the last time step whose code FreshCode returned.
 var usedSteps = struct {
 	mu    sync.Mutex // guards steps
 	steps map[string]int64
 }{steps: map[string]int64{}}
 
-// FreshCode returns a TOTP code that was not used yet in this run. auth also accepts the codes of the step
-// before and after, so a few logins of one user need not wait. A further one waits for the next time step:
-// auth runs in another process, so its clock cannot be replaced.
+// FreshCode returns a TOTP code of the user that it has not returned before. auth accepts each code once, but
+// besides the code of the current time step also that of the next. So of two logins of one user neither
+// waits; a third waits, up to 30 s, for the next time step. auth runs in another process, so its clock cannot
+// be replaced.
 func FreshCode(t testing.TB, u User) string {
 	t.Helper()
-	use := func(n int64) bool {
+	takeStep := func(number int64) bool { // false: its code was used
 		usedSteps.mu.Lock()
 		defer usedSteps.mu.Unlock()
-		fresh := n > usedSteps.steps[u.TOTPSecret]
-		if fresh {
-			usedSteps.steps[u.TOTPSecret] = n
+		isFresh := number > usedSteps.steps[u.TOTPSecret]
+		if isFresh {
+			usedSteps.steps[u.TOTPSecret] = number
 		}
-		return fresh
+		return isFresh
 	}
 	for {
 		now := time.Now()
 		for _, at := range []time.Time{now, now.Add(step)} {
-			if use(at.Unix() / int64(step.Seconds())) {
+			if takeStep(at.Unix() / int64(step.Seconds())) {
 				code, err := totp.GenerateCode(u.TOTPSecret, at)
 				if err != nil {
 					t.Fatal(err)
@@ -124,8 +128,9 @@ func FreshCode(t testing.TB, u User) string {
 	}
 }
 
-// UseRelay copies the login at the proxy to one at the address of a relay in front of the proxy, and makes
-// it the one that tsh uses.
+// UseRelay makes tsh connect to relay, the address of a relay in front of the proxy, as if the user had
+// logged in there: it copies the profile of proxy, with the address replaced in all files, and makes the copy
+// current.
 func (c *Client) UseRelay(proxy, relay string) {
 	c.t.Helper()
 	home := filepath.Join(c.Home, ".tsh")
@@ -137,13 +142,13 @@ func (c *Client) UseRelay(proxy, relay string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	addresses := strings.NewReplacer(proxy, relay, knownHostsName(proxy), knownHostsName(relay))
-	for _, f := range files {
-		b, err := os.ReadFile(filepath.Join(dir(proxy), f.Name()))
+	replaceAddress := strings.NewReplacer(proxy, relay, knownHostsName(proxy), knownHostsName(relay))
+	for _, file := range files {
+		b, err := os.ReadFile(filepath.Join(dir(proxy), file.Name()))
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		WriteFile(c.t, dir(relay), f.Name(), addresses.Replace(string(b)))
+		WriteFile(c.t, dir(relay), file.Name(), replaceAddress.Replace(string(b)))
 	}
 	WriteFile(c.t, home, "current", relay)
 }
@@ -154,7 +159,7 @@ func knownHostsName(addr string) string {
 	return "[" + host + "]:" + port
 }
 
-// Command returns a command for tsh that the caller starts, on a terminal for example.
+// Command returns a command that runs tsh with args. The caller starts it, on a terminal for example.
 func (c *Client) Command(args ...string) *exec.Cmd {
 	cmd := exec.Command(c.bin, args...)
 	cmd.Env = append(os.Environ(), append(c.Env, "TERM=xterm")...)
@@ -177,36 +182,39 @@ func (c *Client) LoginAt(proxy string, s *Server, u User) {
 	c.login(proxy, s.CAFile, u)
 }
 
+// login logs in at the proxy through the provider's form and the page for the second factor, which the user
+// has enrolled. caFile has the authorities of the proxy's web certificate.
 func (c *Client) login(proxy, caFile string, u User) {
 	c.t.Helper()
-	p := c.StartLogin("--proxy", proxy, "--ca-file", caFile)
-	page := SignIn(c.t, roots(c.t, caFile), p.Line("Open: "), u.Email, u.Password)
+	tshLogin := c.StartLogin("--proxy", proxy, "--ca-file", caFile)
+	page := SignIn(c.t, roots(c.t, caFile), tshLogin.Line("Open: "), u.Email, u.Password)
 	page, err := page.Submit(c.t.Context(), map[string]string{"code": FreshCode(c.t, u)})
 	if err != nil || page.Status != 200 {
 		c.t.Fatalf("submit the code: %v %+v", err, page)
 	}
-	if err := p.Wait(); err != nil {
-		c.t.Fatalf("tsh login: %v\n%s", err, p.Output())
+	if err := tshLogin.Wait(); err != nil {
+		c.t.Fatalf("tsh login: %v\n%s", err, tshLogin.Output())
 	}
 }
 
-// FirstLogin logs in a user who has no second factor yet. It enrols one and returns the user with its secret.
+// FirstLogin logs in a user who has no second factor yet. It enrols one, and returns the user with the TOTP
+// secret, which later logins need.
 func (c *Client) FirstLogin(s *Server, u User) User {
 	c.t.Helper()
-	p := c.StartLogin("--proxy", s.Proxy, "--ca-file", s.CAFile)
-	page := SignIn(c.t, s.Roots(c.t), p.Line("Open: "), u.Email, u.Password)
+	tshLogin := c.StartLogin("--proxy", s.Proxy, "--ca-file", s.CAFile)
+	page := SignIn(c.t, s.Roots(c.t), tshLogin.Line("Open: "), u.Email, u.Password)
 	u, page = Enrol(c.t, page, u)
 	if _, err := page.Follow(c.t.Context(), "continue"); err != nil {
 		c.t.Fatal(err)
 	}
-	if err := p.Wait(); err != nil {
-		c.t.Fatalf("tsh login: %v\n%s", err, p.Output())
+	if err := tshLogin.Wait(); err != nil {
+		c.t.Fatalf("tsh login: %v\n%s", err, tshLogin.Output())
 	}
 	return u
 }
 
-// Enrol confirms the second factor that the page offers. It returns the user with the secret, and the next
-// page, which shows the recovery codes.
+// Enrol submits a first code for the TOTP secret that page offers, which stores the secret as the user's
+// second factor. It returns the user with the secret, and the next page, which shows the recovery codes.
 func Enrol(t testing.TB, page *formbrowser.Page, u User) (User, *formbrowser.Page) {
 	t.Helper()
 	u.TOTPSecret = strings.ReplaceAll(page.ByID("secret"), " ", "")

@@ -23,7 +23,8 @@ type Provider struct {
 	Issuer, ClientID, ClientSecret string
 }
 
-// Server is a running threshold server: auth, proxy and, if wanted, a node in one process.
+// Server is a running threshold server: auth, the proxy and, if the test asked for one, a node in one
+// process.
 type Server struct {
 	Proxy   string // host:port of the public port
 	Dir     string // holds its configuration and data
@@ -32,7 +33,8 @@ type Server struct {
 	config  string // path of its configuration file
 }
 
-// FreeAddr returns an address of the host on which no process listens.
+// FreeAddr returns host:port with a port on which no process listens. Nothing reserves it, but the kernel
+// gives the next callers other ports for a while.
 func FreeAddr(t testing.TB, host string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -53,8 +55,10 @@ func Account(t testing.TB) string {
 	return u.Username
 }
 
-// Bootstrap returns a bootstrap file. The user whose email the provider states as alice@example.com is an
-// administrator and may log in to the current account on every node. Other users have no role.
+// Bootstrap returns the text of a bootstrap file for a cluster whose users log in at the provider p. The user
+// whose email the provider states as alice@example.com is an administrator and may log in to the current
+// account on every node. Other users have no role. seal is the path of the key that encrypts secrets in the
+// store.
 func Bootstrap(t testing.TB, p Provider, seal string) string {
 	t.Helper()
 	return BootstrapFor(p, seal, "shell, exec, sftp", Account(t))
@@ -101,15 +105,17 @@ func StartServerIn(t testing.TB, dir, proxy string, p Provider, node string) *Se
 	return StartServerFrom(t, dir, proxy, Bootstrap(t, p, filepath.Join(dir, "seal.key")), node)
 }
 
-// StartServerFrom is StartServerIn with a given bootstrap file, and with further keys for the proxy section
-// of the configuration, written as "name: value".
-func StartServerFrom(t testing.TB, dir, proxy, bootstrap, node string, more ...string) *Server {
+// StartServerFrom is StartServerIn with bootstrap, the text of a bootstrap file, and with further keys for
+// the proxy section of the configuration, each as "name: value". A key "public" replaces the usual one, which
+// is the address of the proxy. It returns when the server is ready.
+func StartServerFrom(t testing.TB, dir, proxy, bootstrap, node string, proxyKeys ...string) *Server {
 	t.Helper()
 	s := &Server{Proxy: proxy, Dir: dir}
 	s.CAFile = filepath.Join(s.Dir, "data", "ca.pem")
 	file := WriteFile(t, s.Dir, "bootstrap.yaml", bootstrap)
-	keys := append([]string{"name: proxy-1", fmt.Sprintf("listen: %q", proxy)}, more...)
-	if !slices.ContainsFunc(more, func(k string) bool { return strings.HasPrefix(k, "public:") }) {
+	keys := append([]string{"name: proxy-1", fmt.Sprintf("listen: %q", proxy)}, proxyKeys...)
+	isPublic := func(key string) bool { return strings.HasPrefix(key, "public:") }
+	if !slices.ContainsFunc(proxyKeys, isPublic) {
 		keys = append(keys, fmt.Sprintf("public: [%q]", proxy))
 	}
 	spec := fmt.Sprintf(`kind: server
@@ -127,9 +133,10 @@ spec:
 	return s
 }
 
-func (s *Server) start(t testing.TB, more ...string) {
+// start runs threshold with the server's configuration and further flags, and waits until it is ready.
+func (s *Server) start(t testing.TB, flags ...string) {
 	t.Helper()
-	args := append([]string{"start", "--config", s.config}, more...)
+	args := append([]string{"start", "--config", s.config}, flags...)
 	s.Process = Start(t, nil, Bin(t, "threshold"), args...)
 	s.Process.WaitFor("msg=ready")
 }
@@ -137,7 +144,7 @@ func (s *Server) start(t testing.TB, more ...string) {
 // Restart stops the server gracefully and starts it again.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	_ = s.Process.Stop() // the test checks how it ended, if that matters
+	_ = s.Process.Stop() // a test for which its exit code matters calls Stop itself
 	s.start(t)
 }
 

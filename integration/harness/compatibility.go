@@ -48,28 +48,29 @@ var features = []Feature{
 	ByJump,
 }
 
-// CompatibilityReport collects what the tests have shown of each client, and makes docs/compatibility.md of
-// it.
+// CompatibilityReport collects which features of each SSH client the tests have shown to work, and writes
+// docs/compatibility.md.
 type CompatibilityReport struct{ clients []*ClientReport }
 
 // ClientReport is what the tests have shown of one client.
 type ClientReport struct {
 	name, version string
 
-	mu      sync.Mutex // guards what follows
-	started bool       // the client's test runs or has run
-	results []string   // the tests that passed
-	notes   []string
-	marks   map[Feature]string // "yes" or "no"
+	mu      sync.Mutex         // guards the next fields
+	started bool               // the client's test runs or has run
+	results []string           // the subtests that passed: "runs a command"
+	notes   []string           // paragraphs
+	marks   map[Feature]string // "yes" or "no"; a missing one is an empty cell
 }
 
-// AddClient adds a client. versionCommand is run and prints its version; without it, the client is part of
-// this release.
+// AddClient adds a client, and returns its report, to which the client's test adds results. It runs
+// versionCommand and takes the first version number that it prints; if there is none, the test fails. Without
+// versionCommand the client is part of this release, and the page shows no version.
 func (r *CompatibilityReport) AddClient(t testing.TB, name string, versionCommand ...string) *ClientReport {
 	t.Helper()
 	version := ""
 	if len(versionCommand) > 0 {
-		// The exit status of some programs is 1.
+		// The error is ignored: some programs print their version and exit with status 1.
 		out, _ := exec.Command(versionCommand[0], versionCommand[1:]...).CombinedOutput()
 		if version = versionRE.FindString(string(out)); version == "" {
 			t.Fatalf("%s: %v printed %q, which has no version", name, versionCommand, out)
@@ -82,17 +83,17 @@ func (r *CompatibilityReport) AddClient(t testing.TB, name string, versionComman
 
 var versionRE = regexp.MustCompile(`\d+\.\d+`)
 
-// Supports runs a test. If it passes, the client has the features.
-func (c *ClientReport) Supports(t *testing.T, what string, test func(*testing.T), shows ...Feature) {
+// Supports runs test as the subtest what. If it passes, the page says that the client has the features.
+func (c *ClientReport) Supports(t *testing.T, what string, test func(*testing.T), features ...Feature) {
 	t.Helper()
-	c.run(t, what, test, "yes", shows)
+	c.run(t, what, test, "yes", features)
 }
 
-// Lacks runs a test. If it passes, the client does not have the features, and is refused with a helpful
-// error.
-func (c *ClientReport) Lacks(t *testing.T, what string, test func(*testing.T), shows ...Feature) {
+// Lacks runs test as the subtest what, which shows that the client is refused with a helpful error. If it
+// passes, the page says that the client does not have the features.
+func (c *ClientReport) Lacks(t *testing.T, what string, test func(*testing.T), features ...Feature) {
 	t.Helper()
-	c.run(t, what, test, "no", shows)
+	c.run(t, what, test, "no", features)
 }
 
 // AddNote adds a paragraph that no test shows.
@@ -102,7 +103,14 @@ func (c *ClientReport) AddNote(text string) {
 	c.notes = append(c.notes, text)
 }
 
-func (c *ClientReport) run(t *testing.T, what string, test func(*testing.T), mark string, shows []Feature) {
+// run runs test as the subtest what. If it passes, run adds what to the results and the mark to the features.
+func (c *ClientReport) run(
+	t *testing.T,
+	what string,
+	test func(*testing.T),
+	mark string,
+	features []Feature,
+) {
 	t.Helper()
 	t.Run(what, func(t *testing.T) {
 		test(t)
@@ -112,20 +120,21 @@ func (c *ClientReport) run(t *testing.T, what string, test func(*testing.T), mar
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.results = append(c.results, what)
-		for _, f := range shows {
-			c.marks[f] = mark
+		for _, feature := range features {
+			c.marks[feature] = mark
 		}
 	})
 }
 
-// MarkStarted records that the client's test runs.
+// MarkStarted records that the client's test runs. The test calls it first.
 func (c *ClientReport) MarkStarted() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.started = true
 }
 
-// Complete reports whether the tests of all clients ran. Without some of them there is no page.
+// Complete reports whether the tests of all clients have run. Only then the page is compared or written: with
+// go test -run the results of other clients are missing.
 func (r *CompatibilityReport) Complete() bool {
 	return !slices.ContainsFunc(r.clients, func(c *ClientReport) bool { return !c.started })
 }
@@ -135,23 +144,23 @@ func (r *CompatibilityReport) Page(introduction string) []byte {
 	var out bytes.Buffer
 	out.WriteString(introduction)
 	out.WriteString("\n| client |")
-	for _, f := range features {
-		fmt.Fprintf(&out, " %s |", f)
+	for _, feature := range features {
+		fmt.Fprintf(&out, " %s |", feature)
 	}
 	out.WriteString("\n|---|" + strings.Repeat("---|", len(features)) + "\n")
-	for _, c := range r.clients {
-		fmt.Fprintf(&out, "| %s |", strings.TrimSpace(c.name+" "+c.version))
-		for _, f := range features {
-			fmt.Fprintf(&out, " %s |", c.marks[f])
+	for _, client := range r.clients {
+		fmt.Fprintf(&out, "| %s |", strings.TrimSpace(client.name+" "+client.version))
+		for _, feature := range features {
+			fmt.Fprintf(&out, " %s |", client.marks[feature])
 		}
 		out.WriteString("\n")
 	}
-	for _, c := range r.clients {
-		fmt.Fprintf(&out, "\n## %s\n\n", c.name)
-		for _, what := range c.results {
-			fmt.Fprintf(&out, "- %s\n", what)
+	for _, client := range r.clients {
+		fmt.Fprintf(&out, "\n## %s\n\n", client.name)
+		for _, result := range client.results {
+			fmt.Fprintf(&out, "- %s\n", result)
 		}
-		for _, note := range c.notes {
+		for _, note := range client.notes {
 			fmt.Fprintf(&out, "\n%s\n", note)
 		}
 	}
@@ -161,6 +170,7 @@ func (r *CompatibilityReport) Page(introduction string) []byte {
 // SamePage reports whether two pages are equal except for version numbers, which change with the updates of
 // the machine.
 func SamePage(a, b []byte) bool {
-	plain := func(p []byte) []byte { return regexp.MustCompile(`\d+(\.\d+)+`).ReplaceAll(p, []byte("N")) }
-	return bytes.Equal(plain(a), plain(b))
+	versionNumber := regexp.MustCompile(`\d+(\.\d+)+`)
+	withoutVersions := func(page []byte) []byte { return versionNumber.ReplaceAll(page, []byte("N")) }
+	return bytes.Equal(withoutVersions(a), withoutVersions(b))
 }

@@ -12,19 +12,21 @@ import (
 	"testing"
 )
 
-// Container is a chroot with a host name, processes, mounts and a network of its own. It shows the files of
-// this machine; changes go to a layer on top, which is dropped with the container. Packages are installed
-// in it, and services run in it, as on a machine.
+// Container is a chroot with a host name, processes, mounts and a network of its own, in which packages can
+// be installed and services run as on a machine. It shows the files of this machine. Changes go to a layer on
+// top, which is dropped when the container ends, so the machine's files stay as they are.
 type Container struct {
 	Name string
-	Pid  string // of its first process, as seen from this machine
+	Pid  string // of its first process, as this machine numbers it
 	t    testing.TB
 	root *os.Root // its files; symbolic links cannot lead out of it
 	stop func()   // ends the container and all its processes
 }
 
-// containerScript mounts the files of the container and stays in it. It prints its process id only when it is
-// inside: before that, /proc/PID/root would be the root of this machine.
+// containerScript makes the root folder of the container in the folder $1, gives the container the host name
+// $2, and enters it. Inside it prints "pid" and its process id, and then waits until its standard input is
+// closed, which ends the container. It prints only when it is inside, because before that /proc/PID/root, by
+// which NewContainer reaches the files, would be the root of this machine.
 const containerScript = `set -e
 mount -t tmpfs -o mode=755 tmpfs "$1"
 mkdir "$1/changes" "$1/work" "$1/root"
@@ -37,12 +39,14 @@ hostname "$2"
 read -r pid rest </proc/self/stat
 exec chroot "$1/root" sh -c 'echo "pid $0"; exec cat >/dev/null' "$pid"`
 
-// NewContainer makes a container that ends with the test. It needs root.
+// NewContainer makes a container and returns it when it can be used. Its network has only the loopback
+// interface. It ends with the test. NewContainer needs root.
 func NewContainer(t testing.TB, name string) *Container {
 	t.Helper()
 	args := strings.Fields("--mount --propagation=private --uts --net --pid --fork --kill-child sh -c")
 	cmd := exec.Command("unshare", append(args, containerScript, "sh", t.TempDir(), name)...)
-	hold, err := cmd.StdinPipe() // the container ends when this is closed, also when the test process dies
+	// The container ends when this pipe is closed. The kernel closes it when the test process dies.
+	keepRunning, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +58,7 @@ func NewContainer(t testing.TB, name string) *Container {
 		t.Fatal(err)
 	}
 	stop := sync.OnceFunc(func() {
-		hold.Close()
+		keepRunning.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // reports that it was killed
 	})
@@ -69,7 +73,7 @@ func NewContainer(t testing.TB, name string) *Container {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	if sameFolder(t, root, "/") {
+	if sameFolder(t, root, "/") { // else tests would change files of this machine
 		t.Fatalf("the container %s has the root folder of this machine", name)
 	}
 	c := &Container{Name: name, Pid: pid, t: t, root: root, stop: stop}
@@ -80,15 +84,15 @@ func NewContainer(t testing.TB, name string) *Container {
 // sameFolder reports whether root is the folder path.
 func sameFolder(t testing.TB, root *os.Root, path string) bool {
 	t.Helper()
-	a, err := root.Stat(".")
+	rootInfo, err := root.Stat(".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.Stat(path)
+	pathInfo, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return os.SameFile(a, b)
+	return os.SameFile(rootInfo, pathInfo)
 }
 
 // enterCommand is the command that runs args in the container.
@@ -107,32 +111,35 @@ func (c *Container) RunWith(stdin io.Reader, args ...string) Result {
 	return Run(c.t, []string{"HOME=/root", "SSH_AUTH_SOCK="}, stdin, args[0], args[1:]...)
 }
 
-// Start runs a command in the container until the test ends.
+// Start starts a command in the container, with further environment variables in env. The command is killed
+// with the container when the test ends.
 func (c *Container) Start(env []string, args ...string) *Process {
 	c.t.Helper()
 	args = c.enterCommand(args...)
 	p := Start(c.t, append([]string{"HOME=/root", "SSH_AUTH_SOCK="}, env...), args[0], args[1:]...)
-	// The container is stopped first, and ends the process: nsenter would not pass the signal of
-	// Process.Stop on.
+	// Cleanup functions run in reverse order, so this stops the container before Start's own cleanup stops
+	// the process: that would only signal nsenter, which does not pass the signal on to the command.
 	c.t.Cleanup(c.stop)
 	return p
 }
 
-// Connect connects two containers by a pair of interfaces, which are up and have no address: own in c,
-// theirs in other.
+// Connect connects two containers by a pair of network interfaces: own is the name of the one in c, theirs
+// the name of the one in other. Both are up and have no address.
 func (c *Container) Connect(own string, other *Container, theirs string) {
 	c.t.Helper()
-	ip := func(pid, command string) {
+	// Only the network namespace is entered: other.Pid is a number of this machine's processes.
+	inNetworkOf := func(pid, command string) {
 		c.t.Helper()
 		args := append([]string{"--target", pid, "--net"}, strings.Fields(command)...)
 		Run(c.t, nil, nil, "nsenter", args...).OK(c.t)
 	}
-	ip(c.Pid, fmt.Sprintf("ip link add %s type veth peer name %s netns %s", own, theirs, other.Pid))
-	ip(c.Pid, fmt.Sprintf("ip link set %s up", own))
-	ip(other.Pid, fmt.Sprintf("ip link set %s up", theirs))
+	inNetworkOf(c.Pid, fmt.Sprintf("ip link add %s type veth peer name %s netns %s", own, theirs, other.Pid))
+	inNetworkOf(c.Pid, fmt.Sprintf("ip link set %s up", own))
+	inNetworkOf(other.Pid, fmt.Sprintf("ip link set %s up", theirs))
 }
 
-// Put writes a file into the container. It creates missing folders.
+// Put writes a file into the container and creates missing folders. name is an absolute path in the
+// container; a symbolic link there cannot lead to a file of this machine.
 func (c *Container) Put(name string, data []byte, mode os.FileMode) {
 	c.t.Helper()
 	name = strings.TrimPrefix(name, "/")
@@ -148,8 +155,8 @@ func (c *Container) Put(name string, data []byte, mode os.FileMode) {
 	}
 }
 
-// Packages builds Debian packages of a version for an architecture, and returns their files by package.
-// Without names it builds all packages.
+// Packages builds Debian packages with this version for the architecture arch, and returns the path of each
+// file by the name of its package. Without names it builds all three packages.
 func Packages(t testing.TB, version, arch string, names ...string) map[string]string {
 	t.Helper()
 	if len(names) == 0 {

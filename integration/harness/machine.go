@@ -11,7 +11,8 @@ import (
 
 var tokenRE = regexp.MustCompile(`thjoin1\.[A-Za-z0-9._-]+`)
 
-// Token creates a join token. The user who is logged in must be an administrator.
+// Token creates a join token for a machine of the kind, with further flags of "tsh token create", and returns
+// its secret. The user who is logged in must be an administrator.
 func (c *Client) Token(kind string, more ...string) string {
 	c.t.Helper()
 	out := c.Tsh(append([]string{"token", "create", "--kind", kind}, more...)...).OK(c.t)
@@ -28,8 +29,9 @@ type Node struct {
 	Process *Process
 }
 
-// StartNode runs threshold-node with the token and waits until it is attached. prefix is put in front of the
-// command, for example "ip netns exec NAME".
+// StartNode runs threshold-node, which joins with the token under the name, and waits until it has a tunnel
+// to the proxy. prefix is put in front of the command, for example "ip netns exec NAME". The node ends with
+// the test.
 func StartNode(t testing.TB, proxy, token, name string, prefix ...string) *Node {
 	t.Helper()
 	return StartNodeIn(t, filepath.Join(t.TempDir(), "data"), proxy, token, name, prefix...)
@@ -44,6 +46,7 @@ func StartNodeIn(t testing.TB, dir, proxy, token, name string, prefix ...string)
 	return n
 }
 
+// nodeCommand returns the command that runs threshold-node with the token and its data in dir.
 func nodeCommand(t testing.TB, dir, proxy, token, name string) []string {
 	t.Helper()
 	file := WriteFile(t, t.TempDir(), "token", token)
@@ -51,14 +54,16 @@ func nodeCommand(t testing.TB, dir, proxy, token, name string) []string {
 	return []string{bin, "--proxy", proxy, "--data", dir, "--name", name, "--token-file", file}
 }
 
-// RunNode runs threshold-node to its end, for a node that must be refused.
+// RunNode runs threshold-node to its end and returns the result. It is for a node that must be refused: one
+// that is accepted does not end.
 func RunNode(t testing.TB, proxy, token, name string) Result {
 	t.Helper()
 	args := nodeCommand(t, filepath.Join(t.TempDir(), "data"), proxy, token, name)
 	return Run(t, nil, nil, args[0], args[1:]...)
 }
 
-// StartProxy runs a proxy in a process of its own, and waits until it is ready.
+// StartProxy runs a proxy in a process of its own, without auth and node, and waits until it is ready. It
+// listens on addr, joins with the token at the auth port auth, and ends with the test.
 func StartProxy(t testing.TB, addr, auth, token, name string) *Process {
 	t.Helper()
 	dir := t.TempDir()

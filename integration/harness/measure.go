@@ -13,28 +13,30 @@ import (
 	"time"
 )
 
-// MedianTimes calls each of the functions in turn, rounds times, and returns the median time of each. So
-// what slows the machine for a while slows all of them.
+// MedianTimes calls all functions once in each of several rounds, and returns the median time of each
+// function, in their order. Because the calls alternate, whatever slows the machine for a while slows all
+// functions.
 func MedianTimes(rounds int, functions ...func()) []time.Duration {
 	times := make([][]time.Duration, len(functions))
 	for round := range rounds {
-		for i := range functions {
-			i = (i + round) % len(functions) // so that none always runs after the same other one
+		for offset := range functions {
+			i := (offset + round) % len(functions) // each round begins with another function
 			start := time.Now()
 			functions[i]()
 			times[i] = append(times[i], time.Since(start))
 		}
 	}
-	out := make([]time.Duration, len(functions))
-	for i, t := range times {
-		slices.Sort(t)
-		out[i] = t[len(t)/2]
+	medians := make([]time.Duration, len(functions))
+	for i, ofFunction := range times {
+		slices.Sort(ofFunction)
+		medians[i] = ofFunction[len(ofFunction)/2]
 	}
-	return out
+	return medians
 }
 
-// Measurement is one line of docs/benchmarks.md. The ratio of Ours to Peer is what counts; each alone
-// depends on the speed of the machine.
+// Measurement is one line of the table in docs/benchmarks.md: what Threshold needs (Ours) and what another
+// program needs for the same (Peer). Each alone depends on the speed of the machine, so targets are for their
+// ratio.
 type Measurement struct {
 	What       string  // for example "tsh ssh node true, loopback"
 	Unit       string  // of Ours and Peer: "ms", "MB/s", "s/GB"
@@ -43,20 +45,20 @@ type Measurement struct {
 	AtLeast    bool    // Bound is a minimum; otherwise a maximum
 }
 
-// Ratio is the value to which Bound applies.
-func (f Measurement) Ratio() float64 {
-	if f.Peer == 0 {
-		return f.Ours
+// Ratio returns the value to which Bound applies: Ours/Peer, or Ours if nothing was measured beside it.
+func (m Measurement) Ratio() float64 {
+	if m.Peer == 0 {
+		return m.Ours
 	}
-	return f.Ours / f.Peer
+	return m.Ours / m.Peer
 }
 
 // Holds reports whether the target is met.
-func (f Measurement) Holds() bool {
-	if f.AtLeast {
-		return f.Ratio() >= f.Bound
+func (m Measurement) Holds() bool {
+	if m.AtLeast {
+		return m.Ratio() >= m.Bound
 	}
-	return f.Ratio() <= f.Bound
+	return m.Ratio() <= m.Bound
 }
 
 // measurements are the measurements of this run.
@@ -70,33 +72,35 @@ func Report(b *testing.B, list ...Measurement) {
 	b.Helper()
 	measurements.mu.Lock()
 	defer measurements.mu.Unlock()
-	for _, f := range list {
-		// A benchmark may have run before, with fewer iterations.
-		sameWhat := func(old Measurement) bool { return old.What == f.What }
-		measurements.list = append(slices.DeleteFunc(measurements.list, sameWhat), f)
-		b.Log(f.line())
+	for _, measurement := range list {
+		// The testing package runs a benchmark several times, with more iterations each time: the last
+		// counts.
+		isEarlier := func(old Measurement) bool { return old.What == measurement.What }
+		measurements.list = append(slices.DeleteFunc(measurements.list, isEarlier), measurement)
+		b.Log(measurement.line())
 	}
 }
 
-// line is the row of the table: what, ratio, Threshold, peer, target, whether it holds.
-func (f Measurement) line() string {
+// line returns the row of the table: what, ratio, Threshold, peer, target, and whether the target is met.
+// Cells that have no value are empty.
+func (m Measurement) line() string {
 	verdict := "holds"
-	if !f.Holds() {
+	if !m.Holds() {
 		verdict = "NOT YET"
 	}
 	sign := "≤"
-	if f.AtLeast {
+	if m.AtLeast {
 		sign = "≥"
 	}
-	ours, peer := formatNumber(f.Ours)+" "+f.Unit, formatNumber(f.Peer)+" "+f.Unit
+	ours, peer := formatNumber(m.Ours)+" "+m.Unit, formatNumber(m.Peer)+" "+m.Unit
 	switch {
-	case f.Bound == 0:
-		return fmt.Sprintf("| %s | | %s | | | |", f.What, ours)
-	case f.Peer == 0:
-		return fmt.Sprintf("| %s | | %s | | %s %s | %s |", f.What, ours, sign, formatNumber(f.Bound), verdict)
+	case m.Bound == 0: // no target
+		return fmt.Sprintf("| %s | | %s | | | |", m.What, ours)
+	case m.Peer == 0: // nothing to compare with
+		return fmt.Sprintf("| %s | | %s | | %s %s | %s |", m.What, ours, sign, formatNumber(m.Bound), verdict)
 	}
 	const format = "| %s | %.2f | %s | %s | %s %.2f | %s |"
-	return fmt.Sprintf(format, f.What, f.Ratio(), ours, peer, sign, f.Bound, verdict)
+	return fmt.Sprintf(format, m.What, m.Ratio(), ours, peer, sign, m.Bound, verdict)
 }
 
 // formatNumber prints a number with three significant digits, or all digits before the point.
@@ -108,8 +112,9 @@ func formatNumber(v float64) string {
 	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
-// WriteMeasurements replaces the table of the page, between its two marks, by the measurements of this run.
-// Without measurements it changes nothing.
+// WriteMeasurements replaces the table in the page at path by the measurements of this run. The table stands
+// between two marks in HTML comments. If nothing was measured, the page stays as it is. It returns an error
+// if the page has no marks.
 func WriteMeasurements(path string) error {
 	const begin, end = "<!-- measured -->\n", "<!-- /measured -->"
 	measurements.mu.Lock()
@@ -121,15 +126,15 @@ func WriteMeasurements(path string) error {
 	if err != nil {
 		return err
 	}
-	before, rest, ok1 := strings.Cut(string(page), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok1 || !ok2 {
+	before, rest, hasBegin := strings.Cut(string(page), begin)
+	_, after, hasEnd := strings.Cut(rest, end)
+	if !hasBegin || !hasEnd {
 		return fmt.Errorf("%s has no marks for the table of measurements", filepath.Base(path))
 	}
 	var table strings.Builder
 	table.WriteString("| what | ratio | Threshold | peer | target | |\n|---|---|---|---|---|---|\n")
-	for _, f := range measurements.list {
-		table.WriteString(f.line() + "\n")
+	for _, measurement := range measurements.list {
+		table.WriteString(measurement.line() + "\n")
 	}
 	return os.WriteFile(path, []byte(before+begin+table.String()+end+after), 0o644)
 }
@@ -137,20 +142,18 @@ func WriteMeasurements(path string) error {
 // clockTicks is USER_HZ, the unit of processor time in /proc, in ticks a second.
 const clockTicks = 100
 
-// CPUDuring is the processor time that a process and all its descendants use while do runs. Descendants are
-// sampled every 10 ms, because a process that a server forks for a connection ends with it, and not every
-// parent waits for its children.
+// CPUDuring calls do and returns the processor time that the process pid and all its descendants used
+// meanwhile. It samples them every 10 ms: a server may fork a process for each connection, which has ended,
+// with its times, when do returns. What a process uses between its last sample and its end is missing.
 func CPUDuring(t testing.TB, pid int, do func()) time.Duration {
 	t.Helper()
+	before := cpuByProcess(t, pid)
 	used := map[int]time.Duration{} // by process, at its last sample
 	sample := func() {
-		for child, cpu := range cpuByProcess(t, pid) {
-			used[child] = cpu
+		for process, cpu := range cpuByProcess(t, pid) {
+			used[process] = cpu
 		}
 	}
-	sample()
-	before := used
-	used = map[int]time.Duration{}
 	done := make(chan struct{})
 	var sampler sync.WaitGroup
 	sampler.Go(func() {
@@ -170,20 +173,20 @@ func CPUDuring(t testing.TB, pid int, do func()) time.Duration {
 	sampler.Wait()
 	sample()
 	var sum time.Duration
-	for child, cpu := range used {
-		sum += cpu - before[child]
+	for process, cpu := range used {
+		sum += cpu - before[process] // 0 for a process that did not exist before
 	}
 	return sum
 }
 
-// CPU is the processor time that a process has used, without its descendants.
+// CPU returns the processor time that a process has used since its start, without its descendants.
 func CPU(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	return cpuByProcess(t, pid)[pid]
 }
 
-// cpuByProcess is the processor time of a process and of each of its descendants. A process that ends
-// meanwhile is left out.
+// cpuByProcess returns the processor time of the process root and of each of its descendants, by process id.
+// A process that ends while it reads /proc is left out.
 func cpuByProcess(t testing.TB, root int) map[int]time.Duration {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
@@ -191,18 +194,19 @@ func cpuByProcess(t testing.TB, root int) map[int]time.Duration {
 		return nil
 	}
 	parents, cpu := map[int]int{}, map[int]time.Duration{}
-	for _, e := range all {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
+	for _, entry := range all {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil { // not a process
 			continue
 		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
+		stat, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "stat"))
+		if err != nil { // it has ended
 			continue
 		}
-		// proc(5): the program's name, in parentheses, may have spaces. Then come state, parent, …, utime and
-		// stime.
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+		// proc(5): the program's name, in parentheses, may have spaces. After it come the state, the parent,
+		// and later utime and stime.
+		afterName := strings.LastIndexByte(string(stat), ')') + 1
+		fields := strings.Fields(string(stat[afterName:]))
 		parent, err1 := strconv.Atoi(fields[1])
 		user, err2 := strconv.ParseInt(fields[11], 10, 64)
 		system, err3 := strconv.ParseInt(fields[12], 10, 64)
@@ -211,19 +215,19 @@ func cpuByProcess(t testing.TB, root int) map[int]time.Duration {
 		}
 		parents[pid], cpu[pid] = parent, time.Duration(user+system)*time.Second/clockTicks
 	}
-	out := map[int]time.Duration{}
+	ofTree := map[int]time.Duration{}
 	for pid := range cpu {
-		for at := pid; at > 1; at = parents[at] {
-			if at == root {
-				out[pid] = cpu[pid]
+		for ancestor := pid; ancestor > 1; ancestor = parents[ancestor] {
+			if ancestor == root {
+				ofTree[pid] = cpu[pid]
 				break
 			}
 		}
 	}
-	return out
+	return ofTree
 }
 
-// MemoryMB is a field of /proc/PID/status, such as VmRSS or VmHWM, in megabytes (10^6 bytes).
+// MemoryMB returns a field of /proc/PID/status, such as VmRSS or VmHWM, in megabytes (10^6 bytes).
 func MemoryMB(t testing.TB, pid int, field string) float64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -232,11 +236,11 @@ func MemoryMB(t testing.TB, pid int, field string) float64 {
 	}
 	for line := range strings.Lines(string(status)) {
 		if rest, ok := strings.CutPrefix(line, field+":"); ok {
-			kB, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			kibibytes, err := strconv.ParseFloat(strings.Fields(rest)[0], 64) // proc(5) calls them kB
 			if err != nil {
 				t.Fatal(err)
 			}
-			return kB * 1024 / 1e6
+			return kibibytes * 1024 / 1e6
 		}
 	}
 	t.Fatalf("process %d has no %s", pid, field)

@@ -26,8 +26,8 @@ func (c *Container) Listen(addr string) net.Listener {
 // DialFunc makes connections, like net.Dialer.DialContext.
 type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Dial returns a function that connects the test's process through the container's network. names has the
-// address of each host name, in place of a name server.
+// Dial returns a function by which the test's process connects to addresses in the container's network. names
+// has the IP address of each host name, in place of a name server; another host must be an IP address.
 func (c *Container) Dial(names map[string]string) DialFunc {
 	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 		host, port, err := net.SplitHostPort(addr)
@@ -45,10 +45,10 @@ func (c *Container) Dial(names map[string]string) DialFunc {
 	}
 }
 
-// inNetwork calls do on a thread that is in the container's network namespace. A socket stays in the
-// namespace in which it was made. Afterwards the thread goes back to its own namespace. A thread that
-// cannot go back is never used again: it stays locked to its goroutine, so the runtime ends it with the
-// goroutine.
+// inNetwork calls do on a thread that is in the container's network namespace, and returns its error. A
+// socket that do makes stays in that namespace, whichever thread uses it later. Afterwards the thread returns
+// to the namespace of the process. If it cannot, it must not run other goroutines: it stays locked to its
+// goroutine, so the runtime ends it with the goroutine.
 func (c *Container) inNetwork(do func() error) error {
 	done := make(chan error, 1)
 	go func() {

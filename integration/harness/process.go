@@ -18,7 +18,8 @@ import (
 // Timeout is how long a test waits for something that should happen at once.
 const Timeout = 60 * time.Second
 
-// Process is a program that runs beside the test.
+// Process is a program that runs beside the test. One goroutine collects its output and another waits for its
+// end.
 type Process struct {
 	Cmd *exec.Cmd
 	t   testing.TB
@@ -29,10 +30,11 @@ type Process struct {
 	printed      chan struct{} // holds one signal: there is new output
 	outputClosed chan struct{} // closed after the last output
 	done         chan struct{} // closed when the process has ended
-	err          error         // how it ended; set before done is closed
+	err          error         // of Cmd.Wait; set before done is closed
 }
 
-// Start runs a program until the test ends. If the test fails, the output of the program is logged.
+// Start starts a program with further environment variables in env. When the test ends, the program is
+// interrupted, and if the test has failed, its output is logged.
 func Start(t testing.TB, env []string, name string, args ...string) *Process {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -55,11 +57,11 @@ func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // so a test run that is killed leaves no process behind
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // sent when the test process dies, so nothing is left running
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", cmd.Path, err)
 	}
-	// Both goroutines end when the process has ended, at the latest in Cleanup.
+	// Both goroutines end when the process has ended: Cleanup stops it.
 	go p.collect(r)
 	go func() {
 		p.err = cmd.Wait()
@@ -122,16 +124,16 @@ func (p *Process) WaitFor(text string) {
 	p.wait(text, func() bool { return strings.Contains(p.Output(), text) })
 }
 
-// wait waits until found returns true, and asks it again after each output. It fails the test after
-// Timeout, or when the process ends before.
-func (p *Process) wait(what string, found func() bool) {
+// wait waits until isFound returns true, and calls it again after each output. It fails the test after
+// Timeout, or if the process ends before. what is the awaited text, for the message.
+func (p *Process) wait(what string, isFound func() bool) {
 	p.t.Helper()
 	deadline := time.After(Timeout)
-	for !found() {
+	for !isFound() {
 		select {
 		case <-p.printed:
 		case <-p.outputClosed:
-			if !found() {
+			if !isFound() { // the last output may have come after the first check
 				p.t.Fatalf("%s ended (%v) before it printed %q:\n%s", p.Cmd.Path, p.Wait(), what, p.Output())
 			}
 		case <-deadline:
@@ -146,6 +148,7 @@ func (p *Process) Stop() error { return p.end(os.Interrupt) }
 // Kill kills the process, so that no code of it runs any more.
 func (p *Process) Kill() { _ = p.end(syscall.SIGKILL) }
 
+// end sends the signal and waits for the end of the process. It returns the error of Cmd.Wait.
 func (p *Process) end(sig os.Signal) error {
 	if err := p.Cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		p.t.Logf("signal %s: %v", p.Cmd.Path, err)
@@ -156,7 +159,8 @@ func (p *Process) end(sig os.Signal) error {
 // Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Wait waits for the process to end by itself. After Timeout it kills the process and fails the test.
+// Wait waits for the process to end by itself, and returns the error of Cmd.Wait: nil for exit status 0.
+// After Timeout it kills the process and fails the test.
 func (p *Process) Wait() error {
 	select {
 	case <-p.done:
@@ -174,7 +178,9 @@ type Result struct {
 	Code           int
 }
 
-// Run runs a command to its end with the given standard input.
+// Run runs a command to its end, with further environment variables in env and with the standard input stdin,
+// or an empty one if stdin is nil. It returns the result, whatever the exit status is. It kills the command
+// after twice Timeout.
 func Run(t testing.TB, env []string, stdin io.Reader, name string, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*Timeout)
@@ -201,8 +207,8 @@ func (r Result) OK(t testing.TB) string {
 	return r.Stdout
 }
 
-// Refused fails the test unless the command failed, and its standard error has all the parts and a hint of
-// tsh.
+// Refused fails the test unless the command failed and its standard error contains all the parts and a hint
+// of tsh.
 func (r Result) Refused(t testing.TB, parts ...string) {
 	t.Helper()
 	if r.Code == 0 {
@@ -215,13 +221,14 @@ func (r Result) Refused(t testing.TB, parts ...string) {
 	}
 }
 
-// Eventually asks again and again until so returns true. It fails the test after Timeout.
-func Eventually(t testing.TB, what string, so func() bool) {
+// Eventually calls condition every 20 ms until it returns true. It fails the test after Timeout. what
+// describes the condition, for the message.
+func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(Timeout); time.Now().Before(deadline); <-tick.C {
-		if so() {
+		if condition() {
 			return
 		}
 	}

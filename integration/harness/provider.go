@@ -23,7 +23,8 @@ func StartProvider(t testing.TB, host string, proxies ...string) Provider {
 	return StartProviderAs(t, Connector, host, proxies...)
 }
 
-// StartProviderAs is StartProvider for a connector of another name.
+// StartProviderAs is StartProvider for a connector of another name. It returns what the cluster's
+// configuration needs to use the provider.
 func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Provider {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))

@@ -21,11 +21,15 @@ const (
 // Relay relays connections to a server with a delay, and counts the round trips for which the clients wait.
 // It works in user space, so it needs no privileges. It delays the start of a connection as TCP would.
 //
-// The count does not depend on speed. Every chunk of data has a number of round trips. A client's chunk has
-// one more than the highest that had reached any client before it was sent, on whatever connection. A
-// server's chunk has the highest that had reached the server on this connection. When a sender pauses for
-// more than a round trip, the count may be too high, but never too low. So choose a delay much longer than
-// the pauses of the machine.
+// The count follows what depends on what, not the clock. Every chunk of data has a number: the round trips
+// that had to end before it could be answered. A client may send a chunk because of anything that it has
+// received, on any connection, so the chunk's number is one more than the highest number that has reached a
+// client. A server answers what it has received on the same connection, so its chunk has the highest number
+// that has reached the server on that connection. The count is the highest number that has reached a client.
+//
+// If a client or server pauses, a chunk that does not depend on another one may be sent after that one has
+// arrived, and the count is too high; it is never too low. So choose a delay much longer than the pauses of
+// the machine.
 type Relay struct {
 	Addr   string // where clients connect, on 127.0.0.1
 	target string
@@ -34,17 +38,17 @@ type Relay struct {
 	listener net.Listener
 	tasks    sync.WaitGroup
 
-	mu      sync.Mutex // guards what follows, and relayedConn.known
-	known   int        // the highest number of round trips that has reached a client
-	resets  int        // calls of Reset
-	conns   int        // connections since the last Reset
-	open    map[net.Conn]struct{}
+	mu      sync.Mutex            // guards the next fields, and relayedConn.known
+	known   int                   // the highest number that has reached a client
+	resets  int                   // calls of Reset
+	conns   int                   // connections since the last Reset
+	open    map[net.Conn]struct{} // what close has to close
 	flights []Flight
-	start   time.Time // StartRelay or the last Reset
+	start   time.Time // of the recording: StartRelay or the last Reset
 	closed  bool
 }
 
-// Flight is what one side sent without waiting for the other.
+// Flight is what one side of a connection sent without waiting for the other side.
 type Flight struct {
 	At         time.Duration // arrival of its first byte, since StartRelay or Reset
 	Conn       int           // number of the connection, from 1
@@ -99,13 +103,13 @@ func (r *Relay) Flights() []Flight {
 // Log prints the flights, one on each line.
 func (r *Relay) Log() string {
 	var b strings.Builder
-	for _, f := range r.Flights() {
-		direction := "server → client"
-		if f.FromClient {
-			direction = "client → server"
+	for _, flight := range r.Flights() {
+		arrow := "server → client"
+		if flight.FromClient {
+			arrow = "client → server"
 		}
 		const format = "%6d ms  connection %d  %s  %6d bytes  trips %d\n"
-		fmt.Fprintf(&b, format, f.At.Milliseconds(), f.Conn, direction, f.Bytes, f.Trips)
+		fmt.Fprintf(&b, format, flight.At.Milliseconds(), flight.Conn, arrow, flight.Bytes, flight.Trips)
 	}
 	return b.String()
 }
@@ -115,71 +119,75 @@ func (r *Relay) close() {
 	r.listener.Close()
 	r.mu.Lock()
 	r.closed = true
-	for c := range r.open {
-		c.Close()
+	for conn := range r.open {
+		conn.Close()
 	}
 	r.mu.Unlock()
 	r.tasks.Wait()
 }
 
-// track adds a connection to those that close closes. It returns false when the relay is closed already.
-func (r *Relay) track(c net.Conn) bool {
+// track adds a connection to those that close closes. It returns false when the relay is closed already; then
+// the caller closes the connection.
+func (r *Relay) track(conn net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.open[c] = struct{}{}
+	r.open[conn] = struct{}{}
 	return !r.closed
 }
 
-func (r *Relay) drop(c net.Conn) {
-	c.Close()
+// drop closes a connection and removes it from those that close closes.
+func (r *Relay) drop(conn net.Conn) {
+	conn.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.open, c)
+	delete(r.open, conn)
 }
 
 // accept relays connections until the listener is closed.
 func (r *Relay) accept() {
 	for {
-		c, err := r.listener.Accept()
+		client, err := r.listener.Accept()
 		if err != nil {
 			return
 		}
 		r.mu.Lock()
 		r.conns++
-		p := &relayedConn{relay: r, id: r.conns, reset: r.resets}
+		conn := &relayedConn{relay: r, id: r.conns, reset: r.resets}
 		known := r.known
 		r.mu.Unlock()
-		r.tasks.Go(func() { p.run(c, known) })
+		r.tasks.Go(func() { conn.run(client, known) })
 	}
 }
 
-// relayedConn is one connection.
+// relayedConn is one connection of a client, and the connection to the server behind it.
 type relayedConn struct {
 	relay *Relay
-	id    int
+	id    int // Flight.Conn
 	reset int // relay.resets at its start; it is not counted after a later reset
-	known int // the highest number of round trips that has reached the server; guarded by relay.mu
+	known int // the highest number that has reached the server; relay.mu guards it
 }
 
-// run relays one connection until it ends. known is relay.known when the client connected.
-func (p *relayedConn) run(client net.Conn, known int) {
-	r := p.relay
+// run relays one connection until it ends. known is relay.known when the client connected. The client's
+// system has finished the TCP handshake with the relay at once; run delays everything by the time that a
+// handshake with the server would have taken.
+func (c *relayedConn) run(client net.Conn, known int) {
+	r := c.relay
 	defer r.drop(client)
 	if !r.track(client) {
 		return
 	}
 	wait(2 * r.half) // for SYN and SYN-ACK
 	r.mu.Lock()
-	if p.reset == r.resets {
-		r.known = max(r.known, known+1)
+	if c.reset == r.resets {
+		r.known = max(r.known, known+1) // the handshake was the first round trip
 	}
-	p.known = known + 2 // with the client's ACK: a greeting of the server ends one round trip more
+	c.known = known + 2 // with the client's ACK: a greeting of the server ends one round trip more
 	r.mu.Unlock()
 	toServer, toClient := make(chan chunk, relayQueue), make(chan chunk, relayQueue)
-	var both sync.WaitGroup
-	defer both.Wait()
-	both.Go(func() { p.read(client, toServer, true) })
-	wait(r.half) // for the ACK, with which the server's Accept returns
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	tasks.Go(func() { c.read(client, toServer, fromClient) })
+	wait(r.half) // for the client's ACK, after which the server's Accept returns
 	server, err := net.Dial("tcp", r.target)
 	if err != nil {
 		client.Close()
@@ -192,36 +200,45 @@ func (p *relayedConn) run(client net.Conn, known int) {
 		discard(toServer)
 		return
 	}
-	both.Go(func() { p.read(server, toClient, false) })
-	both.Go(func() { p.write(server, client, toServer, true) })
-	p.write(client, server, toClient, false)
-	both.Wait()
+	tasks.Go(func() { c.read(server, toClient, fromServer) })
+	tasks.Go(func() { c.write(server, client, toServer, fromClient) })
+	c.write(client, server, toClient, fromServer)
+	tasks.Wait()
 }
+
+// direction says which side of a connection sends.
+type direction bool
+
+const (
+	fromClient direction = true
+	fromServer direction = false
+)
 
 // chunk is a piece of data on its way.
 type chunk struct {
 	data  *[]byte   // nil marks the end of the stream
 	due   time.Time // when it arrives
-	trips int       // see Relay
+	trips int       // its number of round trips: see Relay
 }
 
 // chunks has buffers of relayChunk bytes to use again.
 var chunks = sync.Pool{New: func() any { b := make([]byte, relayChunk); return &b }}
 
-// read puts what one side sends into the queue, until that side ends.
-func (p *relayedConn) read(from net.Conn, queue chan<- chunk, fromClient bool) {
+// read puts what the side from sends into the queue, with the time at which it arrives at the other side,
+// until from has ended its output or is closed. Then it closes the queue.
+func (c *relayedConn) read(from net.Conn, queue chan<- chunk, sender direction) {
 	defer close(queue)
 	for {
 		b := chunks.Get().(*[]byte)
 		n, err := from.Read(*b)
-		c := chunk{due: time.Now().Add(p.relay.half), trips: p.stamp(fromClient)}
+		sent := chunk{due: time.Now().Add(c.relay.half), trips: c.stamp(sender)}
 		if n > 0 {
 			*b = (*b)[:n]
-			c.data = b
-			queue <- c
+			sent.data = b
+			queue <- sent
 		}
 		if err == io.EOF {
-			queue <- chunk{due: c.due}
+			queue <- chunk{due: sent.due}
 		}
 		if err != nil {
 			return
@@ -229,19 +246,20 @@ func (p *relayedConn) read(from net.Conn, queue chan<- chunk, fromClient bool) {
 	}
 }
 
-// write writes the chunks of the queue, each when it is due. When writing fails, it closes both sides.
-func (p *relayedConn) write(to, from net.Conn, queue <-chan chunk, fromClient bool) {
+// write writes the chunks of the queue, which sender sent, to the side to, each when it is due. At the end of
+// the stream it half-closes to. If writing fails or the stream was cut off, it closes both sides.
+func (c *relayedConn) write(to, from net.Conn, queue <-chan chunk, sender direction) {
 	defer discard(queue)
-	for c := range queue {
-		wait(time.Until(c.due))
-		if c.data == nil {
+	for arriving := range queue {
+		wait(time.Until(arriving.due))
+		if arriving.data == nil {
 			_ = to.(*net.TCPConn).CloseWrite()
 			return
 		}
-		p.arrived(c, fromClient)
-		_, err := to.Write(*c.data)
-		*c.data = (*c.data)[:relayChunk]
-		chunks.Put(c.data)
+		c.arrived(arriving, sender)
+		_, err := to.Write(*arriving.data)
+		*arriving.data = (*arriving.data)[:relayChunk]
+		chunks.Put(arriving.data)
 		if err != nil {
 			break
 		}
@@ -256,47 +274,51 @@ func discard(queue <-chan chunk) {
 	}
 }
 
-// stamp is the number of round trips of a chunk that a side sends now.
-func (p *relayedConn) stamp(fromClient bool) int {
-	p.relay.mu.Lock()
-	defer p.relay.mu.Unlock()
-	if fromClient {
-		return p.relay.known + 1
+// stamp returns the number of round trips of a chunk that the sender sends now: see Relay.
+func (c *relayedConn) stamp(sender direction) int {
+	c.relay.mu.Lock()
+	defer c.relay.mu.Unlock()
+	if sender == fromClient {
+		return c.relay.known + 1
 	}
-	return p.known
+	return c.known
 }
 
-// arrived counts and records a chunk. It is called just before the chunk is written, so before the receiver
-// can answer it.
-func (p *relayedConn) arrived(c chunk, fromClient bool) {
-	r := p.relay
+// arrived counts a chunk and records it, as a new flight or as a part of the last one. write calls it just
+// before it writes the chunk, so that the chunk is counted before the receiver can answer it. A chunk of a
+// connection that is older than the last Reset is not counted.
+func (c *relayedConn) arrived(arriving chunk, sender direction) {
+	r := c.relay
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.reset != r.resets {
+	if c.reset != r.resets {
 		return
 	}
-	f := Flight{
+	flight := Flight{
 		At:         time.Since(r.start),
-		Conn:       p.id,
-		FromClient: fromClient,
-		Bytes:      len(*c.data),
-		Trips:      c.trips,
+		Conn:       c.id,
+		FromClient: sender == fromClient,
+		Bytes:      len(*arriving.data),
+		Trips:      arriving.trips,
 	}
-	if fromClient {
-		p.known = max(p.known, c.trips)
-		f.Trips-- // its round trip has not ended yet
+	if sender == fromClient {
+		c.known = max(c.known, arriving.trips)
+		flight.Trips-- // its round trip has not ended yet
 	} else {
-		r.known = max(r.known, c.trips)
+		r.known = max(r.known, arriving.trips)
 	}
 	if n := len(r.flights); n > 0 {
 		last := &r.flights[n-1]
-		if last.Conn == f.Conn && last.FromClient == f.FromClient && last.Trips == f.Trips {
-			last.Bytes += f.Bytes
+		isSameFlight := last.Conn == flight.Conn &&
+			last.FromClient == flight.FromClient &&
+			last.Trips == flight.Trips
+		if isSameFlight {
+			last.Bytes += flight.Bytes
 			return
 		}
 	}
 	if len(r.flights) < maxFlights {
-		r.flights = append(r.flights, f)
+		r.flights = append(r.flights, flight)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Screen is the output of a terminal.
+// Screen is the output of a terminal, which a test waits for.
 type Screen struct {
 	t testing.TB
 
@@ -19,7 +19,8 @@ type Screen struct {
 	done chan struct{} // closed when the terminal has ended
 }
 
-// Watch reads a terminal. Its goroutine ends when reading fails, which it does when the terminal is closed.
+// Watch starts a goroutine that reads r, the output of a terminal, into a Screen. It ends when reading fails,
+// as it does when the terminal is closed.
 func Watch(t testing.TB, r io.Reader) *Screen {
 	s := &Screen{t: t, more: make(chan struct{}, 1), done: make(chan struct{})}
 	go func() {

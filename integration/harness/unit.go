@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Systemd stands in for systemd in a container, where no service manager runs. It reads an installed unit,
-// runs its ExecStartPre and ExecStart as its User with its StateDirectory and capabilities, waits for
-// READY=1, and stops it with SIGTERM. It ignores the sandbox settings of the unit; another test has
-// systemd-analyze check those.
+// Systemd starts and stops the services of a container as systemd would, because no service manager runs in
+// it. It reads an installed unit file, creates the StateDirectory, runs ExecStartPre and ExecStart as the
+// unit's User with its capabilities, waits for READY=1, and stops a service with SIGTERM. It ignores the
+// sandbox settings of the unit; another test has systemd-analyze check those.
 type Systemd struct {
 	container *Container
 	t         testing.TB
@@ -27,7 +27,7 @@ type service struct {
 	status  string        // the STATUS that it sent last
 }
 
-// Systemd returns the stand-in for the container.
+// Systemd returns a Systemd for the container, in which no service runs yet.
 func (c *Container) Systemd() *Systemd {
 	return &Systemd{container: c, t: c.t, running: map[string]*service{}}
 }
@@ -45,13 +45,14 @@ func (s *Systemd) Do(args ...string) {
 	case "stop":
 		s.stop(name)
 	default:
-		s.t.Fatalf("systemctl %v is not supported by this stand-in", args)
+		s.t.Fatalf("systemctl %v is not supported here", args)
 	}
 }
 
 // Log is what the service has printed since its last start.
 func (s *Systemd) Log(name string) string { return s.running[name].process.Output() }
 
+// start starts a service and waits until it sends READY=1. It fails the test if that does not come in time.
 func (s *Systemd) start(name string) {
 	s.t.Helper()
 	u := s.unit(name)
@@ -64,13 +65,13 @@ func (s *Systemd) start(name string) {
 		s.container.Run(append(u.privilegeCommand(), strings.Fields(pre)...)...).OK(s.t)
 	}
 	socket := "/run/notify-" + name
-	// /run is a file system of the container's own, without symbolic links, so this path cannot lead out of
-	// it.
-	_ = s.container.root.Remove(socket[1:])
+	// The test listens on a socket in the container. /run is a file system of the container's own, without
+	// symbolic links, so the path by /proc cannot lead to a file of this machine.
+	_ = s.container.root.Remove(socket[1:]) // of an earlier start
 	path := filepath.Join("/proc", s.container.Pid, "root", socket)
 	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err == nil {
-		err = s.container.root.Chmod(socket[1:], 0o777)
+		err = s.container.root.Chmod(socket[1:], 0o777) // the service may run as another account
 	}
 	if err != nil {
 		s.t.Fatal(err)
@@ -80,6 +81,7 @@ func (s *Systemd) start(name string) {
 	if d, err := time.ParseDuration(watchdog); err == nil && d > 0 {
 		env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", d.Microseconds()))
 	}
+	// The process id, as the container numbers it, is written for stop.
 	command := []string{"sh", "-c", `echo $$ >"$0"; exec "$@"`, "/run/" + name + ".pid"}
 	command = append(command, u.privilegeCommand()...)
 	command = append(command, strings.Fields(u.value("ExecStart", ""))...)
@@ -91,7 +93,8 @@ func (s *Systemd) start(name string) {
 	}
 }
 
-// waitFor reads the notifications of the service until the wanted line.
+// waitFor reads the notifications of the service until one has the line want. It stores the last STATUS
+// before that. It returns an error after Timeout.
 func (svc *service) waitFor(want string) error {
 	if err := svc.notify.SetReadDeadline(time.Now().Add(Timeout)); err != nil {
 		return err
@@ -113,6 +116,8 @@ func (svc *service) waitFor(want string) error {
 	}
 }
 
+// stop sends SIGTERM to a service. It fails the test unless the service sends STOPPING=1 and ends with exit
+// status 0.
 func (s *Systemd) stop(name string) {
 	s.t.Helper()
 	svc := s.running[name]
@@ -127,7 +132,7 @@ func (s *Systemd) stop(name string) {
 	delete(s.running, name)
 }
 
-// unit has the values of each key of a unit file.
+// unit is a unit file: the values of each key, whichever section it is in.
 type unit map[string][]string
 
 // unit reads the installed unit file of a service.
@@ -143,16 +148,16 @@ func (s *Systemd) unit(name string) unit {
 	return u
 }
 
-// value is the first value of the key, or def if there is none.
-func (u unit) value(key, def string) string {
+// value returns the first value of the key, or byDefault if there is none.
+func (u unit) value(key, byDefault string) string {
 	if len(u[key]) == 0 {
-		return def
+		return byDefault
 	}
 	return u[key][0]
 }
 
-// privilegeCommand is to be put in front of a command that shall run with the account and capabilities of
-// the unit.
+// privilegeCommand returns the words to put in front of a command that shall run with the account and the
+// capabilities of the unit. They are none for a unit without User, which runs as root.
 func (u unit) privilegeCommand() []string {
 	user := u.value("User", "")
 	if user == "" {
