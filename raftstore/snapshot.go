@@ -123,7 +123,7 @@ func (w *writer) encodeItem(it *Item) {
 
 // encodeStream encodes a stream as its next record number and the list of its segments.
 func (w *writer) encodeStream(st stream) {
-	w.uint(st.next)
+	w.uint(st.nextNumber)
 	segs := st.segments()
 	w.uint(uint64(len(segs)))
 	for _, seg := range segs {
@@ -134,7 +134,7 @@ func (w *writer) encodeStream(st stream) {
 
 // decodeStream decodes what encodeStream has encoded. The last segment is the tail.
 func (r *reader) decodeStream() (st stream) {
-	st.next = r.uint()
+	st.nextNumber = r.uint()
 	for n := r.count(2); n > 0; n-- { // a segment has at least 2 bytes
 		if st.hasTail {
 			st.sealed = append(st.sealed, st.tail)

@@ -138,7 +138,7 @@ func (s *stateBuilder) applyTxn(t Txn) (outcome, error) {
 		if !known {
 			s.streamCount++
 		}
-		out.first[i] = next.next - uint64(len(a.Records))
+		out.first[i] = next.nextNumber - uint64(len(a.Records))
 		s.streams.Insert([]byte(a.Stream), next)
 	}
 	for _, w := range t.Then {

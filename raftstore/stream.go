@@ -54,10 +54,10 @@ type segment struct {
 
 // stream is what the state has of one stream. Values are immutable: append makes a new one.
 type stream struct {
-	next    uint64    // number of the next record; 0 means 1, before the first append
-	sealed  []segment // all but the last, in order
-	tail    segment   // the last, which grows
-	hasTail bool      // false only before the first segment exists
+	nextNumber uint64    // number of the next record; 0 means 1, before the first append
+	sealed     []segment // all but the last, in order
+	tail       segment   // the last, which grows
+	hasTail    bool      // false only before the first segment exists
 }
 
 // segments are all segments of the stream in order, in a new slice.
@@ -122,15 +122,15 @@ func (s *segmentFiles) append(
 	name string,
 	old stream,
 	at Revision,
-	clock int64,
+	clock int64, // the leader's clock in the command, ns since 1970
 	records [][]byte,
 ) (stream, error) {
 	next := old
 	if len(records) == 0 {
 		return next, nil
 	}
-	if next.next == 0 {
-		next.next = 1
+	if next.nextNumber == 0 {
+		next.nextNumber = 1
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,8 +146,8 @@ func (s *segmentFiles) append(
 		buf = append(buf, segmentMagic...)
 	}
 	for _, data := range records {
-		buf = appendFrame(buf, Record{Number: next.next, Revision: at, Data: data}, clock)
-		next.next++
+		buf = appendFrame(buf, Record{Number: next.nextNumber, Revision: at, Data: data}, clock)
+		next.nextNumber++
 	}
 	file.dirty = true // also if the write fails: some bytes may be in the file
 	if _, err := file.file.WriteAt(buf, next.tail.size); err != nil {
@@ -174,7 +174,7 @@ func (s *segmentFiles) roll(name string, st *stream) error {
 		}
 		st.sealed = append(st.sealed, st.tail)
 	}
-	st.tail, st.hasTail = segment{base: st.next}, true
+	st.tail, st.hasTail = segment{base: st.nextNumber}, true
 	return nil
 }
 
@@ -344,7 +344,7 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 	var out []Record
 	size := 0
 	for i := max(firstBehind-1, 0); i < len(segs); i++ {
-		if from >= st.next || len(out) >= limit || size >= maxReadBytes {
+		if from >= st.nextNumber || len(out) >= limit || size >= maxReadBytes {
 			break
 		}
 		recs, err := s.readSegment(name, segs[i], from, limit-len(out), maxReadBytes-size)

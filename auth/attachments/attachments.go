@@ -153,7 +153,9 @@ func (u *Updater) verify(
 		earliest = old.Since
 	}
 	latest := u.cfg.Now().Add(identity.Skew)
-	version := reported.Version
+	version := reported.Version // "" if the agent does not say
+	badVersion := len(version) > maxVersion ||
+		version != "" && identity.CheckText("version", version) != nil
 	switch {
 	case onRecord.Value.Kind != identity.Node:
 		err = fmt.Errorf("%s is a %s", onRecord.Value.Name, onRecord.Value.Kind)
@@ -163,7 +165,7 @@ func (u *Updater) verify(
 		err = fmt.Errorf("it is signed for proxy %.80q", stated.Proxy)
 	case stated.Time.Before(earliest), stated.Time.After(latest):
 		err = fmt.Errorf("it is signed at %s, which is not fresh", stated.Time.UTC().Format(time.RFC3339))
-	case len(version) > maxVersion || version != "" && identity.CheckText("version", version) != nil:
+	case badVersion:
 		err = fmt.Errorf("its version is too long or not plain text")
 	}
 	if err != nil {

@@ -164,9 +164,10 @@ func (f *File) addRole(doc config.Document) error {
 		return config.Faults{doc.Fault("metadata.name: %v", err)}
 	}
 	role.Name = doc.Metadata.Name
-	for _, r := range f.roles {
+	for _, existing := range f.roles {
 		switch {
-		case r.Name != role.Name:
+		case existing.Name != role.Name:
+			continue
 		case role.Name == state.AdminRole:
 			return config.Faults{doc.Fault("the role %s is built in: give this one another name", role.Name)}
 		default:
