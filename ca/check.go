@@ -94,8 +94,9 @@ func (c *CA) checkNotAuthority(key crypto.PublicKey) error {
 	return nil
 }
 
-// checkNames checks the logins of a user, or the names of a host or service: their number, their syntax, and
-// that the names belong to the identity.
+// checkNames returns an error unless the logins of a user, or the names of a host or service, are allowed:
+// their number, their syntax, and that the names belong to the identity. Logins are for users only, names for
+// the others.
 func (r Request) checkNames() error {
 	if r.Profile == User {
 		return r.checkLogins()
@@ -116,7 +117,8 @@ func (r Request) checkNames() error {
 	return nil
 }
 
-// checkLogins checks the SSH principals of a user. Without logins a user gets an X.509 certificate only:
+// checkLogins returns an error unless the SSH principals of a user are allowed. Without logins a user gets an
+// X.509 certificate only:
 // OpenSSH would take an SSH certificate without principals as valid for every account.
 func (r Request) checkLogins() error {
 	switch {

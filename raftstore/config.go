@@ -71,9 +71,9 @@ func (c *Config) check() error {
 	c.setDefaults()
 	bounds := c.Bounds
 	var faults []string
-	for _, requirement := range []struct {
-		wrong bool
-		msg   string
+	for _, fieldFault := range []struct {
+		exists bool
+		msg    string
 	}{
 		{c.Dir == "", "no data folder"},
 		{c.ReplicaID == "", "no replica id"},
@@ -85,8 +85,8 @@ func (c *Config) check() error {
 			"a negative bound",
 		},
 	} {
-		if requirement.wrong {
-			faults = append(faults, requirement.msg)
+		if fieldFault.exists {
+			faults = append(faults, fieldFault.msg)
 		}
 	}
 	if len(faults) > 0 {

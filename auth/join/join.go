@@ -330,7 +330,7 @@ func (s *Service) register(
 		}
 		err = s.cfg.Machines.AddMachine(ctx, *machine, token, e)
 		if !fault.Is(err, fault.Conflict) {
-			break
+			break // stored, or an error that another try does not mend
 		}
 		if token, err = s.cfg.Reader.Token(ctx, token.Key); err != nil {
 			return Admitted{}, err
