@@ -108,7 +108,7 @@ func TestStopDrainsASessionInAWebSocket(t *testing.T) {
 	}
 }
 
-// A balancer that ends the outer TLS may lead anywhere. The inner TLS verifies that the proxy is of the
+// A balancer that ends the outer TLS may connect to anywhere. The inner TLS verifies that the proxy is of the
 // cluster.
 func TestAnotherClustersProxyBehindTheBalancerIsRefused(t *testing.T) {
 	t.Parallel()

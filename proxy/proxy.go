@@ -1,9 +1,9 @@
 // Package proxy is the public entry of a cluster, on port 443.
 //
-// It connects its packages: mux detects the protocol of each connection, jump leads users to nodes, tunnels
-// holds the connections of nodes, rules holds the signed rules, web serves the login pages, and webcert has
-// the certificate for browsers. A proxy has no keys of users and can sign nothing for the cluster. On disk
-// it has its membership, the last valid rules, and the certificates from ACME.
+// It connects its packages: mux detects the protocol of each connection, jump connects users to nodes,
+// tunnels holds the connections of nodes, rules holds the signed rules, web serves the login pages, and
+// webcert has the certificate for browsers. A proxy has no keys of users and can sign nothing for the
+// cluster. On disk it has its membership, the last valid rules, and the certificates from ACME.
 package proxy
 
 import (

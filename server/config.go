@@ -242,6 +242,7 @@ func (s spec) config() Config {
 	return cfg
 }
 
+// config returns the proxy's configuration with everything that its section says.
 func (p proxySpec) config() proxy.Config {
 	return proxy.Config{
 		Public:        addressesWithPort(p.Public),
@@ -258,6 +259,7 @@ func (p proxySpec) config() proxy.Config {
 	}
 }
 
+// config returns the node's configuration with everything that its section and the environment say.
 func (n nodeSpec) config() node.Config {
 	outbound := egress.Config{HTTPSProxy: n.HTTPSProxy, NoProxy: n.NoProxy}
 	return node.Config{

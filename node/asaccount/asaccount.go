@@ -164,6 +164,7 @@ func (s *Sockets) runningHelper() (*accountHelper, error) {
 	return helper, nil
 }
 
+// helperFault returns the fault for a helper that could not be started because of err.
 func helperFault(err error, acc account.Account) error {
 	cause := err
 	var errno syscall.Errno

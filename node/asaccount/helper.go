@@ -138,6 +138,7 @@ func (s *socketServer) dial(id uint32, path string, agentEnd *net.UnixConn) erro
 	return nil
 }
 
+// connectUnix connects to the Unix socket at path without blocking.
 func connectUnix(path string) (*net.UnixConn, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -303,6 +304,7 @@ func (s *socketServer) closeConn(id uint32) {
 	}
 }
 
+// closeListener closes a listener and removes its socket. An unknown id is ignored.
 func (s *socketServer) closeListener(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The agent and the account helper talk over a SOCK_SEQPACKET pair, one message a packet: the op (1 byte),
-// the id (4 bytes, big-endian), the text. A message from the agent may carry the descriptor of one stream
-// socket.
+// The agent and the account helper exchange messages over a SOCK_SEQPACKET pair, each in one packet: the op
+// (1 byte), the id (4 bytes, big-endian), the text. With a message from the agent, the descriptor of one
+// stream socket may come along.
 //
 // The agent sends requests, and the helper replies with opOK or opError under the id of the request. The
 // agent chooses the ids of listeners and of dialed connections. The helper chooses the ids of accepted
@@ -48,6 +48,7 @@ func (m message) marshal() []byte {
 	return append(b, m.text...)
 }
 
+// parseMessage parses a message. It returns an error for one with an unknown op or of an impossible size.
 func parseMessage(b []byte) (message, error) {
 	if len(b) < 5 || len(b) > maxMessage {
 		return message{}, fmt.Errorf("message of %d bytes", len(b))
@@ -62,7 +63,7 @@ func parseMessage(b []byte) (message, error) {
 // hasNumber reports whether the text is a number.
 func (m message) hasNumber() bool { return m.op == opError || m.op == opIncoming }
 
-// encodeNumber makes the text of a message that carries a number.
+// encodeNumber returns the text of a message whose text is a number (hasNumber).
 func encodeNumber(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
 
 // number returns the number of a parsed message for which hasNumber is true.

@@ -72,6 +72,7 @@ func Parse(name string, data []byte) (Target, error) {
 	return target, target.check(name)
 }
 
+// parseDirectTCP reads the data of a direct-tcpip channel. The address of the originator is ignored.
 func parseDirectTCP(data []byte) (Target, error) {
 	var wire struct {
 		Host       string
@@ -83,6 +84,7 @@ func parseDirectTCP(data []byte) (Target, error) {
 	return Target{Host: wire.Host, Port: portNumber(wire.Port)}, err
 }
 
+// parseListenTCP reads the data of a tcpip-forward or cancel-tcpip-forward request. Port 0 means any port.
 func parseListenTCP(data []byte) (Target, error) {
 	var wire struct {
 		Host string

@@ -15,7 +15,7 @@ type Exit struct {
 	In, Out    int64 // bytes of input and output that were copied
 }
 
-// unknownExitCode stands for a program of which the kernel did not tell how it ended.
+// unknownExitCode is the code of a program if the kernel did not tell how it ended.
 const unknownExitCode = 255
 
 // exitStatus converts the kernel's wait status and adds the numbers of bytes that were copied. state may be

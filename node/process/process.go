@@ -206,6 +206,8 @@ func (p *Process) recordFiles() loginrecord.Files {
 	return loginrecord.Files{Root: p.db.Root, Now: p.db.Now}
 }
 
+// recordEntry returns the entry for the login records of a session on the terminal tty, a path as
+// "/dev/pts/3".
 func recordEntry(acc account.Account, spec Spec, tty string) loginrecord.Entry {
 	client, _ := netip.ParseAddrPort(spec.ClientAddr) // without an address the record names none
 	return loginrecord.Entry{

@@ -148,6 +148,7 @@ func (p *Process) discardOutput(src *os.File, buf []byte) {
 	}
 }
 
+// hasExited reports whether the program has exited.
 func (p *Process) hasExited() bool {
 	select {
 	case <-p.exited:
@@ -211,6 +212,7 @@ func (p *Process) closeTerminal() {
 	p.terminal.Close()
 }
 
+// closeStreams closes this process's ends of the streams. It may be called more than once.
 func (p *Process) closeStreams() {
 	p.closeTerminal()
 	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {

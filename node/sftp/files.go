@@ -108,6 +108,8 @@ func (s *server) fileHandle(req *packet) (*handle, error) { return s.readHandle(
 // dirHandle is fileHandle for a directory.
 func (s *server) dirHandle(req *packet) (*handle, error) { return s.readHandle(req, true) }
 
+// readHandle reads the id of a handle and returns the handle if it is of a directory or, without wantDir, of
+// a file.
 func (s *server) readHandle(req *packet, wantDir bool) (*handle, error) {
 	h := s.handles[req.readHandleID()]
 	if !req.ok() {

@@ -23,7 +23,7 @@ const (
 	flushAt = 64 << 10
 )
 
-// version is the protocol version that all clients speak; newer drafts are not in use.
+// version is the protocol version that all clients use; newer drafts are not in use.
 const version = 3
 
 // server serves one client, on one goroutine.

@@ -1,6 +1,6 @@
 // Package jump answers: which caller, which node?
 //
-// Two protocols lead users to nodes: threshold-dial for tsh, and SSH for a stock "ssh -J". Both call
+// Users reach nodes by two protocols: threshold-dial for tsh, and SSH for a stock "ssh -J". Both call
 // openNode, which decides whether the user may reach the node. That decision comes early so that the user
 // gets an explanation; the node decides again, and its decision counts. From then on bytes are relayed. They
 // are SSH between client and node, end to end, and the proxy cannot read them.

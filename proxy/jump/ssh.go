@@ -73,7 +73,7 @@ type userKey struct{}
 type authentication struct {
 	*Server
 	tried   bool         // the client has sent an authentication request
-	refusal *fault.Error // what the client hears when no key is accepted
+	refusal *fault.Error // what the client is told if no key is accepted
 }
 
 // handshake does the SSH handshake and authenticates the user, whose identity is in the Permissions of the

@@ -26,6 +26,7 @@ func (g *drainGroup) serve(conn net.Conn, fn func()) {
 	fn()
 }
 
+// add counts one connection more and reports true, or reports false after close.
 func (g *drainGroup) add() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -36,6 +37,7 @@ func (g *drainGroup) add() bool {
 	return true
 }
 
+// done counts one connection less. It closes drained if that was the last one after close.
 func (g *drainGroup) done() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

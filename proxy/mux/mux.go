@@ -58,7 +58,7 @@ var (
 type Config struct {
 	// Listener accepts the connections. Run closes it.
 	Listener net.Listener
-	// Cluster is the name that peers' certificates must carry.
+	// Cluster is the name of the cluster that peers' certificates must contain.
 	Cluster string
 	// AuthAddr is host:port of the auth service, where threshold-auth connections go.
 	AuthAddr string
@@ -119,7 +119,7 @@ type Mux struct {
 	stopped chan struct{} // closed by acceptStreams: no further stream is served
 
 	// What a stop waits for. Calls get only callGrace, because mux cannot see whether a call is in progress.
-	sessions *drainGroup // connections of users that lead to nodes
+	sessions *drainGroup // connections of users, by which they reach nodes
 	calls    *drainGroup // connections to the auth service
 
 	serving sync.WaitGroup // every goroutine that Run starts; Run waits for it last

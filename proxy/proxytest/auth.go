@@ -119,6 +119,7 @@ func (a *Auth) report(r authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse
 	return authrpc.ReportNodesResponse{ReportAfter: 20 * time.Second}, nil
 }
 
+// locate answers with the registered nodes of that name.
 func (a *Auth) locate(r authrpc.LocateNodeRequest) (res authrpc.LocateNodeResponse, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

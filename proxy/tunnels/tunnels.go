@@ -197,8 +197,8 @@ func (t *Tunnels) notify() {
 	}
 }
 
-// claimName makes the name in entry's certificate stand for entry's node, unless another attached node has
-// the name by a younger certificate. The auth service gives no name to two nodes, but a removed node may
+// claimName makes byName map the name in entry's certificate to entry's node, unless another attached node
+// has the name by a younger certificate. The auth service gives no name to two nodes, but a removed node may
 // still be attached when a new node gets its name; the new node has the younger certificate. The caller holds
 // mu.
 func (t *Tunnels) claimName(entry *nodeTunnel) {

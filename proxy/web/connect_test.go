@@ -19,7 +19,7 @@ import (
 	"github.com/threshold-access/threshold/proxy/web"
 )
 
-// balancedServer is the web server behind a balancer that speaks HTTP/1.1 to it. streams has the byte
+// balancedServer is the web server behind a balancer that uses HTTP/1.1. streams has the byte
 // streams of its WebSockets, began the calls to Begin.
 type balancedServer struct {
 	*proxytest.Auth

@@ -38,6 +38,8 @@ func dropCookies(w http.ResponseWriter, names ...string) {
 	}
 }
 
+// newCookie returns a cookie that scripts cannot read and that is sent only over https. Lax: the browser also
+// sends it with the redirect from the provider, which is another site.
 func newCookie(name, value string) *http.Cookie {
 	return &http.Cookie{
 		Name:     name,
@@ -70,6 +72,7 @@ type screen struct {
 // new second factor: the browser can neither read nor forge the cookie. The key exists only in this process.
 type sealer struct{ aead cipher.AEAD }
 
+// newSealer returns a sealer with a new random key.
 func newSealer() sealer {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // crypto/rand never fails since Go 1.24

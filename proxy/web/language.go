@@ -71,6 +71,7 @@ func languageOf(r *http.Request) locale {
 	return locales[index]
 }
 
+// supported reports whether there is a locale with exactly this tag.
 func supported(tag string) bool {
 	for _, l := range locales {
 		if l.Tag == tag {
