@@ -100,7 +100,8 @@ func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req R
 
 // Stream sends req to the streaming route r, and calls receive with each message of the response, in order.
 // It returns when ctx ends, with the error of ctx; when receive fails, with its error; and when the stream
-// ends, with a fault of kind Unavailable. It never returns nil. A refused call has the errors of Call.
+// ends, with a fault of kind Unavailable. It never returns nil. If the server refuses the call, Stream
+// returns the same errors as Call.
 func Stream[Req, Res any](
 	ctx context.Context,
 	c *Client,

@@ -42,9 +42,9 @@ const (
 	maxHelloBytes     = 64 << 10 // as much as a proxy reads of a ClientHello
 )
 
-// SignForwardedFrom returns the header that tells the auth service a client's address: an encoded
-// ForwardedFrom, signed with key, the service key of the proxy. The proxy sends the header to the auth
-// service, then hello, then all other bytes of the client.
+// SignForwardedFrom returns the header that tells the auth service the client's address, which is from: an
+// encoded ForwardedFrom, signed with key, the service key of the proxy. The proxy sends the header to the
+// auth service, then hello, then all other bytes of the client.
 //
 // hello is what the proxy has read from the client so far: its ClientHello. The signature covers it, so that
 // the header is valid for this connection alone: see ForwardedFrom. hello must have 1 to maxHelloBytes bytes.

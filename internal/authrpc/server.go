@@ -109,9 +109,10 @@ func HandleStream[Req, Res any](
 	s.register(r.Name, r.Path(), r.Callers, r.AllowExpired, handler)
 }
 
-// register makes s serve a route with fn. It has the checks that all routes share: the caller is of one of
-// the kinds, and its certificate has not expired, unless allowExpired. It answers with the fault of a check
-// that fails, or with the error of fn, which must not have written anything then.
+// register makes s serve the route name at path. For each request the server first finds out who the caller
+// is, and checks that it is of one of the kinds and that its certificate has not expired; allowExpired leaves
+// the last check out. Then it calls fn, which writes the response. If the caller is refused or fn returns an
+// error, the server answers with a fault. So fn must return nil once it has written a part of the response.
 func (s *Server) register(
 	name, path string,
 	kinds []identity.Kind,

@@ -26,9 +26,9 @@ func NewSSHConn(conn net.Conn) *SSHConn { return &SSHConn{Conn: conn} }
 // whole packet can have firstPieceBytes, and would wait for a second piece that never comes.
 func (c *SSHConn) JoinPackets() { c.joining.Store(true) }
 
-// Write writes b if it is a whole packet. It keeps b if it is the first piece of a packet, and returns before
-// it has left: package ssh writes the second piece at once. If b is the second piece it writes both, in one
-// piece.
+// Write writes b at once if b is a whole packet. If b is the first piece of a packet, Write only keeps a
+// copy: package ssh passes the second piece in its next call, right after this one. If b is the second piece,
+// Write writes the first and b together.
 func (c *SSHConn) Write(b []byte) (int, error) {
 	if c.first == nil {
 		isFirstPiece := len(b) == firstPieceBytes && c.joining.Load()

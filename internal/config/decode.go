@@ -152,8 +152,8 @@ func (d *decoder) decodeStruct(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
-// decodeMap reads the mapping n into the map v, whose keys must be strings: anything else is a defect of
-// ours, and panics.
+// decodeMap reads the mapping n into the map v. It panics if the keys of v are not strings, because only our
+// own code can cause that.
 func (d *decoder) decodeMap(n *yaml.Node, path string, v reflect.Value) {
 	if !d.requireKind(n, path, yaml.MappingNode, "keys and values") {
 		return
@@ -183,8 +183,8 @@ func (d *decoder) decodeList(n *yaml.Node, path string, v reflect.Value) {
 }
 
 // decodeScalar reads the scalar n, a text, truth value or number, into v. It reports a scalar of another type
-// and a number that v cannot hold. A v of a type that no file can contain, as a channel, is a defect of ours
-// and panics.
+// and a number that v cannot hold. If v is of a type that no file can contain, such as a channel, it panics,
+// because only our own code can cause that.
 func (d *decoder) decodeScalar(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:

@@ -87,9 +87,9 @@ func suggestField(key string, fields []field) string {
 	return mostSimilar
 }
 
-// editDistance returns how many edits turn a into b at least. An edit inserts, deletes or changes a byte, or
-// swaps two neighbours (optimal string alignment distance). It takes time and memory proportional to the
-// product of the lengths.
+// editDistance returns the smallest number of edits that turn a into b. An edit inserts, deletes or changes a
+// byte, or swaps two neighbours (optimal string alignment distance). It takes time and memory proportional to
+// the product of the lengths.
 func editDistance(a, b string) int {
 	rows := make([][]int, len(a)+1) // rows[i][j] is the distance of a[:i] and b[:j]
 	for i := range rows {

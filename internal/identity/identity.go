@@ -250,7 +250,8 @@ func (id Identity) Check() error {
 	return fmt.Errorf("identity of unknown kind %.80q", string(id.Kind))
 }
 
-// checkUser is Check for a user.
+// checkUser returns an error for the identity of a user in which a field is malformed, or is one that only
+// machines have.
 func (id Identity) checkUser() error {
 	for _, field := range []struct{ what, s string }{{"user name", id.Name}, {"subject", id.Subject}} {
 		if err := CheckText(field.what, field.s); err != nil {
@@ -295,7 +296,8 @@ func (id Identity) checkUser() error {
 	return nil
 }
 
-// checkMachine is Check for a node, a proxy or a replica.
+// checkMachine returns an error for the identity of a node, proxy or replica in which a field is malformed,
+// or is one that only users have.
 func (id Identity) checkMachine() error {
 	if err := CheckMachineID(id.ID); err != nil {
 		return err

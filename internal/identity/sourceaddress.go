@@ -7,14 +7,14 @@ import (
 )
 
 // CheckSourceAddress returns an error if from is outside the networks in SourceAddresses. If there are none,
-// every address is right. VerifyX509 does not know the client's address, so whoever accepts a user by an
+// every address is allowed. VerifyX509 does not know the client's address, so whoever accepts a user by an
 // X.509 certificate calls this afterwards. VerifySSHUser does the same check itself.
 func (id Identity) CheckSourceAddress(from net.Addr) error {
 	return checkAllowedFrom(id.SourceAddresses, from)
 }
 
 // checkAllowedFrom returns an error if from is in none of the allowed networks, or not known (nil, or without
-// an IP address). If allowed is empty, everything is right.
+// an IP address). If allowed is empty, every address is allowed, also an unknown one.
 func checkAllowedFrom(allowed []netip.Prefix, from net.Addr) error {
 	if len(allowed) == 0 {
 		return nil

@@ -17,7 +17,7 @@ func monitorAcks(_, _ string, conn syscall.RawConn) error {
 	return nil
 }
 
-// ackMonitor ends a TCP connection if bytes that were sent on it are not acknowledged for the time timeout.
+// ackMonitor ends a TCP connection if bytes that were sent on it are not acknowledged for as long as timeout.
 // The kernel has such a limit of its own, TCP_USER_TIMEOUT. It is of no use here, because it also ends a
 // connection whose peer answers but has a full receive window. That is the case when a user stops a client
 // with Ctrl-Z and continues it an hour later.
@@ -46,11 +46,11 @@ func (m ackMonitor) check() {
 }
 
 // timedOut reports whether the peer has vanished, by what the kernel says of the connection: bytes are not
-// acknowledged, and the peer has sent nothing for the time timeout.
+// acknowledged, and the peer has sent nothing for as long as m.timeout.
 //
 // Time alone is not enough. A peer with a full receive window answers only when the kernel probes that
 // window, and the kernel does so in growing intervals of up to minutes. So the last answer must also be older
-// than what was sent last, and the peer must have had the time interval to answer that.
+// than what was sent last, and the peer must have had at least m.interval to answer it.
 func (m ackMonitor) timedOut(info *unix.TCPInfo) bool {
 	sinceAnswer, sinceSent := milliseconds(info.Last_ack_recv), milliseconds(info.Last_data_sent)
 	noAnswerToLast := sinceAnswer > sinceSent && sinceSent >= m.interval

@@ -110,8 +110,9 @@ func (k keys) requestJoin(
 	return res, explainCallError(err, cfg.Now())
 }
 
-// explainCallError turns an error of a call to auth into a fault that says what to do at this machine, where
-// the remedy of package authrpc is meant for users of tsh. Any other error, and nil, it returns as it is.
+// explainCallError turns an error of a call to auth into a fault that says what to do at this machine: the
+// remedies of package authrpc are meant for users of tsh. An error that it does not know, and nil, it returns
+// as they are.
 func explainCallError(err error, now time.Time) error {
 	var wrongPin *identity.PinError
 	var expired *identity.ExpiredError

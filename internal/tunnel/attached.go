@@ -85,8 +85,8 @@ func Accept(
 }
 
 // greet is the proxy's side of the greeting. It accepts the first stream, which becomes the control stream
-// and stays the only one that the node may open. On it greet sends Welcome, reads Hello, checks that, and
-// sends the result. It returns nil if the node is accepted, the fault that was sent if it is refused, and
+// and stays the only one that the node may open. On it greet sends Welcome, reads Hello, checks the Hello,
+// and sends the result. It returns nil if the node is accepted, the fault that was sent if it is refused, and
 // ErrNoGreeting if the node closed the connection.
 func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
 	raw, err := a.session.AcceptStreamWithContext(ctx)
@@ -171,9 +171,9 @@ func (a *Attached) readControl() {
 	}
 }
 
-// Open opens a session stream to the node and sends header h on it. It does not wait for the node: if the
-// node does not serve the stream, it closes it, and the caller's first Read fails. ctx bounds Open alone, not
-// the stream. The error is a fault of kind Unavailable if the tunnel has ended or is stuck.
+// Open opens a session stream to the node and sends header h on it. It does not wait for the node. A node
+// that does not serve the stream closes it, and then the caller's first Read fails. ctx bounds Open alone,
+// not the stream. The error is a fault of kind Unavailable if the tunnel has ended or is stuck.
 func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	h.V = Version
 	if err := h.check(); err != nil {

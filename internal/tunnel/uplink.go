@@ -40,7 +40,8 @@ type acceptedStream struct {
 
 // Connect makes the node's end of a tunnel over conn, a connection to a proxy whose certificate the caller
 // has verified: it starts the multiplexer and exchanges greetings with the proxy. key is the node's service
-// key, which signs the attachment; id is the node's; version is the agent's release, for listings.
+// key, which signs the attachment; id is the node's id; version is the agent's release, which the proxy shows
+// in listings.
 //
 // Connect owns conn, and closes it if it returns an error. If the proxy refuses the node, the error contains
 // the *fault.Error that the proxy sent. ctx has no effect after Connect has returned.
