@@ -85,7 +85,7 @@ type Event struct {
 	Proxy     string             `json:"proxy,omitempty"` // the proxy that the client came through
 	Rule      string             `json:"rule,omitempty"`
 	Reason    string             `json:"reason,omitempty"`
-	Fields    map[string]string  `json:"fields,omitempty"` // what else this code carries
+	Fields    map[string]string  `json:"fields,omitempty"` // what else an event of this code says
 }
 
 // MaxFields and MaxText bound an event that another machine sent. MaxText is in bytes, for each text and for

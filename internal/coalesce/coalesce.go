@@ -3,7 +3,7 @@
 // TLS writes each record of 16 kB to the network with a system call of its own. The multiplexer writes the
 // header of a frame and its body apart, and package ssh writes a packet that exceeds its small buffer in two
 // pieces. Each piece wakes the reader, which passes it on just as small; most processor time of a large
-// transfer was spent on that. This package never delays bytes to wait for more: it holds back only what is
+// transfer went into that. This package never delays bytes to wait for more: it holds back only what is
 // followed by more at once.
 package coalesce
 

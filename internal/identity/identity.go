@@ -25,7 +25,8 @@ const MaxBytes = 4 << 10
 // Login is an operating-system account on a node, and so an SSH principal.
 type Login string
 
-// LoginID names one finished login attempt. Every certificate and session of that login carries it.
+// LoginID names one finished login attempt. It is in every certificate that was issued from that login, and
+// in the audit events of its sessions.
 type LoginID string
 
 // MachineID names a machine for its whole life, whatever its name becomes: 32 lower-case hex digits that auth
@@ -276,7 +277,7 @@ func (id Identity) checkUser() error {
 		return err
 	}
 	if id.ID != "" || len(id.Labels) != 0 {
-		return fmt.Errorf("identity of user %.80q carries a machine's fields", id.Name)
+		return fmt.Errorf("identity of user %.80q has a machine's fields", id.Name)
 	}
 	for _, r := range id.Roles {
 		if err := CheckWord("role", r); err != nil {
@@ -308,7 +309,7 @@ func (id Identity) checkMachine() error {
 	hasUserFields := id.Connector != "" || id.Subject != "" || id.LoginID != "" || id.Factor != "" ||
 		id.LoginMethod != "" || len(id.Roles) != 0 || len(id.Traits) != 0 || len(id.SourceAddresses) != 0
 	if hasUserFields {
-		return fmt.Errorf("identity of %s %.80q carries a user's fields", id.Kind, id.Name)
+		return fmt.Errorf("identity of %s %.80q has a user's fields", id.Kind, id.Name)
 	}
 	return id.Labels.Check()
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// SSHExtension is the certificate extension that carries the identity's JSON.
+// SSHExtension is the name of the certificate extension that contains the identity's JSON.
 const SSHExtension = "identity@threshold"
 
 // SSHSourceAddress is the only critical option that Threshold issues and accepts (OpenSSH PROTOCOL.certkeys).

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// X509Extension is the object identifier of the extension that carries the identity's JSON. It is under 2.25,
-// the arc that needs no registration (ITU-T X.667); docs/decisions says why the number is short.
+// X509Extension is the object identifier of the extension that contains the identity's JSON. It is under
+// 2.25, the arc that needs no registration (ITU-T X.667); docs/decisions says why the number is short.
 var X509Extension = asn1.ObjectIdentifier{2, 25, 1947282563, 1}
 
-// ALPN names. Every program that speaks TLS needs them beside the verifier.
+// ALPN names. Every program that uses TLS needs them, together with the verifier.
 const (
 	ALPNAuth   = "threshold-auth"   // the auth API: TLS end to end, which proxies pass through unopened
 	ALPNDial   = "threshold-dial"   // a user's connection to a node
@@ -184,13 +184,13 @@ func verifyLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, err
 	for _, e := range leaf.Extensions {
 		if e.Id.Equal(X509Extension) {
 			if extension != nil { // two readers could take different ones
-				return Peer{}, fmt.Errorf("certificate carries two identities")
+				return Peer{}, fmt.Errorf("certificate has two identities")
 			}
 			extension = e.Value
 		}
 	}
 	if extension == nil {
-		return Peer{}, fmt.Errorf("certificate carries no identity")
+		return Peer{}, fmt.Errorf("certificate has no identity")
 	}
 	id, err := decodeX509(extension)
 	if err != nil {

@@ -115,8 +115,8 @@ func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
 func TestJoinsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
-	spent := newConfig(t, c)
-	loadOrJoin(t, spent)
+	joined := newConfig(t, c) // its token is used up
+	loadOrJoin(t, joined)
 	for _, tt := range []struct {
 		name   string
 		change func(*member.Config)
@@ -129,7 +129,7 @@ func TestJoinsThatAreRefused(t *testing.T) {
 			[]string{"no join token"}},
 		{"with a token for a proxy", func(cfg *member.Config) { cfg.Token = c.Token(identity.Proxy) },
 			fault.Invalid, []string{"proxy", "node"}},
-		{"with a token used before", func(cfg *member.Config) { cfg.Token = spent.Token }, fault.Expired,
+		{"with a token used before", func(cfg *member.Config) { cfg.Token = joined.Token }, fault.Expired,
 			[]string{"used already"}},
 		{"with another cluster's token", func(cfg *member.Config) { cfg.Token = other.Token(identity.Node) },
 			fault.Denied, []string{other.Pin().String()}},
@@ -253,7 +253,7 @@ func TestAMemberDoesNotChangeClusters(t *testing.T) {
 	cfg.Token = other.Token(identity.Node)
 	_, err := member.LoadOrJoin(t.Context(), cfg)
 	wantFault(t, err, fault.Conflict, "another cluster")
-	cfg.Token = c.Token(identity.Node) // a new token of the same cluster is accepted and not spent
+	cfg.Token = c.Token(identity.Node) // a new token of the same cluster is accepted and not used
 	loadOrJoin(t, cfg)
 	loadOrJoin(
 		t,
@@ -367,7 +367,7 @@ func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
 
 // A join on a full disk fails before the token is sent, so that the token can be used when there is space.
 // Only root can mount a small disk; for others only the fault is tested.
-func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
+func TestAFullDiskLeavesTheTokenUsable(t *testing.T) {
 	t.Parallel()
 	noSpace := &os.PathError{Op: "write", Path: "/data/x", Err: syscall.ENOSPC}
 	if err := member.DiskFault("/data/x", noSpace); !fault.Is(err, fault.Exhausted) {

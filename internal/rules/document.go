@@ -1,10 +1,10 @@
 // Package rules answers: what are the cluster's rules, and who signed them?
 //
 // Auth publishes documents (authorities and roles) and every few seconds a head that names the current
-// revision of each. All are signed, so proxies carry them as opaque bytes, and a stolen proxy can neither
-// loosen nor mix them. Each revision of authorities is signed by the rules key of the one before, and the
-// first by the cluster root key, so a machine that knows only the pin can verify the chain. Trust is the
-// verified set; only Open and Advance make one.
+// revision of each. All are signed, so a stolen proxy, which passes them on, can neither loosen nor mix them.
+// Each revision of authorities is signed by the rules key of the one before, and the first by the cluster
+// root key, so a machine that knows only the pin can verify the chain. Trust is the verified set; only Open
+// and Advance make one.
 package rules
 
 import (
