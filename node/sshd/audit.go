@@ -11,7 +11,22 @@ import (
 	"github.com/threshold-access/threshold/node/forward"
 )
 
-// maxRefusals is how many refusals of one connection are audited. The rest is refused all the same and only
+// The events of this package have these keys in Fields:
+//
+//	protocol   how the client came to the proxy: dial or ssh (all events)
+//	program    of a session: shell, exec or sftp
+//	command    of a session whose program is exec; only in the event of the start
+//	terminal   yes, if the program has a terminal
+//	bytes_in   at the end of a session: how much the client sent to the program
+//	bytes_out  at the end of a session: how much the program sent to the client
+//	status     at the end of a session: the exit status, or else
+//	signal     the signal that ended the program, as "KILL"
+//	cause      at the end of a session that the node ended: causeStop, causeIdle and so on
+//	request    of a refusal: what the user asked for
+//	forward    of a forward: local, remote or agent
+//	target     of a forward: from or to where
+
+// maxRefusals is how many refusals of one connection are audited. Further requests are refused too, but only
 // counted, so that a client that asks again and again fills neither the audit log nor the disk.
 const maxRefusals = 32
 

@@ -60,15 +60,16 @@ type Config struct {
 // Server serves SSH on connections that are handed to it.
 type Server struct {
 	cfg             Config
-	connectionQuota *limit.Quota // of connections, for each client address
-	handshakeQuota  *limit.Quota // of connections that are not logged in yet
-	sessionsPerUser limit.PerKey[identity.UserKey]
-	windows         windows
-	forwardLimits   *forward.Limits
+	connectionQuota *limit.Quota                   // open connections, in all and for each client address
+	handshakeQuota  *limit.Quota                   // those of them that are not logged in yet
+	sessionsPerUser limit.PerKey[identity.UserKey] // sessions that run, over all connections of a user
+	windows         windows                        // what clients may send ahead, over all connections
+	forwardLimits   *forward.Limits                // what is forwarded, over all connections
 	drainState
 }
 
-// New makes a server. It starts nothing.
+// New returns a server with the configuration. It starts nothing: Serve serves a connection, Drain stops the
+// server.
 func New(cfg Config) *Server {
 	return &Server{
 		cfg:             cfg,
@@ -79,7 +80,8 @@ func New(cfg Config) *Server {
 	}
 }
 
-// Origin says where a connection came from, as its proxy tells it.
+// Origin says where a connection came from. The proxy that relays the connection says so, and the node cannot
+// check it.
 type Origin struct {
 	From     string // the client's address and port as the proxy saw them
 	Proxy    string // the proxy's name
