@@ -8,6 +8,7 @@ import (
 	"github.com/threshold-access/threshold/node"
 )
 
+// A node is unhealthy before it has a tunnel, and healthy once it has one.
 func TestHealthNeedsATunnel(t *testing.T) {
 	t.Parallel()
 	n, err := node.New(node.Config{Dir: t.TempDir(), Proxies: []string{"127.0.0.1:1"}, Name: "web-1"})

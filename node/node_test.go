@@ -131,6 +131,7 @@ func start(t *testing.T, c *clustertest.Cluster, proxies ...*testProxy) *testNod
 	return startIn(t, c, filepath.Join(t.TempDir(), "data"), proxies...)
 }
 
+// startIn is start with the data directory dir, which may have a membership already.
 func startIn(t *testing.T, c *clustertest.Cluster, dir string, proxies ...*testProxy) *testNode {
 	t.Helper()
 	addrs := []string{c.Addr()} // the test proxies pass no connections on to the auth service
@@ -272,6 +273,8 @@ func runCommand(t *testing.T, client *ssh.Client, command string) string {
 	return string(b)
 }
 
+// A client reaches the node through a tunnel, sees its own address, and its session is audited at the auth
+// service.
 func TestASessionThroughATunnel(t *testing.T) {
 	t.Parallel()
 	c := clustertest.New(t)
@@ -398,6 +401,7 @@ func TestPushedRulesApplyAtOnce(t *testing.T) {
 	loginUntil(t, c, a, isAllowed)
 }
 
+// Of 5000 broken pushes few are logged, and good rules that come after them take effect.
 func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 	t.Parallel()
 	c := clustertest.New(t)
@@ -422,6 +426,7 @@ func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 	}
 }
 
+// A member starts and serves sessions without the auth service, and sends their events when it is back.
 func TestANodeRestartsWhileAuthIsUnavailable(t *testing.T) {
 	t.Parallel()
 	c := clustertest.New(t)
@@ -459,6 +464,8 @@ func TestTwoNodesDoNotShareADirectory(t *testing.T) {
 	}
 }
 
+// A session goes on after the node was told to stop, new logins are refused, and Run returns when it has
+// ended.
 func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	t.Parallel()
 	c := clustertest.New(t)
@@ -499,6 +506,7 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	close(n.done)
 }
 
+// New reports everything that is wrong at once.
 func TestInvalidConfigurations(t *testing.T) {
 	t.Parallel()
 	_, err := node.New(node.Config{
@@ -520,6 +528,8 @@ func TestInvalidConfigurations(t *testing.T) {
 	}
 }
 
+// Nothing listens at the address of the proxy: Run logs a remedy, tries again, and returns nil at the end of
+// ctx.
 func TestJoiningIsRetriedUntilTheContextEnds(t *testing.T) {
 	t.Parallel()
 	var log logBuffer

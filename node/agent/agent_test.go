@@ -67,6 +67,7 @@ spec:
   labels: {env: file}
 `
 
+// A file that sets everything gives one configuration; the same file with every flag gives that of the flags.
 func TestFlagsOverrideTheFile(t *testing.T) {
 	token := writeFile(t, " secret \n")
 	path := writeFile(t, strings.ReplaceAll(fullConfig, "TOKEN", token))
@@ -121,6 +122,7 @@ func TestSourcesOfTheJoinToken(t *testing.T) {
 	}
 }
 
+// A flag overrides the file, and the file the environment. HTTP_PROXY does not count.
 func TestSourcesOfTheHTTPProxy(t *testing.T) {
 	env := map[string]string{"HTTPS_PROXY": "env:1", "NO_PROXY": "env.example.com", "HTTP_PROXY": "clear:1"}
 	path := writeSpec(t, "proxies: [p:1], data: /d, "+
@@ -153,6 +155,7 @@ func TestSourcesOfTheHTTPProxy(t *testing.T) {
 	}
 }
 
+// Each of these command lines is refused, with what is wrong in the message and a remedy.
 func TestInvalidConfigurations(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -221,6 +224,8 @@ func TestDefaultDataDir(t *testing.T) {
 	}
 }
 
+// Main returns the right status and writes the right text. Its context ends soon, so that what would serve
+// stops.
 func TestExitStatus(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -274,6 +279,7 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
+// The default file counts only if it exists and the flags name neither a proxy nor another file.
 func TestTheDefaultFileIsUsedIfNoProxyIsNamed(t *testing.T) {
 	path := writeFile(t, fullConfig)
 	for _, tt := range []struct {

@@ -57,6 +57,7 @@ func hasRole(k *rules.Keeper, name string) bool {
 	return ok
 }
 
+// A pushed set is in force at once and after a restart, and an older one is not accepted after that.
 func TestNewerRulesAreAppliedAndSaved(t *testing.T) {
 	t.Parallel()
 	c, dir := clustertest.NewInMemory(t), t.TempDir()
@@ -78,6 +79,7 @@ func TestNewerRulesAreAppliedAndSaved(t *testing.T) {
 	}
 }
 
+// Each of these pushes is refused and leaves the rules in force as they are.
 func TestRulesThatAreRefused(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
@@ -131,6 +133,7 @@ func TestAHeadAloneRenewsTheRules(t *testing.T) {
 	}
 }
 
+// Each of these heads is refused and leaves the rules in force as they are.
 func TestHeadsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
@@ -168,6 +171,7 @@ func TestHeadsThatAreRefused(t *testing.T) {
 	}
 }
 
+// Heads come every ten seconds; most of them change only the time and need not be written.
 func TestHeadsAreSavedRarely(t *testing.T) {
 	t.Parallel()
 	c, dir := clustertest.NewInMemory(t), t.TempDir()

@@ -71,6 +71,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var errAway = fault.New(fault.Unavailable, "auth", "away", "wait")
 
+// One spool records events, another one on the same directory sends them, in batches and in order.
 func TestEventsSurviveARestartAndArriveInOrder(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "spool")
@@ -116,6 +117,7 @@ func runSpool(t *testing.T, s *spool.Spool, fn func()) {
 	}
 }
 
+// While sending fails, the pauses grow to a minute; once it works, the event is sent and removed.
 func TestSendingIsRetriedUntilAuthIsBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -139,6 +141,7 @@ func TestSendingIsRetriedUntilAuthIsBack(t *testing.T) {
 	})
 }
 
+// The auth service refuses each batch that contains one event: only this event is given up.
 func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -161,6 +164,8 @@ func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
 	})
 }
 
+// A file that is no event is renamed and stays; one that was half written when the machine stopped is
+// removed.
 func TestUnreadableFilesAreSetAside(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -187,6 +192,7 @@ func TestUnreadableFilesAreSetAside(t *testing.T) {
 	}
 }
 
+// At each bound it records one event of each code, in a spool that counts so many events as waiting.
 func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
 	t.Parallel()
 	const half = spool.MaxEvents / 2
@@ -218,6 +224,7 @@ func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
 	}
 }
 
+// It fills a small file system. An event that could not be stored must leave no part of its file.
 func TestAFullDiskIsReportedAndLeavesNoFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

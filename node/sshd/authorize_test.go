@@ -165,6 +165,8 @@ func channelRequestWithReason(name string, args ...string) attempt {
 	}
 }
 
+// It tries everything that a client can ask for with roles that allow all actions, all but one, only one, and
+// all with a deny for one. Exactly what is granted is allowed, and each refusal says why.
 func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 	t.Parallel()
 	all := []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}

@@ -21,6 +21,8 @@ func (f *fixture) drain() (expire context.CancelFunc, done chan struct{}) {
 	return cancel, done
 }
 
+// When the drain begins, terminals are told, idle connections are closed, nothing new starts, and the session
+// that runs ends with its own status.
 func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -56,6 +58,7 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	}
 }
 
+// A session goes on during the drain, and is ended with the reason when the time is over.
 func TestSessionsEndWhenTheDrainTimeIsOver(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

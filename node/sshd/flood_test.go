@@ -37,6 +37,7 @@ func startStalled(t *testing.T, c *ssh.Client) (*ssh.Session, int) {
 
 func processGone(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
 
+// A client that reads nothing of one session is refused many things on it. Other sessions must not notice.
 func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -63,6 +64,7 @@ func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 	}
 }
 
+// Refusals beyond a bound are neither audited nor logged one by one.
 func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -136,6 +138,8 @@ func wire(parts ...any) (b []byte) {
 	return b
 }
 
+// Each of these requests gets an answer, and the connection goes on after it. None may cause a panic or put
+// escape sequences into the log.
 func TestMalformedRequestPayloads(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

@@ -96,6 +96,7 @@ func wantEcho(t *testing.T, c interface {
 
 var megabytes = strings.Repeat("0123456789abcdef", 1<<17)
 
+// Data goes to a TCP port and a Unix socket and back, and each target is audited once.
 func TestLocalForwards(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -300,6 +301,7 @@ func onlyLoopback(t *testing.T, port uint32) {
 	}
 }
 
+// Listeners on invalid or taken addresses are refused, and so is the 65th of one connection.
 func TestRemoteForwardsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -352,6 +354,7 @@ func TestListenersEndWithTheirConnection(t *testing.T) {
 	}
 }
 
+// Connections to a socket on the node reach the client; the socket is removed when the forward is cancelled.
 func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -390,6 +393,8 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 	}
 }
 
+// Only sessions that ask for it get the socket of the SSH agent. All of a connection share one socket, which
+// ends with the grant and is removed with the connection.
 func TestAgentForwarding(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -449,6 +454,7 @@ func TestAgentForwarding(t *testing.T) {
 	}
 }
 
+// The grant is withdrawn after the listener was opened: a connection to it is closed.
 func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -525,6 +531,7 @@ func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
 	}
 }
 
+// The role allows forwards, but the certificate does not have the extensions for them.
 func TestForwardsNeedTheCertificateExtension(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -596,6 +603,8 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 	)
 }
 
+// A forward that is open goes on during the drain; a connection that only listens is closed; nothing new is
+// forwarded.
 func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -622,6 +631,7 @@ func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
 	receive(t, "the end", done)
 }
 
+// The account is removed while a client is logged in as it: nothing more is forwarded.
 func TestForwardsNeedARealAccount(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

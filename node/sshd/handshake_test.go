@@ -17,6 +17,7 @@ import (
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
+// Each client offers one outdated algorithm of a kind and nothing else of this kind.
 func TestOldAlgorithmsAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -38,6 +39,7 @@ func TestOldAlgorithmsAreRefused(t *testing.T) {
 	}
 }
 
+// The client asks for a plain key only, and gets the key that is in the certificate.
 func TestClientsWithoutHostCertificateSupportGetThePlainKey(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -137,6 +139,7 @@ func (p *asyncWriteConn) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// The server closes such connections by itself, and still serves others.
 func TestGarbageBeforeLogin(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

@@ -99,6 +99,7 @@ func wantEnded(t *testing.T, f *fixture, got result, cause, text string) {
 	}
 }
 
+// The client sends everything that does not count as activity, and the program writes all the time.
 func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -129,6 +130,7 @@ func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 	}
 }
 
+// Input that comes in shorter intervals than the idle timeout keeps the session open for longer than that.
 func TestTypingKeepsASessionOpen(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -171,6 +173,7 @@ func TestMaxSessionEndsAnActiveSession(t *testing.T) {
 	wantEnded(t, f, got, "max_session", "it may last 1s (role ops, max_session)")
 }
 
+// The certificate expires while a program runs, with the option of the role and without it.
 func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 	t.Parallel()
 	for name, ends := range map[string]bool{"with the option": true, "without it": false} {
@@ -196,6 +199,8 @@ func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 	}
 }
 
+// A user with two sessions on two connections gets no third on any connection. Other users do, and so does
+// this user once a session has ended. A change of the role applies at once.
 func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -255,6 +260,7 @@ func TestARefusedOrFailedStartReleasesTheQuota(t *testing.T) {
 	}
 }
 
+// Five sessions of one connection are ended, one of them with a program that ignores SIGHUP.
 func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -280,6 +286,8 @@ func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 	all.Wait()
 }
 
+// The program cannot end, because its output has nowhere to go: the node closes the connection after
+// endGrace.
 func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -301,6 +309,8 @@ func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	}
 }
 
+// The first channel gets a large window and the twelfth the smallest; all is given back when the connection
+// ends.
 func TestManyChannelsShareTheWindowBudget(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

@@ -86,6 +86,8 @@ func (l *limitedConnection) endedAt(start time.Time, d time.Duration) *endReason
 
 const minute, hour = access.Duration(time.Minute), access.Duration(time.Hour)
 
+// With each combination of limits the connection ends exactly at the first of them, with its cause and
+// message.
 func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 	t.Parallel()
 	idle := access.Options{IdleTimeout: 10 * minute}
@@ -132,6 +134,7 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 	}
 }
 
+// Activity every nine minutes keeps a connection with an idle timeout of ten minutes open.
 func TestTypingPostponesTheIdleTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -156,6 +159,8 @@ func TestTypingPostponesTheIdleTimeout(t *testing.T) {
 	})
 }
 
+// Data is forwarded after five minutes: this postpones an idle timeout of ten minutes only without a
+// terminal.
 func TestForwardedDataCountsAsActivityOnlyWithoutATerminal(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -179,6 +184,8 @@ func TestForwardedDataCountsAsActivityOnlyWithoutATerminal(t *testing.T) {
 	}
 }
 
+// A limit that is added to a role applies within limitsInterval, and one that is removed does not apply any
+// more.
 func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -204,6 +211,7 @@ func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 	})
 }
 
+// There is one warning a minute before the end, none for a short limit, and another one after new activity.
 func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -17,6 +17,8 @@ import (
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
+// Each certificate has one fault. The client is told which, and only refusals of clients that proved to hold
+// a good certificate are audited.
 func TestCertificatesRefusedAtLogin(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -149,6 +151,8 @@ func TestLoginWithoutAKeyIsRefused(t *testing.T) {
 	}
 }
 
+// Clients that offer only keys or passwords are told that they need a certificate once at most, and clients
+// with a certificate never.
 func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -199,6 +203,7 @@ func TestLoginTriesAreLimited(t *testing.T) {
 	}
 }
 
+// The clock of the node is behind or far ahead of its certificates and rules.
 func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -223,6 +228,7 @@ func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 	f.client()
 }
 
+// The rules allow these accounts, but the machine has no such account or the node may not use it.
 func TestUnusableAccounts(t *testing.T) {
 	t.Parallel()
 	notRoot := account.Database{UID: 12345}
@@ -268,6 +274,8 @@ func (k *switchingKey) Marshal() []byte {
 	return k.PublicKey.Marshal()
 }
 
+// A client offers the certificate of Alice and signs with that of Bob: it must get the rights of Bob
+// (CVE-2024-45337).
 func TestIdentityIsThatOfTheKeyThatSigned(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

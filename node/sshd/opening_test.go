@@ -56,6 +56,7 @@ func runInOpening(t *testing.T, c *ssh.Client, early ...dial.ChannelRequest) res
 	return r
 }
 
+// Requests in the message that opens the channel prepare and start a program, and only one.
 func TestAProgramRequestedInTheOpening(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -128,6 +129,7 @@ func TestAnOpeningThatNoRoleAllows(t *testing.T) {
 	}
 }
 
+// The requests in the message that opens the channel, or the payload of one of them, cannot be read.
 func TestMalformedOpenings(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

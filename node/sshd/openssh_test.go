@@ -82,6 +82,7 @@ func runOpenSSH(t *testing.T, stdin []byte, name string, args ...string) result 
 	return result{out: out.String(), err: errs.String(), status: cmd.ProcessState.ExitCode()}
 }
 
+// The real ssh, scp and sftp use the server, and show its refusals to their user.
 func TestStockOpenSSH(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

@@ -9,6 +9,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
+// Auditing panics once. The connection where this happens is closed and counts no session any more.
 func TestAPanicEndsOneConnectionOnly(t *testing.T) {
 	t.Parallel()
 	broken := false

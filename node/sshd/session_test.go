@@ -17,6 +17,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
+// Output, input and exit of commands arrive as with OpenSSH.
 func TestACommandRunsAndReportsItsExit(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
@@ -53,6 +54,7 @@ func TestACommandRunsAndReportsItsExit(t *testing.T) {
 	}
 }
 
+// Clients may set locales only, and a program gets nothing of the environment of the node.
 func TestTheEnvironmentIsClean(t *testing.T) {
 	t.Setenv("NODE_SECRET", "must not be seen")
 	f := newFixture(t, nil)
@@ -110,6 +112,7 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 	}
 }
 
+// The events of one session say who ran what, from where, by which rule, and how it ended.
 func TestStartAndEndAreAudited(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -117,13 +120,15 @@ func TestStartAndEndAreAudited(t *testing.T) {
 	end := f.awaitEnd(t)
 	start := f.recorded(audit.SessionStarted)[0]
 	for what, pair := range map[string][2]string{
-		"user":    {start.User, "alice@example.com"},
-		"subject": {start.Subject, "corp/sub-alice@example.com"},
-		"machine": {start.Machine, "web-1"},
-		"login":   {string(start.Login), testAccount()},
-		"proxy":   {start.Proxy, "proxy-1"},
-		"rule":    {start.Rule, "role ops, allow 1"},
-		"command": {start.Fields["command"], "exit 3"},
+		"user":     {start.User, "alice@example.com"},
+		"subject":  {start.Subject, "corp/sub-alice@example.com"},
+		"machine":  {start.Machine, "web-1"},
+		"login":    {string(start.Login), testAccount()},
+		"proxy":    {start.Proxy, "proxy-1"},
+		"rule":     {start.Rule, "role ops, allow 1"},
+		"command":  {start.Fields["command"], "exit 3"},
+		"program":  {start.Fields["program"], "exec"},
+		"protocol": {start.Fields["protocol"], "dial"},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("got the %s %q in the event of the start, want %q", what, pair[0], pair[1])
@@ -176,6 +181,7 @@ func readLine(t *testing.T, r io.Reader, want string) {
 	}
 }
 
+// A program on a terminal gets its size, type and modes, and later changes of the size.
 func TestATerminal(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
@@ -237,6 +243,7 @@ func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
 	}
 }
 
+// The client vanishes while a program runs: its whole process group must end.
 func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, command string }{
@@ -307,6 +314,7 @@ func TestServerShutdownHangsUpSessions(t *testing.T) {
 	}
 }
 
+// An SFTP client writes a file with a space in its name, lists it and reads it back.
 func TestFilesRoundTripOverSFTP(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
+// Without the extension the command runs all the same, without a terminal, and the user is told why.
 func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -50,6 +51,7 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 	}
 }
 
+// A break needs a program with a terminal, and does not end the session.
 func TestABreakIsSentToTheTerminal(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()

@@ -6,6 +6,7 @@ import (
 	"time"
 )
 
+// It takes the longest and the shortest pauses that the random source allows, for each outcome of a dial.
 func TestPausesAreSpreadAndBounded(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_000_000, 0)

@@ -47,6 +47,7 @@ func serveTLS(t *testing.T, cert *tls.Certificate, alpn string) string {
 	return ln.Addr().String()
 }
 
+// Servers with other certificates, and a node with a wrong clock, are told apart in the kind of the fault.
 func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
