@@ -53,7 +53,9 @@ func (a *app) connect(
 	return client, nil
 }
 
-// connectTo opens an SSH connection to the node with this whole name.
+// connectTo opens an SSH connection to the node with this whole name, and logs in as login. If the proxy
+// refuses the node, it returns the proxy's refusal, which resolveAfterRefusal understands; see
+// sshclient.Connect for other faults.
 func (a *app) connectTo(
 	ctx context.Context,
 	prof *profile.Profile,

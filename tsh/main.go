@@ -74,7 +74,9 @@ func Main(ctx context.Context, env Env) int {
 	return 1
 }
 
-// root builds the tree of commands. Each command has a file of its own, named for it.
+// root returns the command tsh with all commands under it. Each command has a file of its own, named for it.
+// root replaces what cobra does by itself: its help and completion commands, -v for the version, and errors
+// without a hint.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tsh",

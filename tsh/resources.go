@@ -20,7 +20,8 @@ import (
 // maxApplyBytes bounds the file that apply reads.
 const maxApplyBytes = config.MaxBytes
 
-// getCmd is "tsh get".
+// getCmd is "tsh get". It shows all resources of a kind, or one by its name; text of one is YAML that "tsh
+// apply" reads.
 func (a *app) getCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "get KIND [NAME]",

@@ -33,7 +33,8 @@ type sshOptions struct {
 	env            []string // NAME=VALUE, from -o SetEnv
 }
 
-// sshCmd is "tsh ssh". Its flags are those of ssh, so that the habits of users and most scripts work.
+// sshCmd is "tsh ssh". Its short flags mean what they mean for ssh, so that the habits of users and most
+// scripts work. Flags of ssh that it does not have are refused with a hint: see sshFlagHints.
 func (a *app) sshCmd() *cobra.Command {
 	var opts sshOptions
 	cmd := &cobra.Command{

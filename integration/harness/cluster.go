@@ -64,7 +64,8 @@ func Bootstrap(t testing.TB, p Provider, seal string) string {
 	return BootstrapFor(p, seal, "shell, exec, sftp", Account(t))
 }
 
-// BootstrapFor is Bootstrap with other actions and logins for the role operator, which alice has.
+// BootstrapFor is Bootstrap with other rights for alice@example.com: her role, operator, allows the actions,
+// which are separated by commas, on every node, with the logins.
 func BootstrapFor(p Provider, seal, actions string, logins ...string) string {
 	return fmt.Sprintf(`kind: cluster
 version: v1

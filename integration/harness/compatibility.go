@@ -139,7 +139,8 @@ func (r *CompatibilityReport) Complete() bool {
 	return !slices.ContainsFunc(r.clients, func(c *ClientReport) bool { return !c.started })
 }
 
-// Page returns the page: the introduction, the table of features, and a section for each client.
+// Page returns docs/compatibility.md: the introduction, a table with a row for each client and a column for
+// each feature, and a section for each client with its results and notes.
 func (r *CompatibilityReport) Page(introduction string) []byte {
 	var out bytes.Buffer
 	out.WriteString(introduction)

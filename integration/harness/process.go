@@ -42,7 +42,8 @@ func Start(t testing.TB, env []string, name string, args ...string) *Process {
 	return StartCmd(t, cmd)
 }
 
-// StartCmd is Start for a prepared command.
+// StartCmd is Start for a prepared command. It sets the command's standard output and standard error, and
+// makes the kernel kill the process when the test process dies.
 func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{

@@ -32,10 +32,9 @@ func startAgent(t *testing.T) string {
 	return path
 }
 
-// toOneHost encodes a destination constraint: from this machine to one host only (OpenSSH ssh-agent.c,
-// parse_dest_constraint).
+// toOneHost returns a destination constraint for a key: it may only be used from this machine to the host
+// web-1 with this host key (OpenSSH ssh-agent.c, parse_dest_constraint).
 func toOneHost(host ssh.PublicKey) []agent.ConstraintExtension {
-	type text struct{ S string }
 	hop := func(name string, keys []byte) []byte {
 		return ssh.Marshal(struct {
 			User, Host, Reserved string
@@ -46,15 +45,12 @@ func toOneHost(host ssh.PublicKey) []agent.ConstraintExtension {
 		Key         []byte
 		IsAuthority bool
 	}{host.Marshal(), false})
-	one := ssh.Marshal(
-		struct{ From, To, Reserved string }{string(hop("", nil)), string(hop("web-1", key)), ""},
-	)
-	return []agent.ConstraintExtension{
-		{
-			ExtensionName:    "restrict-destination-v00@openssh.com",
-			ExtensionDetails: ssh.Marshal(text{string(one)}),
-		},
-	}
+	thisMachine, web1 := hop("", nil), hop("web-1", key)
+	constraint := ssh.Marshal(struct{ From, To, Reserved string }{string(thisMachine), string(web1), ""})
+	return []agent.ConstraintExtension{{
+		ExtensionName:    "restrict-destination-v00@openssh.com",
+		ExtensionDetails: ssh.Marshal(struct{ String string }{string(constraint)}),
+	}}
 }
 
 // A node to which the agent is forwarded cannot use keys that are limited to destinations, such as those of

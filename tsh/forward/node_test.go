@@ -11,20 +11,20 @@ import (
 	"github.com/threshold-access/threshold/tsh/forward"
 )
 
-// testNode is a small SSH server that forwards as a node does. One client is connected to it.
+// testNode is a small SSH server that forwards as a node does, with the one client that is connected to it.
 type testNode struct {
 	t      testing.TB
-	client *ssh.Client // the client's end of the connection
-	conn   *ssh.ServerConn
-	tasks  sync.WaitGroup
+	client *ssh.Client     // the client's end of the connection
+	conn   *ssh.ServerConn // the server's end
+	tasks  sync.WaitGroup  // all goroutines of the server
 
-	mu        sync.Mutex // guards what follows
-	refuse    string     // if not empty, all forwarding is refused with this reason
-	requested []string   // types of channels and requests, with the address of a channel
-	listeners []net.Listener
+	mu        sync.Mutex     // guards the next fields
+	refuse    string         // if not empty, all forwarding is refused with this reason
+	requested []string       // types of requests, and types with addresses of channels
+	listeners []net.Listener // those that the client requested (-R)
 }
 
-// newTestNode starts a server and connects to it. Both end with the test.
+// newTestNode starts a server, connects a client to it, and returns both. Both end with the test.
 func newTestNode(t testing.TB) *testNode {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,18 +43,18 @@ func newTestNode(t testing.TB) *testNode {
 	n := &testNode{t: t}
 	served := make(chan error, 1)
 	go func() {
-		c, err := l.Accept()
+		netConn, err := l.Accept()
 		if err != nil {
 			served <- err
 			return
 		}
 		cfg := &ssh.ServerConfig{NoClientAuth: true}
 		cfg.AddHostKey(signer)
-		conn, chans, reqs, err := ssh.NewServerConn(c, cfg)
+		sshConn, chans, reqs, err := ssh.NewServerConn(netConn, cfg)
 		if err == nil {
-			n.conn = conn
-			n.tasks.Go(func() { n.channels(chans) })
-			n.tasks.Go(func() { n.requests(reqs) })
+			n.conn = sshConn
+			n.tasks.Go(func() { n.serveChannels(chans) })
+			n.tasks.Go(func() { n.serveRequests(reqs) })
 		}
 		served <- err
 	}()
@@ -92,7 +92,7 @@ func (n *testNode) record(what string) string {
 	return n.refuse
 }
 
-// addr returns the address of the listener that the client requested.
+// addr returns the address of the first listener that the client requested.
 func (n *testNode) addr() net.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,27 +105,27 @@ type stream interface {
 	CloseWrite() error
 }
 
-// channels serves the client's channels for -L, -D and -W.
-func (n *testNode) channels(chans <-chan ssh.NewChannel) {
+// serveChannels connects the client's channels for -L, -D and -W to the addresses in their opening messages.
+func (n *testNode) serveChannels(chans <-chan ssh.NewChannel) {
 	for nc := range chans {
 		network, addr := "tcp", ""
 		switch nc.ChannelType() {
 		case "direct-tcpip":
-			var m struct {
+			var opening struct {
 				Host       string
 				Port       uint32
 				Origin     string
 				OriginPort uint32
 			}
-			_ = ssh.Unmarshal(nc.ExtraData(), &m)
-			addr = forward.Addr{Host: m.Host, Port: uint16(m.Port)}.String()
+			_ = ssh.Unmarshal(nc.ExtraData(), &opening)
+			addr = forward.Addr{Host: opening.Host, Port: uint16(opening.Port)}.String()
 		case "direct-streamlocal@openssh.com":
-			var m struct {
+			var opening struct {
 				Path, Reserved string
 				Ignored        uint32
 			}
-			_ = ssh.Unmarshal(nc.ExtraData(), &m)
-			network, addr = "unix", m.Path
+			_ = ssh.Unmarshal(nc.ExtraData(), &opening)
+			network, addr = "unix", opening.Path
 		}
 		if reason := n.record(nc.ChannelType() + " " + addr); reason != "" {
 			_ = nc.Reject(ssh.Prohibited, reason)
@@ -144,71 +144,71 @@ func (n *testNode) channels(chans <-chan ssh.NewChannel) {
 	}
 }
 
-// requests serves the client's requests for listeners (-R).
-func (n *testNode) requests(reqs <-chan *ssh.Request) {
-	for r := range reqs {
-		if reason := n.record(r.Type); reason != "" {
-			_ = r.Reply(false, []byte(reason))
+// serveRequests opens the listeners that the client requests (-R), always on loopback, and answers with the
+// port.
+func (n *testNode) serveRequests(reqs <-chan *ssh.Request) {
+	for request := range reqs {
+		if reason := n.record(request.Type); reason != "" {
+			_ = request.Reply(false, []byte(reason))
 			continue
 		}
-		switch r.Type {
+		switch request.Type {
 		case "tcpip-forward":
-			var m struct {
+			var wanted struct {
 				Host string
 				Port uint32
 			}
-			_ = ssh.Unmarshal(r.Payload, &m)
-			l, err := net.Listen("tcp", forward.Addr{Host: "127.0.0.1", Port: uint16(m.Port)}.String())
+			_ = ssh.Unmarshal(request.Payload, &wanted)
+			addr := forward.Addr{Host: "127.0.0.1", Port: uint16(wanted.Port)}
+			l, err := net.Listen("tcp", addr.String())
 			if err != nil {
-				_ = r.Reply(false, nil)
+				_ = request.Reply(false, nil)
 				continue
 			}
-			got := uint32(l.Addr().(*net.TCPAddr).Port)
-			n.serve(l, "forwarded-tcpip", ssh.Marshal(struct {
+			port := uint32(l.Addr().(*net.TCPAddr).Port)
+			n.serveListener(l, "forwarded-tcpip", ssh.Marshal(struct {
 				Host       string
 				Port       uint32
 				Origin     string
 				OriginPort uint32
-			}{m.Host, got, "127.0.0.1", 1}))
-			_ = r.Reply(true, ssh.Marshal(struct{ Port uint32 }{got}))
+			}{wanted.Host, port, "127.0.0.1", 1}))
+			_ = request.Reply(true, ssh.Marshal(struct{ Port uint32 }{port}))
 		case "streamlocal-forward@openssh.com":
-			var m struct{ Path string }
-			_ = ssh.Unmarshal(r.Payload, &m)
-			l, err := net.Listen("unix", m.Path)
+			var wanted struct{ Path string }
+			_ = ssh.Unmarshal(request.Payload, &wanted)
+			l, err := net.Listen("unix", wanted.Path)
 			if err != nil {
-				_ = r.Reply(false, nil)
+				_ = request.Reply(false, nil)
 				continue
 			}
-			n.serve(
-				l,
-				"forwarded-streamlocal@openssh.com",
-				ssh.Marshal(struct{ Path, Reserved string }{m.Path, ""}),
-			)
-			_ = r.Reply(true, nil)
+			opening := ssh.Marshal(struct{ Path, Reserved string }{wanted.Path, ""})
+			n.serveListener(l, "forwarded-streamlocal@openssh.com", opening)
+			_ = request.Reply(true, nil)
 		default:
-			_ = r.Reply(false, nil)
+			_ = request.Reply(false, nil)
 		}
 	}
 }
 
-// serve opens a channel to the client for each connection to the listener.
-func (n *testNode) serve(l net.Listener, kind string, extra []byte) {
+// serveListener opens a channel to the client for each connection to the listener and copies in both
+// directions. channelType and extra are for the opening message.
+func (n *testNode) serveListener(l net.Listener, channelType string, extra []byte) {
 	n.mu.Lock()
 	n.listeners = append(n.listeners, l)
 	n.mu.Unlock()
 	n.tasks.Go(func() {
 		for {
-			c, err := l.Accept()
+			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
 			n.tasks.Go(func() {
-				ch, reqs, err := n.conn.OpenChannel(kind, extra)
+				ch, reqs, err := n.conn.OpenChannel(channelType, extra)
 				if err != nil {
-					c.Close()
+					conn.Close()
 					return
 				}
-				forward.Pipe(c.(stream), ch, reqs)
+				forward.Pipe(conn.(stream), ch, reqs)
 			})
 		}
 	})
