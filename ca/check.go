@@ -118,8 +118,8 @@ func (r Request) checkNames() error {
 }
 
 // checkLogins returns an error unless the SSH principals of a user are allowed. Without logins a user gets an
-// X.509 certificate only:
-// OpenSSH would take an SSH certificate without principals as valid for every account.
+// X.509 certificate only: OpenSSH would take an SSH certificate without principals as valid for every
+// account.
 func (r Request) checkLogins() error {
 	switch {
 	case len(r.Names) != 0:

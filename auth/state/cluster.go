@@ -87,8 +87,9 @@ type NamedConnector struct {
 	Connector
 }
 
-// CreateCluster stores all records in one transaction, so that a cluster exists whole or not at all. If the
-// store holds a cluster already, it returns fault Conflict.
+// CreateCluster stores all records of a new cluster in one transaction, so that a cluster exists whole or not
+// at all. The secrets of connectors are sealed before. If the store holds a cluster already, it returns fault
+// Conflict and stores nothing.
 func (v *Vault) CreateCluster(ctx context.Context, in InitialRecords) error {
 	c := change{conflict: fault.New(fault.Conflict, "state.CreateCluster", "this cluster exists already",
 		"start without --bootstrap")}
