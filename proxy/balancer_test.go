@@ -46,10 +46,10 @@ func (p *testProxy) dialEgress(alpn string, cert *tls.Certificate) *tls.Conn {
 // Tunnel, dial and auth connections work inside WebSockets, and each direction can be closed on its own.
 func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, time.Second, behindBalancer)
-	id := p.Machine(identity.Node, "web-1", nil)
-	cert := p.MachineCertificate(id, nil)
-	conn := p.dialEgress(identity.ALPNTunnel, cert)
+	running := startProxy(t, time.Second, behindBalancer)
+	id := running.Machine(identity.Node, "web-1", nil)
+	cert := running.MachineCertificate(id, nil)
+	conn := running.dialEgress(identity.ALPNTunnel, cert)
 	node, err := tunnel.Connect(t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 		}
 		c.Close()
 	}()
-	outer := p.dialEgress(identity.ALPNDial, p.userCertificate())
+	outer := running.dialEgress(identity.ALPNDial, running.userCertificate())
 	beneath := coalesce.TransportOf(outer).Conn
 	if _, ok := beneath.(*egress.Stream); !ok {
 		t.Errorf("got a %T under TLS, want a WebSocket, as the ping document says", beneath)
@@ -83,10 +83,10 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 	}
 	client.Close()
 
-	auth := authrpc.NewClientWithDialer(learningDialer(t), p.addr, p.authTLSConfig())
+	auth := authrpc.NewClientWithDialer(learningDialer(t), running.addr, running.authTLSConfig())
 	defer auth.Close()
 	callAuth(t, auth)
-	if err := p.stop(); err != nil {
+	if err := running.stop(); err != nil {
 		t.Errorf("got %v at the stop, want none", err)
 	}
 }

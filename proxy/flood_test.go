@@ -12,11 +12,11 @@ import (
 // Stalled connections from one address, at every stage, delay nobody else, and a stop closes them. The test
 // measures time, so it does not run in parallel with others.
 func TestAFloodDelaysNobodyElse(t *testing.T) {
-	p := startProxy(t, time.Second)
+	running := startProxy(t, time.Second)
 	attacker := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	var held []net.Conn
 	for i := range 600 {
-		c, err := attacker.Dial("tcp", p.addr)
+		c, err := attacker.Dial("tcp", running.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,12 +31,13 @@ func TestAFloodDelaysNobodyElse(t *testing.T) {
 			c.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3})
 		}
 	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+p.addr+dial.PingPath, nil)
+	address := "https://" + running.addr + dial.PingPath
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	resp, err := p.browser().Do(r)
+	resp, err := running.browser().Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +48,7 @@ func TestAFloodDelaysNobodyElse(t *testing.T) {
 	for _, c := range held {
 		c.Close()
 	}
-	if err := p.stop(); err != nil {
+	if err := running.stop(); err != nil {
 		t.Error(err)
 	}
 }

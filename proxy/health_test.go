@@ -13,13 +13,13 @@ import (
 // serves.
 func TestHealthFollowsTheProxy(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	defer listener.Close()
 	notStarted, err := New(Config{
-		Listener: ln,
+		Listener: listener,
 		Public:   []string{"p.example.com"},
 		Dir:      t.TempDir(),
 		AuthAddr: "127.0.0.1:1",
@@ -31,14 +31,14 @@ func TestHealthFollowsTheProxy(t *testing.T) {
 	if err := notStarted.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v before Run, want unavailable", err)
 	}
-	p := startProxy(t, time.Second)
-	if err := p.proxy.Health(t.Context()); err != nil {
+	running := startProxy(t, time.Second)
+	if err := running.proxy.Health(t.Context()); err != nil {
 		t.Errorf("got %v while it serves, want none", err)
 	}
-	if err := p.stop(); err != nil {
+	if err := running.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.proxy.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
+	if err := running.proxy.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v after the stop, want unavailable", err)
 	}
 }

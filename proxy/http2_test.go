@@ -83,8 +83,8 @@ func TestHTTP2StreamLimitIsAnnounced(t *testing.T) {
 // is closed, and other clients are served. The test counts goroutines, so it does not run in parallel with
 // others.
 func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
-	p := startProxy(t, time.Second)
-	request := homePageHeader(p)
+	running := startProxy(t, time.Second)
+	request := homePageHeader(running)
 	rapidReset := func(f *http2.Framer, i uint32) error {
 		err := f.WriteHeaders(http2.HeadersFrameParam{
 			StreamID: 2*i + 1, BlockFragment: request, EndStream: true, EndHeaders: true,
@@ -118,7 +118,7 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 		{"pings whose answers are not read", floodFrames, ping, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn, out, f := p.h2()
+			conn, out, f := running.h2()
 			defer conn.NetConn().Close() // without a TLS alert, for which there is no room
 			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 			before, most := runtime.NumGoroutine(), 0
@@ -137,14 +137,14 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 			if most > before+200 {
 				t.Errorf("got %d goroutines, %d before: want the number of streams bounded", most, before)
 			}
-			resp, err := p.browser().Get("https://" + p.addr + dial.PingPath)
+			resp, err := running.browser().Get("https://" + running.addr + dial.PingPath)
 			if err != nil {
 				t.Fatal(err)
 			}
 			resp.Body.Close()
 		})
 	}
-	if err := p.stop(); err != nil {
+	if err := running.stop(); err != nil {
 		t.Error(err)
 	}
 }

@@ -65,17 +65,17 @@ type testProxy struct {
 // startProxy starts a proxy on a free port. The changes adapt its configuration.
 func startProxy(t *testing.T, drain time.Duration, changes ...func(*Config)) *testProxy {
 	t.Helper()
-	a := proxytest.New(t)
-	a.SetRoles(ops)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	auth := proxytest.New(t)
+	auth.SetRoles(ops)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Listener: ln,
-		Public:   []string{ln.Addr().String()},
+		Listener: listener,
+		Public:   []string{listener.Addr().String()},
 		Dir:      t.TempDir(),
-		AuthAddr: a.Addr(),
+		AuthAddr: auth.Addr(),
 		Version:  "v1",
 		Drain:    drain,
 		Log:      proxytest.Log(),
@@ -88,13 +88,13 @@ func startProxy(t *testing.T, drain time.Duration, changes ...func(*Config)) *te
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := membership{a, a.Client()}
+	m := membership{auth, auth.Client()}
 	ran := make(chan error, 1)
 	go func() { ran <- proxy.run(ctx, func(context.Context) (Member, error) { return m, nil }) }()
 	if err := proxy.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p := &testProxy{Auth: a, t: t, proxy: proxy, addr: ln.Addr().String()}
+	p := &testProxy{Auth: auth, t: t, proxy: proxy, addr: listener.Addr().String()}
 	p.stop = func() error { cancel(); return <-ran }
 	t.Cleanup(func() {
 		cancel()
@@ -201,25 +201,25 @@ func echo(t *testing.T, rw io.ReadWriter) {
 // served by its own server, and the stop is clean.
 func TestOnePortServesEveryProtocol(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, time.Second)
-	p.attach("web-1")
+	running := startProxy(t, time.Second)
+	running.attach("web-1")
 
 	// tsh, with the dial protocol
-	conn := p.dialNode()
+	conn := running.dialNode()
 	echo(t, conn)
 	conn.Close()
 
 	// a stock ssh -J
-	raw, err := net.Dial("tcp", p.addr)
+	raw, err := net.Dial("tcp", running.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	alice := p.UserSigner(p.User("alice@example.com", "ops"), nil, "ubuntu")
-	sc, chans, reqs, err := ssh.NewClientConn(raw, p.addr, &ssh.ClientConfig{
+	alice := running.UserSigner(running.User("alice@example.com", "ops"), nil, "ubuntu")
+	sc, chans, reqs, err := ssh.NewClientConn(raw, running.addr, &ssh.ClientConfig{
 		User: "anybody",
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(alice)},
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			authorities := []ssh.PublicKey{p.HostAuthority()}
+			authorities := []ssh.PublicKey{running.HostAuthority()}
 			return identity.VerifySSHHost(key, "127.0.0.1", authorities, time.Now())
 		},
 	})
@@ -234,7 +234,7 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 	sc.Close()
 
 	// a browser, and tsh before its first login
-	resp, err := p.browser().Get("https://" + p.addr + dial.PingPath)
+	resp, err := running.browser().Get("https://" + running.addr + dial.PingPath)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,19 +243,19 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&ping); err != nil {
 		t.Fatal(err)
 	}
-	if ping.Pin != p.Pin() || ping.Cluster != clustertest.Name || resp.ProtoMajor != 2 {
+	if ping.Pin != running.Pin() || ping.Cluster != clustertest.Name || resp.ProtoMajor != 2 {
 		t.Errorf("got ping %+v over HTTP/%d, want the cluster's over HTTP/2", ping, resp.ProtoMajor)
 	}
 
 	// the auth service: the client sees its certificate, so TLS does not end at the proxy
-	client := authrpc.NewClient(p.addr, p.authTLSConfig())
+	client := authrpc.NewClient(running.addr, running.authTLSConfig())
 	defer client.Close()
 	callAuth(t, client)
 
-	if r := <-p.Reports; len(r.Attached) > 1 {
+	if r := <-running.Reports; len(r.Attached) > 1 {
 		t.Errorf("got %d nodes reported, want at most one", len(r.Attached))
 	}
-	if err := p.stop(); err != nil {
+	if err := running.stop(); err != nil {
 		t.Errorf("got %v at the stop, want none", err)
 	}
 }
@@ -325,7 +325,7 @@ func TestNewReportsEveryFault(t *testing.T) {
 // If the proxy cannot start, Run and Ready return the same fault, which has a remedy, and the port is closed.
 func TestStartFailuresReachRunAndReady(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
+	auth := proxytest.New(t)
 	noToken := fault.New(fault.Unauthenticated, "test", "no token", "ask for one")
 	for _, tt := range []struct {
 		name     string
@@ -340,19 +340,19 @@ func TestStartFailuresReachRunAndReady(t *testing.T) {
 		},
 		{
 			"no certificate", "/nonexistent",
-			func(context.Context) (Member, error) { return membership{a, nil}, nil },
+			func(context.Context) (Member, error) { return membership{auth, nil}, nil },
 			fault.Invalid,
 		},
 	} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		p, err := New(Config{
-			Listener: ln,
+			Listener: listener,
 			Public:   []string{"proxy.example.com"},
 			Dir:      t.TempDir(),
-			AuthAddr: a.Addr(),
+			AuthAddr: auth.Addr(),
 			CertFile: tt.certFile,
 			KeyFile:  tt.certFile,
 			Log:      proxytest.Log(),
@@ -367,7 +367,7 @@ func TestStartFailuresReachRunAndReady(t *testing.T) {
 			t.Errorf("%s: got %v from Run and %v from Ready, want %s with a remedy from both",
 				tt.name, err, ready, tt.want)
 		}
-		if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		if _, err := net.Dial("tcp", listener.Addr().String()); err == nil {
 			t.Errorf("%s: got the port still open", tt.name)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // balancers, so X-Forwarded-For is ignored.
 func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, time.Second, func(c *Config) {
+	running := startProxy(t, time.Second, func(c *Config) {
 		c.Balancers, c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, true
 	})
 	from := ""
@@ -26,7 +26,7 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 		from = r.From
 		return authrpc.BeginLoginResponse{}, nil
 	}
-	clustertest.Answer(p.Cluster, authrpc.BeginLogin, begin)
+	clustertest.Answer(running.Cluster, authrpc.BeginLogin, begin)
 	browser := &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
@@ -41,7 +41,7 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 		},
 	}
 	const login = "/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz"
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+p.addr+login, nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+running.addr+login, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 	if from != "127.0.0.9" {
 		t.Errorf("got the browser at %q, want 127.0.0.9", from)
 	}
-	if err := p.stop(); err != nil {
+	if err := running.stop(); err != nil {
 		t.Error(err)
 	}
 }

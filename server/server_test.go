@@ -49,23 +49,23 @@ func authOnly(t *testing.T) server.Config {
 // start runs a server until the test ends.
 func start(t *testing.T, cfg server.Config) *server.Server {
 	t.Helper()
-	s, err := server.New(cfg)
+	srv, err := server.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
+	go func() { ended <- srv.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("the server ended with %v, want nil", err)
 		}
 	})
-	if err := s.Ready(t.Context()); err != nil {
+	if err := srv.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return srv
 }
 
 func TestAuthRunsAloneAndInvitesTheFirstProxy(t *testing.T) {
@@ -117,11 +117,11 @@ func TestServersThatCannotBeMade(t *testing.T) {
 		t.Errorf("a port in use: got %v, want Conflict and the key to change", err)
 	}
 	nodeAlone := server.Config{Dir: t.TempDir(), Log: log, Node: &server.Node{}}
-	s, err := server.New(nodeAlone)
+	srv, err := server.New(nodeAlone)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.InviteFirstProxy(t.Context(), time.Minute); !fault.Is(err, fault.Invalid) {
+	if _, err := srv.InviteFirstProxy(t.Context(), time.Minute); !fault.Is(err, fault.Invalid) {
 		t.Errorf("an invitation without auth: got %v, want Invalid", err)
 	}
 }

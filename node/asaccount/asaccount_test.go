@@ -68,22 +68,22 @@ func port(a net.Addr) int { return a.(*net.TCPAddr).Port }
 // Not parallel: it checks the ids of all threads.
 func TestTCPSocketsBelongToTheAccount(t *testing.T) {
 	for _, acc := range []account.Account{accounttest.Other(t), accounttest.Own(t)} {
-		s := newSockets(t, acc)
-		ln, err := s.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
+		sockets := newSockets(t, acc)
+		listener, err := sockets.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer ln.Close()
+		defer listener.Close()
 		uid := strconv.Itoa(int(acc.UID))
-		if got := socketOwner(t, port(ln.Addr()), 0); got != uid {
+		if got := socketOwner(t, port(listener.Addr()), 0); got != uid {
 			t.Errorf("got a listener of user %s, want %s", got, uid)
 		}
 		for range 50 {
-			c, err := s.Dial(t.Context(), netip.MustParseAddrPort(ln.Addr().String()))
+			c, err := sockets.Dial(t.Context(), netip.MustParseAddrPort(listener.Addr().String()))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := socketOwner(t, port(c.LocalAddr()), port(ln.Addr())); got != uid {
+			if got := socketOwner(t, port(c.LocalAddr()), port(listener.Addr())); got != uid {
 				t.Errorf("got a connection of user %s, want %s", got, uid)
 			}
 			c.Close()
@@ -212,7 +212,7 @@ func sendCredentials(c *net.UnixConn) {
 // Not parallel: it counts the descriptors of the process.
 func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 	acc := accounttest.Other(t)
-	s := newSockets(t, acc)
+	sockets := newSockets(t, acc)
 	dir := accounttest.Dir(t, acc)
 	path := filepath.Join(dir, "open")
 	wait := serveCredentials(t, path)
@@ -221,7 +221,7 @@ func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 	}
 	before := countDescriptors(t)
 	for range 3 {
-		c, err := s.DialUnix(t.Context(), path)
+		c, err := sockets.DialUnix(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +245,7 @@ func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 	if got := countDescriptors(t); got > before+ofHelper {
 		t.Errorf("got %d descriptors, want at most %d after the connections are closed", got, before+ofHelper)
 	}
-	if _, err := s.DialUnix(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
+	if _, err := sockets.DialUnix(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("got %v, want no such file", err)
 	}
 	if os.Geteuid() != 0 {
@@ -256,7 +256,7 @@ func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 	if err := os.Chmod(private, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.DialUnix(t.Context(), private); !errors.Is(err, syscall.EACCES) {
+	if _, err := sockets.DialUnix(t.Context(), private); !errors.Is(err, syscall.EACCES) {
 		t.Errorf("got %v from a socket of root's, want permission denied", err)
 	}
 }
@@ -289,9 +289,9 @@ func isGone(path string) bool {
 func TestListeningSocketIsPrivateAndRemovedOnClose(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)
-	s := newSockets(t, acc)
+	sockets := newSockets(t, acc)
 	path := filepath.Join(accounttest.Dir(t, acc), "s")
-	ln, err := s.ListenUnix(t.Context(), path)
+	listener, err := sockets.ListenUnix(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,28 +299,28 @@ func TestListeningSocketIsPrivateAndRemovedOnClose(t *testing.T) {
 		t.Errorf("got %v of user %d, want a socket with 0600 of %d", mode, uid, acc.UID)
 	}
 	for range 3 {
-		exchange(t, ln)
+		exchange(t, listener)
 	}
-	if _, err := s.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := sockets.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("got %v for a path in use, want address in use", err)
 	}
-	if err := ln.Close(); err != nil || !isGone(path) {
+	if err := listener.Close(); err != nil || !isGone(path) {
 		t.Errorf("got %v from Close, and the socket gone %v, want it gone", err, isGone(path))
 	}
-	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v from a closed listener", err)
 	}
 }
 
 // exchange sends bytes in both directions over a listener's next connection, each with its own end of file.
-func exchange(t *testing.T, ln net.Listener) {
+func exchange(t *testing.T, listener net.Listener) {
 	t.Helper()
-	client, err := net.Dial("unix", ln.Addr().String())
+	client, err := net.Dial("unix", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	server, err := ln.Accept()
+	server, err := listener.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,14 +342,14 @@ func exchange(t *testing.T, ln net.Listener) {
 func TestListenUnixReplacesNoFile(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)
-	s := newSockets(t, acc)
+	sockets := newSockets(t, acc)
 	dir := accounttest.Dir(t, acc)
 	file, link, target := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "target")
 	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o666), os.Symlink(target, link)); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, link} {
-		if _, err := s.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := sockets.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("%s: got %v, want address in use", path, err)
 		}
 	}
@@ -357,19 +357,19 @@ func TestListenUnixReplacesNoFile(t *testing.T) {
 		t.Error("got a symbolic link followed")
 	}
 	path := filepath.Join(dir, "s")
-	ln, err := s.ListenUnix(t.Context(), path)
+	listener, err := sockets.ListenUnix(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("another"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	ln.Close()
+	listener.Close()
 	if isGone(path) {
 		t.Error("got a file removed that had taken the socket's place")
 	}
 	if os.Geteuid() == 0 {
-		if _, err := s.ListenUnix(t.Context(), "/etc/not-ours"); !errors.Is(err, syscall.EACCES) {
+		if _, err := sockets.ListenUnix(t.Context(), "/etc/not-ours"); !errors.Is(err, syscall.EACCES) {
 			t.Errorf("got %v in a directory of root's, want permission denied", err)
 		}
 	}
@@ -379,21 +379,21 @@ func TestListenUnixReplacesNoFile(t *testing.T) {
 // socket.
 func TestInvalidSocketPaths(t *testing.T) {
 	t.Parallel()
-	s := newSockets(t, accounttest.Other(t))
+	sockets := newSockets(t, accounttest.Other(t))
 	tooLong := "/" + strings.Repeat("a", 107)
 	for _, path := range []string{"", "/", "/tmp/", "/tmp/a\x00b", "\x00abstract", tooLong} {
-		_, err := s.DialUnix(t.Context(), path)
-		_, err2 := s.ListenUnix(t.Context(), path)
+		_, err := sockets.DialUnix(t.Context(), path)
+		_, err2 := sockets.ListenUnix(t.Context(), path)
 		if !fault.Is(err, fault.Invalid) || !fault.Is(err2, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%q: got %v and %v, want both invalid with a remedy", path, err, err2)
 		}
 	}
-	ln, err := net.Listen("unix", "@threshold-abstract-test")
+	listener, err := net.Listen("unix", "@threshold-abstract-test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	if _, err := s.DialUnix(t.Context(), "@threshold-abstract-test"); !errors.Is(err, syscall.ENOENT) {
+	defer listener.Close()
+	if _, err := sockets.DialUnix(t.Context(), "@threshold-abstract-test"); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("got %v for an abstract socket, want the name taken for a file", err)
 	}
 }
@@ -402,12 +402,12 @@ func TestInvalidSocketPaths(t *testing.T) {
 func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)
-	s := asaccount.New(account.Local(), acc)
-	ln, err := s.ListenAgent(t.Context())
+	sockets := asaccount.New(account.Local(), acc)
+	listener, err := sockets.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := ln.Addr().String()
+	path := listener.Addr().String()
 	dir := filepath.Dir(path)
 	if mode, uid := stat(t, dir); mode != os.ModeDir|0o700 || uid != acc.UID {
 		t.Errorf("got %v of user %d, want a directory with 0700 of %d", mode, uid, acc.UID)
@@ -415,19 +415,19 @@ func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
 	if mode, uid := stat(t, path); mode != os.ModeSocket|0o600 || uid != acc.UID {
 		t.Errorf("got %v of user %d, want a socket with 0600 of %d", mode, uid, acc.UID)
 	}
-	exchange(t, ln)
-	second, err := s.ListenAgent(t.Context())
+	exchange(t, listener)
+	second, err := sockets.ListenAgent(t.Context())
 	if err != nil || second.Addr().String() == path {
 		t.Errorf("got %v, %v, want another socket", second, err)
 	}
-	s.Close()
+	sockets.Close()
 	if !isGone(dir) || !isGone(filepath.Dir(second.Addr().String())) {
 		t.Error("got the directories still there after Close")
 	}
-	if _, err := ln.Accept(); err == nil {
+	if _, err := listener.Accept(); err == nil {
 		t.Error("got a connection after Close")
 	}
-	if _, err := s.ListenAgent(t.Context()); !errors.Is(err, net.ErrClosed) {
+	if _, err := sockets.ListenAgent(t.Context()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v after Close, want closed", err)
 	}
 }
@@ -435,19 +435,19 @@ func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
 // If the account kills the helper, its listeners end, and the next request starts a new helper.
 func TestKilledHelperIsReplaced(t *testing.T) {
 	t.Parallel()
-	s := newSockets(t, accounttest.Other(t))
-	ln, err := s.ListenAgent(t.Context())
+	sockets := newSockets(t, accounttest.Other(t))
+	listener, err := sockets.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(filepath.Dir(ln.Addr().String())) }) // the killed helper cannot
-	if err := syscall.Kill(s.HelperPID(), syscall.SIGKILL); err != nil {
+	t.Cleanup(func() { os.RemoveAll(filepath.Dir(listener.Addr().String())) }) // the killed helper cannot
+	if err := syscall.Kill(sockets.HelperPID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ln.Accept(); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := listener.Accept(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got %v, want an unexpected end", err)
 	}
-	second, err := s.ListenAgent(t.Context())
+	second, err := sockets.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,13 +461,13 @@ func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	acc := accounttest.Other(t)
-	s := newSockets(t, acc)
-	ln, err := s.ListenAgent(t.Context())
+	sockets := newSockets(t, acc)
+	listener, err := sockets.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	proc := "/proc/" + strconv.Itoa(s.HelperPID())
+	defer listener.Close()
+	proc := "/proc/" + strconv.Itoa(sockets.HelperPID())
 	status, err := os.ReadFile(proc + "/status")
 	if err != nil {
 		t.Fatal(err)

@@ -148,11 +148,14 @@ func TestAddressesAreTriedInTurn(t *testing.T) {
 			}
 			return near, nil
 		}}
-		f := newForwarder(sockets, resolveTo("192.0.2.1", "169.254.169.254", "192.0.2.2", "::ffff:192.0.2.3"))
-		ch, client := newMemChannel()
+		addresses := resolveTo("192.0.2.1", "169.254.169.254", "192.0.2.2", "::ffff:192.0.2.3")
+		forwarder := newForwarder(sockets, addresses)
+		channel, client := newMemChannel()
 		done := make(chan error, 1)
 		start := time.Now()
-		go func() { done <- f.Direct(t.Context(), ch, forward.Target{Host: "db.example", Port: 5432}, "") }()
+		go func() {
+			done <- forwarder.Direct(t.Context(), channel, forward.Target{Host: "db.example", Port: 5432}, "")
+		}()
 		go func() { _, _ = io.Copy(far, far) }()
 		if _, err := io.WriteString(client, "x"); err != nil {
 			t.Fatal(err)
@@ -166,7 +169,7 @@ func TestAddressesAreTriedInTurn(t *testing.T) {
 		}
 		client.Close()
 		far.Close()
-		_ = ch.Close()
+		_ = channel.Close()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
@@ -202,10 +205,12 @@ func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 			}
 		}, ssh.ConnectionFailed},
 	} {
-		ch, _ := newMemChannel()
-		err := newForwarder(refusingSockets(), tt.change).Direct(t.Context(), ch, tt.to, "")
-		if err == nil || ch.accepted || forward.RejectionReason(err) != tt.reason || fault.Remedy(err) == "" {
-			t.Errorf("%s: got %v, accepted %v, want %v and a remedy", tt.name, err, ch.accepted, tt.reason)
+		channel, _ := newMemChannel()
+		err := newForwarder(refusingSockets(), tt.change).Direct(t.Context(), channel, tt.to, "")
+		if err == nil || channel.accepted || forward.RejectionReason(err) != tt.reason ||
+			fault.Remedy(err) == "" {
+			t.Errorf("%s: got %v, accepted %v, want %v and a remedy",
+				tt.name, err, channel.accepted, tt.reason)
 		}
 	}
 }
@@ -215,12 +220,12 @@ func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 func TestAuditEventsOfOneConnectionAreRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events int
-		f := newForwarder(refusingSockets(), func(c *forward.Config) {
+		forwarder := newForwarder(refusingSockets(), func(c *forward.Config) {
 			c.Audit = func(forward.Direction, string, string) error { events++; return nil }
 		})
 		connect := func(host string) {
-			ch, _ := newMemChannel()
-			_ = f.Direct(t.Context(), ch, forward.Target{Host: host, Port: 80}, "")
+			channel, _ := newMemChannel()
+			_ = forwarder.Direct(t.Context(), channel, forward.Target{Host: host, Port: 80}, "")
 		}
 		for range 1000 {
 			connect("192.0.2.1")
@@ -246,12 +251,14 @@ func TestClosedChannelClosesItsTarget(t *testing.T) {
 		sockets := &fakeSockets{
 			dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return near, nil },
 		}
-		f := newForwarder(sockets, nil)
-		ch, client := newMemChannel()
+		forwarder := newForwarder(sockets, nil)
+		channel, client := newMemChannel()
 		done := make(chan error, 1)
-		go func() { done <- f.Direct(t.Context(), ch, forward.Target{Host: "192.0.2.1", Port: 80}, "") }()
+		go func() {
+			done <- forwarder.Direct(t.Context(), channel, forward.Target{Host: "192.0.2.1", Port: 80}, "")
+		}()
 		client.Close()
-		_ = ch.Close()
+		_ = channel.Close()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
@@ -264,24 +271,24 @@ func TestClosedChannelClosesItsTarget(t *testing.T) {
 // An address that is in use is named in the error of Listen, and Cancel of an unknown listener is an error.
 func TestListenErrorsNameTheCause(t *testing.T) {
 	t.Parallel()
-	f := newForwarder(refusingSockets(), nil)
+	forwarder := newForwarder(refusingSockets(), nil)
 	port, socket := forward.Target{Host: "localhost", Port: 8080}, forward.Target{Path: "/run/x"}
 	for target, want := range map[forward.Target]string{
 		port:   "port 8080 is in use",
 		socket: "/run/x already exists",
 	} {
-		_, err := f.Listen(t.Context(), target, "")
+		_, err := forwarder.Listen(t.Context(), target, "")
 		if !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Message(err), want) {
 			t.Errorf("%s: got %v, want %q", target, err, want)
 		}
 	}
-	if _, err := f.Agent(t.Context(), ""); err == nil || fault.Remedy(err) == "" {
+	if _, err := forwarder.Agent(t.Context(), ""); err == nil || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want a remedy", err)
 	}
-	if err := f.Cancel(port); !fault.Is(err, fault.NotFound) {
+	if err := forwarder.Cancel(port); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want no such listener", err)
 	}
-	f.Close()
+	forwarder.Close()
 }
 
 // Parse never panics. Its errors have a remedy, and a target to connect to has a host and a port.

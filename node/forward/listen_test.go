@@ -77,32 +77,36 @@ func TestConnectionsToAListenerAreForwardedToTheClient(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var sockets listeningSockets
 		var client memClient
-		f := newForwarder(&sockets, func(c *forward.Config) { c.Client = &client })
-		reply, err := f.Listen(ctx, anyPort, "")
+		forwarder := newForwarder(&sockets, func(c *forward.Config) { c.Client = &client })
+		reply, err := forwarder.Listen(ctx, anyPort, "")
 		if want := ssh.Marshal(struct{ Port uint32 }{4711}); err != nil || string(reply) != string(want) {
 			t.Fatalf("got % x, %v, want the chosen port", reply, err)
 		}
 		program := sockets.listener.dial()
 		synctest.Wait()
-		if len(client.names) != 1 || client.names[0] != "forwarded-tcpip" || f.OpenCount() != 1 {
-			t.Fatalf("got channels %q and %d open, want one", client.names, f.OpenCount())
+		if len(client.names) != 1 || client.names[0] != "forwarded-tcpip" || forwarder.OpenCount() != 1 {
+			t.Fatalf("got channels %q and %d open, want one", client.names, forwarder.OpenCount())
 		}
 		go func() { _, _ = io.WriteString(program, "x") }()
 		b := make([]byte, 1)
 		if _, err := io.ReadFull(client.ends[0], b); err != nil || b[0] != 'x' {
 			t.Errorf("got %q, %v at the client, want what the program wrote", b, err)
 		}
-		if err := f.Cancel(forward.Target{Host: anyPort.Host, Port: 4711}); err != nil {
+		if err := forwarder.Cancel(forward.Target{Host: anyPort.Host, Port: 4711}); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
-		if f.OpenCount() != 1 {
-			t.Errorf("got %d open after Cancel, want the accepted connection to go on", f.OpenCount())
+		if forwarder.OpenCount() != 1 {
+			t.Errorf("got %d open after Cancel, want the accepted connection to go on", forwarder.OpenCount())
 		}
 		cancel()
-		f.Close()
-		if _, err := program.Read(b); !errors.Is(err, io.EOF) || f.OpenCount() != 0 {
-			t.Errorf("got %v and %d open after Close, want all connections closed", err, f.OpenCount())
+		forwarder.Close()
+		if _, err := program.Read(b); !errors.Is(err, io.EOF) || forwarder.OpenCount() != 0 {
+			t.Errorf(
+				"got %v and %d open after Close, want all connections closed",
+				err,
+				forwarder.OpenCount(),
+			)
 		}
 	})
 }
@@ -114,13 +118,13 @@ func TestRulesAreCheckedForEachConnectionToAListener(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var sockets listeningSockets
 		var client memClient
-		f := newForwarder(&sockets, func(c *forward.Config) {
+		forwarder := newForwarder(&sockets, func(c *forward.Config) {
 			c.Client = &client
 			c.Permit = func(forward.Direction) error {
 				return fault.New(fault.Denied, "x", "the rules have changed", "ask")
 			}
 		})
-		if _, err := f.Listen(ctx, anyPort, ""); err != nil {
+		if _, err := forwarder.Listen(ctx, anyPort, ""); err != nil {
 			t.Fatal(err)
 		}
 		program := sockets.listener.dial()
@@ -128,6 +132,6 @@ func TestRulesAreCheckedForEachConnectionToAListener(t *testing.T) {
 			t.Errorf("got %v and channels %q, want the connection closed and no channel", err, client.names)
 		}
 		cancel()
-		f.Close()
+		forwarder.Close()
 	})
 }

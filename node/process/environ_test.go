@@ -23,7 +23,7 @@ func TestEnvironmentOfMachineAndClient(t *testing.T) {
 	})
 	acc := accounttest.Own(t)
 	acc.Shell, acc.Home = "/bin/sh", "/"
-	p, err := process.Start(db, acc, process.Spec{
+	program, err := process.Start(db, acc, process.Spec{
 		Kind:       process.Exec,
 		Command:    "env",
 		Env:        process.Env{"LANG": "C"},
@@ -35,7 +35,7 @@ func TestEnvironmentOfMachineAndClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &out, Err: &out})
+	program.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &out, Err: &out})
 	got := strings.Split(strings.TrimSpace(out.String()), "\n")
 	for _, want := range []string{
 		"LANG=C",

@@ -146,12 +146,12 @@ func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 	acc.Shell = "/bin/sh"
-	p, err := process.Start(db, acc, process.Spec{Kind: process.SFTP})
+	program, err := process.Start(db, acc, process.Spec{Kind: process.SFTP})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	exit := p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &out, Err: &errs})
+	exit := program.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &out, Err: &errs})
 	if exit.Code != 0 {
 		t.Errorf("got %+v %s, want the file server to run under limits too", exit, errs.String())
 	}

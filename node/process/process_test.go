@@ -115,17 +115,17 @@ func checkFileServer(t *testing.T, acc account.Account) {
 	if err := process.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, acc, process.Spec{Kind: process.SFTP, ID: "s1", User: "alice@example.com"})
+	program := start(t, acc, process.Spec{Kind: process.SFTP, ID: "s1", User: "alice@example.com"})
 	in, stdin := io.Pipe()
 	answer := make(chan []byte, 1)
 	out := writerFunc(func(b []byte) { answer <- bytes.Clone(b) })
 	done := make(chan process.Exit, 1)
-	go func() { done <- p.Run(t.Context(), process.Streams{In: in, Out: out, Err: io.Discard}) }()
+	go func() { done <- program.Run(t.Context(), process.Streams{In: in, Out: out, Err: io.Discard}) }()
 	_, _ = stdin.Write([]byte{0, 0, 0, 5, 1, 0, 0, 0, 3}) // SSH_FXP_INIT, version 3
 	if b := <-answer; len(b) < 5 || b[4] != 2 {
 		t.Errorf("got %v, want SSH_FXP_VERSION", b)
 	}
-	proc := "/proc/" + strconv.Itoa(p.PID())
+	proc := "/proc/" + strconv.Itoa(program.PID())
 	status, err := os.ReadFile(proc + "/status")
 	if err != nil {
 		t.Fatal(err)
@@ -278,9 +278,10 @@ func TestFileTransferNeedsAnUnrestrictedShell(t *testing.T) {
 	} {
 		acc := accounttest.Own(t)
 		acc.Shell = tt.shell
-		p, err := process.Start(withFiles(t, tt.files), acc, process.Spec{Kind: process.SFTP})
+		program, err := process.Start(withFiles(t, tt.files), acc, process.Spec{Kind: process.SFTP})
 		if err == nil {
-			p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
+			streams := process.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard}
+			program.Run(t.Context(), streams)
 		}
 		refused := fault.Is(err, fault.Denied) && strings.Contains(fault.Message(err), tt.shell)
 		if (err == nil) != tt.want || err != nil && !refused {
@@ -322,25 +323,25 @@ func TestSignalNames(t *testing.T) {
 func TestSignalsAreSentWithTheAccountsRights(t *testing.T) {
 	t.Parallel()
 	acc := accounttest.Other(t)
-	p := start(t, acc, command("exec sleep 300"))
+	program := start(t, acc, command("exec sleep 300"))
 	streams := process.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard}
 	done := make(chan process.Exit, 1)
-	go func() { done <- p.Run(t.Context(), streams) }()
+	go func() { done <- program.Run(t.Context(), streams) }()
 	if os.Geteuid() == 0 {
 		// As if the program had become another account.
-		p.SetAccount(account.Account{UID: acc.UID + 1, GID: acc.GID})
-		if err := p.Signal(syscall.SIGUSR1); err == nil {
+		program.SetAccount(account.Account{UID: acc.UID + 1, GID: acc.GID})
+		if err := program.Signal(syscall.SIGUSR1); err == nil {
 			t.Error("got a signal sent to a program of another account")
 		}
-		p.SetAccount(acc)
+		program.SetAccount(acc)
 	}
-	if err := p.Signal(syscall.SIGUSR2); err != nil {
+	if err := program.Signal(syscall.SIGUSR2); err != nil {
 		t.Error(err)
 	}
 	if exit := <-done; exit.Signal != "USR2" {
 		t.Errorf("got %+v, want an end by the account's own signal", exit)
 	}
-	if err := p.Signal(syscall.SIGUSR2); !errors.Is(err, os.ErrProcessDone) {
+	if err := program.Signal(syscall.SIGUSR2); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("got %v, want no signal to a program that has ended", err)
 	}
 }

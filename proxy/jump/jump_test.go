@@ -96,17 +96,17 @@ const secretNode = "vault-1"
 // allows (secretNode), and a node web-2 that is offline.
 func newTestServer(t *testing.T) *testServer {
 	t.Helper()
-	a := proxytest.New(t)
-	a.SetRoles(ops, viewers, barred)
-	trust, err := rules.Open(a.Pin(), a.SignRules())
+	auth := proxytest.New(t)
+	auth.SetRoles(ops, viewers, barred)
+	trust, err := rules.Open(auth.Pin(), auth.SignRules())
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := a.Client()
+	client := auth.Client()
 	t.Cleanup(client.Close)
 	nodes := &testNodes{nodes: map[string]access.Node{}}
 	for _, name := range []string{"web-1", secretNode} {
-		id := a.Machine(identity.Node, name, nil).ID
+		id := auth.Machine(identity.Node, name, nil).ID
 		env, _, _ := strings.Cut(name, "-")
 		nodes.nodes[name] = access.Node{ID: id, Name: name, Labels: identity.Labels{"env": env}}
 	}
@@ -115,16 +115,16 @@ func newTestServer(t *testing.T) *testServer {
 		Rules:      fixedRules{trust},
 		Nodes:      nodes,
 		Auth:       client,
-		HostSigner: a.HostKey,
+		HostSigner: auth.HostKey,
 		Log:        proxytest.Log(),
 	})
-	a.Register(authrpc.NodeInfo{
+	auth.Register(authrpc.NodeInfo{
 		ID:       "0123456789abcdef0123456789abcdef",
 		Name:     "web-2",
 		Labels:   identity.Labels{"env": "web"},
 		LastSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 	})
-	return &testServer{a, server, t, nodes}
+	return &testServer{auth, server, t, nodes}
 }
 
 // user is a verified user whose certificate lasts an hour.
@@ -146,9 +146,9 @@ func (s *testServer) dialAs(user identity.Peer) (client *testnet.Conn, wait func
 // gets the client's address.
 func TestDialReachesByEveryName(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	for _, name := range []string{"web-1", "web-1." + clustertest.Name, string(s.nodes.nodes["web-1"].ID)} {
-		raw, wait := s.dialAs(s.user("alice@example.com", "ops"))
+	srv := newTestServer(t)
+	for _, name := range []string{"web-1", "web-1." + clustertest.Name, string(srv.nodes.nodes["web-1"].ID)} {
+		raw, wait := srv.dialAs(srv.user("alice@example.com", "ops"))
 		conn := dial.Client(raw, dial.Request{Node: name})
 		sent := bytes.Repeat([]byte("x"), 300<<10)
 		go func() {
@@ -160,8 +160,8 @@ func TestDialReachesByEveryName(t *testing.T) {
 			t.Errorf("%s: got %d bytes, %v, want all %d back", name, len(got), err, len(sent))
 		}
 		wait()
-		if s.nodes.last.Protocol != "dial" || s.nodes.last.From != raw.LocalAddr().String() {
-			t.Errorf("got header %+v, want dial from %s", s.nodes.last, raw.LocalAddr())
+		if srv.nodes.last.Protocol != "dial" || srv.nodes.last.From != raw.LocalAddr().String() {
+			t.Errorf("got header %+v, want dial from %s", srv.nodes.last, raw.LocalAddr())
 		}
 	}
 }
@@ -170,13 +170,13 @@ func TestDialReachesByEveryName(t *testing.T) {
 // for a node that does not exist.
 func TestDialRefuses(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	expired := s.user("alice@example.com", "ops")
+	srv := newTestServer(t)
+	expired := srv.user("alice@example.com", "ops")
 	expired.Expires = time.Now().Add(-time.Minute)
-	pinned := s.user("alice@example.com", "ops")
+	pinned := srv.user("alice@example.com", "ops")
 	pinned.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	alice, bob := s.user("a", "ops"), s.user("bob", "viewers")
-	noRoles, denied := s.user("eve"), s.user("eve", "ops", "barred")
+	alice, bob := srv.user("a", "ops"), srv.user("bob", "viewers")
+	noRoles, denied := srv.user("eve"), srv.user("eve", "ops", "barred")
 	const tshLs, askAdmin = "see: tsh ls", "ask an administrator"
 	const offline = "node web-2 is offline (last seen 2026-01-02T03:04:05Z)"
 	const unknown = "no node %s that you may reach"
@@ -206,7 +206,7 @@ func TestDialRefuses(t *testing.T) {
 		{"an empty name", alice, "", fault.NotFound, `no node ""`, tshLs},
 		{"a name with an escape", alice, "web\x1b[31m", fault.NotFound, `"web\x1b[31m"`, tshLs},
 	} {
-		raw, wait := s.dialAs(tt.who)
+		raw, wait := srv.dialAs(tt.who)
 		conn := dial.Client(raw, dial.Request{Node: tt.node})
 		conn.Write([]byte("SSH-2.0-client\r\n"))
 		_, err := conn.Read(make([]byte, 1))
@@ -243,19 +243,19 @@ func TestDialWithoutAuth(t *testing.T) {
 // A proxy with rules that are too old to decide by refuses everybody, and says how old they are.
 func TestDialWithoutFreshRules(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	trust, err := rules.Open(s.Pin(), s.SignRulesAt(time.Now().Add(-25*time.Hour)))
+	srv := newTestServer(t)
+	trust, err := rules.Open(srv.Pin(), srv.SignRulesAt(time.Now().Add(-25*time.Hour)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Server = jump.New(jump.Config{
+	srv.Server = jump.New(jump.Config{
 		Cluster:    clustertest.Name,
 		Rules:      fixedRules{trust},
-		Nodes:      s.nodes,
-		HostSigner: s.HostKey,
+		Nodes:      srv.nodes,
+		HostSigner: srv.HostKey,
 		Log:        proxytest.Log(),
 	})
-	raw, wait := s.dialAs(s.user("a", "ops"))
+	raw, wait := srv.dialAs(srv.user("a", "ops"))
 	conn := dial.Client(raw, dial.Request{Node: "web-1"})
 	conn.Write([]byte("x"))
 	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) ||
@@ -270,8 +270,8 @@ func TestDialWithoutFreshRules(t *testing.T) {
 // fault with a remedy.
 func TestDialStallsAndGarbage(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	user := s.user("a", "ops")
+	srv := newTestServer(t)
+	user := srv.user("a", "ops")
 	for name, first := range map[string][]byte{
 		"nothing": nil, "half a request": {1, 0}, "a length without its bytes": {1, 0, 9, '{'},
 	} {
@@ -284,7 +284,7 @@ func TestDialStallsAndGarbage(t *testing.T) {
 				}
 				io.Copy(io.Discard, client)
 			}()
-			s.ServeDial(t.Context(), addrConn{server}, user)
+			srv.ServeDial(t.Context(), addrConn{server}, user)
 			if took := time.Since(start); took > 16*time.Second {
 				t.Errorf("%s: got the connection held for %s, want at most 10s and a drain of 5s", name, took)
 			}
@@ -294,7 +294,7 @@ func TestDialStallsAndGarbage(t *testing.T) {
 	for name, first := range map[string][]byte{
 		"another version": {9, 0, 2, '{', '}'}, "no JSON": {1, 0, 2, 'h', 'i'}, "too long": {1, 0xff, 0xff},
 	} {
-		raw, wait := s.dialAs(user)
+		raw, wait := srv.dialAs(user)
 		raw.Write(first)
 		if rep, err := dial.ReadReply(raw); err != nil || rep.Fault == nil ||
 			rep.Fault.Kind != fault.Invalid ||

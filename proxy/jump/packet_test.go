@@ -24,7 +24,7 @@ func packet(payload ...byte) []byte {
 // Before the key exchange is done, every other message ends the connection, and no announced length is
 // allocated. The test measures allocations, so it does not run in parallel with others.
 func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
-	s := newTestServer(t)
+	srv := newTestServer(t)
 	session := append([]byte{90, 0, 0, 0, 7}, "session\x00\x00\x00\x00\x00\x20\x00\x00\x00\x00\x80\x00"...)
 	for name, first := range map[string][]byte{
 		"a packet of 2 GiB":        {0x7f, 0xff, 0xff, 0xff, 4},
@@ -43,7 +43,7 @@ func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() {
 			peerKnown := func(identity.Identity) { t.Errorf("%s: got accepted", name) }
-			ended <- s.ServeSSH(t.Context(), server, peerKnown)
+			ended <- srv.ServeSSH(t.Context(), server, peerKnown)
 		}()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

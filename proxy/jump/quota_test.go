@@ -15,14 +15,14 @@ import (
 // One user, or a thief with the certificate of one, cannot use up the connections of the proxy.
 func TestConnectionsOfOneUserAreLimited(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	alice, bob := s.user("alice@example.com", "ops"), s.user("bob@example.com", "ops")
+	srv := newTestServer(t)
+	alice, bob := srv.user("alice@example.com", "ops"), srv.user("bob@example.com", "ops")
 	again := alice // another login of the same user
 	again.LoginID = "login-2"
 	synctest.Test(t, func(t *testing.T) {
 		connect := func(who identity.Peer) net.Conn {
 			client, server := net.Pipe()
-			go s.ServeDial(t.Context(), addrConn{server}, who)
+			go srv.ServeDial(t.Context(), addrConn{server}, who)
 			return client
 		}
 		var held []net.Conn

@@ -68,11 +68,11 @@ func (s *testServer) mustJump(roles ...string) *sshJump {
 // address.
 func TestSSHJumpReachesANode(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	j := s.mustJump("ops")
+	srv := newTestServer(t)
+	jumped := srv.mustJump("ops")
 	// The port is ignored.
 	for _, target := range []string{"web-1:22", "web-1." + clustertest.Name + ":2222"} {
-		c, err := j.Dial("tcp", target)
+		c, err := jumped.Dial("tcp", target)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,18 +83,18 @@ func TestSSHJumpReachesANode(t *testing.T) {
 		}
 		c.Close()
 	}
-	if s.nodes.last.Protocol != "ssh" || s.nodes.last.From != j.LocalAddr().String() {
-		t.Errorf("got header %+v, want ssh from %s", s.nodes.last, j.LocalAddr())
+	if srv.nodes.last.Protocol != "ssh" || srv.nodes.last.From != jumped.LocalAddr().String() {
+		t.Errorf("got header %+v, want ssh from %s", srv.nodes.last, jumped.LocalAddr())
 	}
-	j.Close()
-	j.wait()
+	jumped.Close()
+	jumped.wait()
 }
 
 // The message of a refused channel says why, with the remedy. An address is no node, so a jump cannot reach
 // the proxy's own network.
 func TestSSHJumpExplainsRefusals(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
+	srv := newTestServer(t)
 	for _, tt := range []struct {
 		node   string
 		role   string
@@ -108,14 +108,14 @@ func TestSSHJumpExplainsRefusals(t *testing.T) {
 		{"169.254.169.254", "ops", ssh.ConnectionFailed, "no node"},
 		{"127.0.0.1", "ops", ssh.ConnectionFailed, "no node"},
 	} {
-		j := s.mustJump(tt.role)
-		_, err := j.Dial("tcp", tt.node+":22")
+		jumped := srv.mustJump(tt.role)
+		_, err := jumped.Dial("tcp", tt.node+":22")
 		refused, ok := err.(*ssh.OpenChannelError)
 		if !ok || refused.Reason != tt.reason || !strings.Contains(refused.Message, tt.says) {
 			t.Errorf("%s as %s: got %v, want %v with %q", tt.node, tt.role, err, tt.reason, tt.says)
 		}
-		j.Close()
-		j.wait()
+		jumped.Close()
+		jumped.wait()
 	}
 }
 
@@ -123,31 +123,31 @@ func TestSSHJumpExplainsRefusals(t *testing.T) {
 // to a node.
 func TestSSHServerOffersNothingElse(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	j := s.mustJump("ops")
+	srv := newTestServer(t)
+	jumped := srv.mustJump("ops")
 	for _, kind := range []string{
 		"session", "x11", "forwarded-tcpip", "auth-agent@openssh.com", "direct-streamlocal@openssh.com",
 		"tun@openssh.com", "",
 	} {
-		_, _, err := j.OpenChannel(kind, nil)
+		_, _, err := jumped.OpenChannel(kind, nil)
 		refused, ok := err.(*ssh.OpenChannelError)
 		if !ok || refused.Reason != ssh.Prohibited || !strings.Contains(refused.Message, "ssh -J") {
 			t.Errorf("channel %q: got %v, want prohibited with a hint", kind, err)
 		}
 	}
-	if _, _, err := j.OpenChannel("direct-tcpip", []byte("garbage")); err == nil {
+	if _, _, err := jumped.OpenChannel("direct-tcpip", []byte("garbage")); err == nil {
 		t.Error("got a direct-tcpip of garbage opened, want refused")
 	}
 	for _, kind := range []string{
 		"tcpip-forward", "cancel-tcpip-forward", "streamlocal-forward@openssh.com", "keepalive@openssh.com",
 		"hostkeys-prove-00@openssh.com",
 	} {
-		if ok, _, err := j.SendRequest(kind, true, nil); ok || err != nil {
+		if ok, _, err := jumped.SendRequest(kind, true, nil); ok || err != nil {
 			t.Errorf("global request %s: got %v, %v, want no", kind, ok, err)
 		}
 	}
 	// A channel to a node takes no requests either.
-	ch, reqs, err := j.OpenChannel("direct-tcpip", ssh.Marshal(struct {
+	ch, reqs, err := jumped.OpenChannel("direct-tcpip", ssh.Marshal(struct {
 		Host     string
 		Port     uint32
 		FromHost string
@@ -165,45 +165,45 @@ func TestSSHServerOffersNothingElse(t *testing.T) {
 		}
 	}
 	ch.Close()
-	j.Close()
-	j.wait()
+	jumped.Close()
+	jumped.wait()
 }
 
 // Only a valid user certificate of this cluster is accepted. If a client offers several keys, the one that it
 // proves counts.
 func TestSSHServerRefusesKeys(t *testing.T) {
 	t.Parallel()
-	s, foreign := newTestServer(t), newTestServer(t)
-	alice := s.User("alice@example.com", "ops")
+	srv, foreign := newTestServer(t), newTestServer(t)
+	alice := srv.User("alice@example.com", "ops")
 	ofAnotherCluster := foreign.UserSigner(alice, nil, "ubuntu")
-	changed := func(change func(*ssh.Certificate)) ssh.Signer { return s.UserSigner(alice, change, "ubuntu") }
+	changed := func(change func(*ssh.Certificate)) ssh.Signer { return srv.UserSigner(alice, change, "ubuntu") }
 	withOption := func(name, value string) ssh.Signer {
 		return changed(func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{name: value} })
 	}
 	for name, key := range map[string]ssh.Signer{
-		"a certificate without principals":        s.UserSigner(alice, nil),
+		"a certificate without principals":        srv.UserSigner(alice, nil),
 		"a certificate of another cluster":        ofAnotherCluster,
-		"a plain key":                             plainKey{s.UserSigner(alice, nil, "ubuntu")},
-		"a host certificate":                      s.HostSigner("web-1"),
+		"a plain key":                             plainKey{srv.UserSigner(alice, nil, "ubuntu")},
+		"a host certificate":                      srv.HostSigner("web-1"),
 		"an expired certificate":                  changed(expire),
 		"a certificate pinned to another network": withOption("source-address", "192.0.2.0/24"),
 		"a certificate with an unexpected option": withOption("force-command", "true"),
 		"a certificate without an identity":       changed(func(c *ssh.Certificate) { c.Extensions = nil }),
 	} {
-		if j, err := s.jump("ubuntu", key); err == nil {
+		if jumped, err := srv.jump("ubuntu", key); err == nil {
 			t.Errorf("%s: got accepted, want refused", name)
-			j.Close()
-			j.wait()
+			jumped.Close()
+			jumped.wait()
 		}
 	}
 	// The client offers two keys and proves the second, whose identity counts.
-	carol := s.UserSigner(s.User("carol@example.com", "ops"), nil, "ubuntu")
-	j, err := s.jump("root", ofAnotherCluster, carol)
+	carol := srv.UserSigner(srv.User("carol@example.com", "ops"), nil, "ubuntu")
+	jumped, err := srv.jump("root", ofAnotherCluster, carol)
 	if err != nil {
 		t.Fatal(err)
 	}
-	j.Close()
-	j.wait()
+	jumped.Close()
+	jumped.wait()
 }
 
 // expire makes a certificate one that has expired.
@@ -217,9 +217,9 @@ func (p plainKey) PublicKey() ssh.PublicKey { return p.Signer.PublicKey().(*ssh.
 // A client without a valid certificate is told in a banner what is wrong and what to run.
 func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	alice := s.User("alice@example.com", "ops")
-	expired := s.UserSigner(alice, expire, "ubuntu")
+	srv := newTestServer(t)
+	alice := srv.User("alice@example.com", "ops")
+	expired := srv.UserSigner(alice, expire, "ubuntu")
 	foreign := newTestServer(t).UserSigner(alice, expire, "ubuntu")
 	noAnswers := func(string, string, []string, []bool) ([]string, error) { return nil, nil }
 	interactive := ssh.KeyboardInteractive(noAnswers)
@@ -234,10 +234,10 @@ func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 		{"an expired one of another cluster", []ssh.Signer{foreign}, "does not accept your certificate"},
 	} {
 		banner := ""
-		_, err := s.jumpAs(&ssh.ClientConfig{
+		_, err := srv.jumpAs(&ssh.ClientConfig{
 			User:            "ubuntu",
 			Auth:            []ssh.AuthMethod{ssh.PublicKeys(tt.keys...), interactive},
-			HostKeyCallback: hostKey(s),
+			HostKeyCallback: hostKey(srv),
 			BannerCallback:  func(text string) error { banner += text; return nil },
 		})
 		if err == nil || !strings.Contains(banner, tt.want) || !strings.Contains(banner, "tsh login") {
@@ -249,12 +249,14 @@ func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 // Key exchanges and MACs with SHA-1 are refused; CTR ciphers are still accepted.
 func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	auth := []ssh.AuthMethod{ssh.PublicKeys(s.UserSigner(s.User("alice@example.com", "ops"), nil, "ubuntu"))}
-	j, err := s.jumpAs(&ssh.ClientConfig{
+	srv := newTestServer(t)
+	auth := []ssh.AuthMethod{
+		ssh.PublicKeys(srv.UserSigner(srv.User("alice@example.com", "ops"), nil, "ubuntu")),
+	}
+	j, err := srv.jumpAs(&ssh.ClientConfig{
 		Config:          ssh.Config{Ciphers: []string{ssh.CipherAES128CTR}},
 		Auth:            auth,
-		HostKeyCallback: hostKey(s),
+		HostKeyCallback: hostKey(srv),
 	})
 	if err != nil {
 		t.Fatalf("CTR: %v", err)
@@ -265,7 +267,7 @@ func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
 		{KeyExchanges: []string{ssh.InsecureKeyExchangeDH14SHA1}},
 		{Ciphers: []string{ssh.CipherAES128CTR}, MACs: []string{ssh.HMACSHA1}},
 	} {
-		j, err := s.jumpAs(&ssh.ClientConfig{Config: c, Auth: auth, HostKeyCallback: hostKey(s)})
+		j, err := srv.jumpAs(&ssh.ClientConfig{Config: c, Auth: auth, HostKeyCallback: hostKey(srv)})
 		if err == nil {
 			j.Close()
 			j.wait()
@@ -277,10 +279,10 @@ func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
 // A client that knows no host certificates gets the plain host key.
 func TestSSHServerShowsItsPlainHostKeyOnRequest(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
+	srv := newTestServer(t)
 	var shown ssh.PublicKey
-	alice := s.UserSigner(s.User("alice@example.com", "ops"), nil, "ubuntu")
-	j, err := s.jumpAs(&ssh.ClientConfig{
+	alice := srv.UserSigner(srv.User("alice@example.com", "ops"), nil, "ubuntu")
+	j, err := srv.jumpAs(&ssh.ClientConfig{
 		User:              "x",
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(alice)},
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
@@ -314,24 +316,24 @@ func TestSSHServerLimitsAuthenticationAttempts(t *testing.T) {
 // A tool may use one SSH connection for hundreds of nodes. Its channels count as connections of the user.
 func TestSSHServerCountsChannelsPerUser(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	j := s.mustJump("ops")
+	srv := newTestServer(t)
+	jumped := srv.mustJump("ops")
 	for n := 1; n < 1000; n++ { // the connection counts too
-		if _, err := j.Dial("tcp", "web-1:22"); err != nil {
+		if _, err := jumped.Dial("tcp", "web-1:22"); err != nil {
 			t.Fatalf("channel %d: %v", n, err)
 		}
 	}
 	var refused *ssh.OpenChannelError
-	_, err := j.Dial("tcp", "web-1:22")
+	_, err := jumped.Dial("tcp", "web-1:22")
 	if !errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage {
 		t.Fatalf("got %v for one more, want a resource shortage", err)
 	}
 	if !strings.Contains(refused.Message, "1000 connections") {
 		t.Errorf("got %q for one more, want the limit in it", refused.Message)
 	}
-	j.Close()
-	j.wait()
-	again := s.mustJump("ops")
+	jumped.Close()
+	jumped.wait()
+	again := srv.mustJump("ops")
 	if _, err := again.Dial("tcp", "web-1:22"); err != nil {
 		t.Errorf("got %v once the others had ended, want a channel", err)
 	}
@@ -342,9 +344,9 @@ func TestSSHServerCountsChannelsPerUser(t *testing.T) {
 // The kind of the error decides what mux charges the network.
 func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
-	alice := s.User("alice@example.com", "ops")
-	expired := s.UserSigner(alice, expire, "ubuntu")
+	srv := newTestServer(t)
+	alice := srv.User("alice@example.com", "ops")
+	expired := srv.UserSigner(alice, expire, "ubuntu")
 	foreign := newTestServer(t).UserSigner(alice, nil, "ubuntu")
 	several := []ssh.Signer{plainKey{expired}, foreign, expired, foreign}
 	for name, tt := range map[string]struct {
@@ -361,12 +363,12 @@ func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 		result := make(chan error, 1)
 		go func() {
 			peerKnown := func(identity.Identity) { t.Errorf("%s: got a known peer", name) }
-			result <- s.ServeSSH(t.Context(), server, peerKnown)
+			result <- srv.ServeSSH(t.Context(), server, peerKnown)
 		}()
 		_, _, _, err := ssh.NewClientConn(client, "", &ssh.ClientConfig{
 			User:            "x",
 			Auth:            []ssh.AuthMethod{ssh.PublicKeys(tt.keys...)},
-			HostKeyCallback: hostKey(s),
+			HostKeyCallback: hostKey(srv),
 		})
 		client.Close()
 		if got := <-result; err == nil || !fault.Is(got, tt.want) {
@@ -379,7 +381,7 @@ func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 // known peer.
 func TestSSHServerEndsStalledHandshakes(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t)
+	srv := newTestServer(t)
 	for name, first := range map[string]string{
 		"silence": "", "half a version": "SSH-2.0", "a version and no more": "SSH-2.0-x\r\n",
 	} {
@@ -393,7 +395,7 @@ func TestSSHServerEndsStalledHandshakes(t *testing.T) {
 			}()
 			go io.Copy(io.Discard, client)
 			peerKnown := func(identity.Identity) { t.Error("got a known peer without a key") }
-			err := s.ServeSSH(t.Context(), addrConn{server}, peerKnown)
+			err := srv.ServeSSH(t.Context(), addrConn{server}, peerKnown)
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%s: got held for %s, want 10s", name, took)
 			}

@@ -23,8 +23,8 @@ func behindBalancer(l *pipeListener, a *proxytest.Auth) mux.Config {
 // A PROXY header is accepted only from a listed balancer, which must send one.
 func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	const header = "PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n"
 	const local = "PROXY UNKNOWN\r\n"
 	for _, tt := range []struct {
@@ -47,13 +47,13 @@ func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 		{"a header while the protocol is off", false, "10.0.0.1:5", header + "SSH-alice", ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newPipeListener()
-			cfg := behindBalancer(l, a)
+			listener := newPipeListener()
+			cfg := behindBalancer(listener, auth)
 			cfg.ProxyProtocol = tt.proxyProtocol
-			m := startConfig(a, trust, cfg)
-			drainAndClose(l.dialAndWrite(tt.from, tt.first))
+			port := startConfig(auth, trust, cfg)
+			drainAndClose(listener.dialAndWrite(tt.from, tt.first))
 			select {
-			case s := <-m.served:
+			case s := <-port.served:
 				if s.from != tt.want {
 					t.Errorf("%s: got served as from %s, want %q", tt.name, s.from, tt.want)
 				}
@@ -62,7 +62,7 @@ func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 					t.Errorf("%s: got refused, want served", tt.name)
 				}
 			}
-			m.stop()
+			port.stop()
 		})
 	}
 }
@@ -70,48 +70,48 @@ func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 // Servers behind TLS see the client's address, too.
 func TestTheClientAddressIsKeptThroughTLS(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	l := newPipeListener()
-	m := startConfig(a, openRules(t, a), behindBalancer(l, a))
-	alice := a.User("alice@example.com", "ops")
+	auth := proxytest.New(t)
+	listener := newPipeListener()
+	port := startConfig(auth, openRules(t, auth), behindBalancer(listener, auth))
+	alice := auth.User("alice@example.com", "ops")
 	for alpn, by := range map[string]string{"threshold-dial": "dial", "h2": "web"} {
-		raw := l.dialFrom(tcp("10.0.0.1:5"))
+		raw := listener.dialFrom(tcp("10.0.0.1:5"))
 		io.WriteString(raw, "PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\n")
-		c := tls.Client(raw, &tls.Config{
+		conn := tls.Client(raw, &tls.Config{
 			NextProtos:         []string{alpn},
-			Certificates:       certs(a.UserCertificate(alice, nil)),
+			Certificates:       certs(auth.UserCertificate(alice, nil)),
 			InsecureSkipVerify: true,
 		})
-		if err := c.Handshake(); err != nil {
+		if err := conn.Handshake(); err != nil {
 			t.Fatal(err)
 		}
-		if s := <-m.served; s.by != by || s.from != "[2001:db8::7]:40000" {
+		if s := <-port.served; s.by != by || s.from != "[2001:db8::7]:40000" {
 			t.Errorf("%s: got %s from %s, want %s from the client", alpn, s.by, s.from, by)
 		}
 		raw.Close()
 	}
-	m.stop()
+	port.stop()
 }
 
 // A balancer's connection that stalls before its PROXY header is complete is held for 10 s and not longer.
 func TestAStalledProxyHeaderTimesOut(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	for _, first := range []string{
 		"", "PRO", "PROXY TCP4 192.0.2.7", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c1234",
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newPipeListener()
-			m := startConfig(a, trust, behindBalancer(l, a))
+			listener := newPipeListener()
+			port := startConfig(auth, trust, behindBalancer(listener, auth))
 			start := time.Now()
-			drainAndClose(l.dialAndWrite("10.0.0.1:5", first))
+			drainAndClose(listener.dialAndWrite("10.0.0.1:5", first))
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%q: got held for %s, want 10s", first, took)
 			}
-			m.stop()
-			if m.mux.Counters().TimedOut.Load() != 1 {
-				t.Errorf("%q: got %v, want one timed out", first, m.mux.Counters().LogValue())
+			port.stop()
+			if port.mux.Counters().TimedOut.Load() != 1 {
+				t.Errorf("%q: got %v, want one timed out", first, port.mux.Counters().LogValue())
 			}
 		})
 	}
@@ -120,21 +120,21 @@ func TestAStalledProxyHeaderTimesOut(t *testing.T) {
 // Behind a balancer, penalties and limits apply to the client's network and not to the balancer's.
 func TestPenaltiesHitTheClientNotTheBalancer(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	synctest.Test(t, func(t *testing.T) {
-		l := newPipeListener()
-		m := startConfig(a, trust, behindBalancer(l, a))
+		listener := newPipeListener()
+		port := startConfig(auth, trust, behindBalancer(listener, auth))
 		header := func(client string) string {
 			return fmt.Sprintf("PROXY TCP4 %s 198.51.100.1 40000 443\r\n", client)
 		}
 		for range 20 {
-			drainAndClose(l.dialAndWrite("10.0.0.1:5", header("192.0.2.7")+"garbage"))
+			drainAndClose(listener.dialAndWrite("10.0.0.1:5", header("192.0.2.7")+"garbage"))
 		}
 		for client, want := range map[string]bool{"192.0.2.7": false, "192.0.2.8": true} {
-			drainAndClose(l.dialAndWrite("10.0.0.1:5", header(client)+"SSH-alice"))
+			drainAndClose(listener.dialAndWrite("10.0.0.1:5", header(client)+"SSH-alice"))
 			select {
-			case <-m.served:
+			case <-port.served:
 				if !want {
 					t.Errorf("%s: got served, want penalised", client)
 				}
@@ -145,12 +145,12 @@ func TestPenaltiesHitTheClientNotTheBalancer(t *testing.T) {
 			}
 		}
 		for i := range 1000 { // stalled connections of many clients
-			l.dialAndWrite("10.0.0.1:5", header(fmt.Sprintf("203.0.%d.%d", i/250, i%250))+"\x16")
+			listener.dialAndWrite("10.0.0.1:5", header(fmt.Sprintf("203.0.%d.%d", i/250, i%250))+"\x16")
 		}
 		synctest.Wait()
-		if got := m.mux.Counters().Dropped.Load(); got != 0 {
+		if got := port.mux.Counters().Dropped.Load(); got != 0 {
 			t.Errorf("got %d dropped, want none", got)
 		}
-		m.stop()
+		port.stop()
 	})
 }

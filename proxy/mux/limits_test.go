@@ -70,22 +70,22 @@ func isServed(l *pipeListener, m *testMux, from string) bool {
 // networks are still served.
 func TestOneNetworkCannotTakeEverySlot(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	synctest.Test(t, func(t *testing.T) {
-		l := newPipeListener()
-		m := startOn(a, trust, l)
+		listener := newPipeListener()
+		port := startOn(auth, trust, listener)
 		var held []net.Conn
 		for i := range 2000 {
-			held = append(held, l.dialAndWrite(fmt.Sprintf("192.0.2.1:%d", 1+i), "\x16"))
+			held = append(held, listener.dialAndWrite(fmt.Sprintf("192.0.2.1:%d", 1+i), "\x16"))
 		}
 		synctest.Wait()
-		if got := m.mux.Counters().Dropped.Load(); got < 2000-256 || got > 2000-128 {
+		if got := port.mux.Counters().Dropped.Load(); got < 2000-256 || got > 2000-128 {
 			t.Errorf("got %d of 2,000 dropped, want all but 128 to 256", got)
 		}
 		for _, from := range []string{"192.0.2.1:9999", "192.0.2.2:9999"} { // the same network, and another
-			c := l.dialAndWrite(from, "SSH-alice")
-			if s := <-m.served; s.by != "ssh SSH-alice" {
+			c := listener.dialAndWrite(from, "SSH-alice")
+			if s := <-port.served; s.by != "ssh SSH-alice" {
 				t.Errorf("%s: got %q, want alice served during the flood", from, s.by)
 			}
 			c.Close()
@@ -93,26 +93,26 @@ func TestOneNetworkCannotTakeEverySlot(t *testing.T) {
 		for _, c := range held {
 			c.Close()
 		}
-		m.stop()
+		port.stop()
 	})
 }
 
 // The number of pending connections is bounded in all, and their goroutines end with them. The test counts
 // goroutines, so it does not run in parallel with others.
 func TestAFloodFromManyNetworksIsBounded(t *testing.T) {
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	synctest.Test(t, func(t *testing.T) {
-		l := newPipeListener()
-		m := startOn(a, trust, l)
+		listener := newPipeListener()
+		port := startOn(auth, trust, listener)
 		synctest.Wait()
 		before := runtime.NumGoroutine()
 		var held []net.Conn
 		for i := range 6000 {
-			held = append(held, l.dialAndWrite(fmt.Sprintf("10.0.%d.%d:7", i/250, i%250), "\x16\x03"))
+			held = append(held, listener.dialAndWrite(fmt.Sprintf("10.0.%d.%d:7", i/250, i%250), "\x16\x03"))
 		}
 		synctest.Wait()
-		if got := m.mux.Counters().Dropped.Load(); got < 6000-2048 {
+		if got := port.mux.Counters().Dropped.Load(); got < 6000-2048 {
 			t.Errorf("got %d of 6,000 dropped, want at most 2,048 held", got)
 		}
 		for _, c := range held {
@@ -122,7 +122,7 @@ func TestAFloodFromManyNetworksIsBounded(t *testing.T) {
 		if after := runtime.NumGoroutine(); after > before+10 { // some belong to the auth service
 			t.Errorf("got %d goroutines after the flood, want the %d of before", after, before)
 		}
-		m.stop()
+		port.stop()
 	})
 }
 
@@ -130,8 +130,8 @@ func TestAFloodFromManyNetworksIsBounded(t *testing.T) {
 // served again after five minutes at the latest.
 func TestANetworkWithOnlyRefusalsIsPenalised(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	repeat := func(n int, first string) func(*pipeListener, string) {
 		return func(l *pipeListener, from string) {
 			for range n {
@@ -158,22 +158,22 @@ func TestANetworkWithOnlyRefusalsIsPenalised(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
-			m := startOn(a, trust, l)
+			port := startOn(auth, trust, l)
 			tt.send(l, "192.0.2.1:5")
-			if !isServed(l, m, "192.0.2.2:1") {
+			if !isServed(l, port, "192.0.2.2:1") {
 				t.Errorf("%s: got another network penalised too", tt.name)
 			}
-			if isServed(l, m, "192.0.2.1:6") {
+			if isServed(l, port, "192.0.2.1:6") {
 				t.Errorf("%s: got served, want penalised", tt.name)
 			}
-			if m.mux.Counters().Penalised.Load() != 1 {
-				t.Errorf("%s: got %v, want one penalised", tt.name, m.mux.Counters().LogValue())
+			if port.mux.Counters().Penalised.Load() != 1 {
+				t.Errorf("%s: got %v, want one penalised", tt.name, port.mux.Counters().LogValue())
 			}
 			advance(5 * time.Minute) // the longest debt there is
-			if !isServed(l, m, "192.0.2.1:7") {
+			if !isServed(l, port, "192.0.2.1:7") {
 				t.Errorf("%s: got penalised after five minutes, want served", tt.name)
 			}
-			m.stop()
+			port.stop()
 		})
 	}
 }
@@ -199,26 +199,26 @@ func TestAFewRefusalsAreTolerated(t *testing.T) {
 // A certificate that is pinned to another network does not protect the network from which it is shown.
 func TestAPinnedCertificateProtectsOnlyItsNetwork(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	now := time.Now() // real time: the certificates are not valid yet at the time of the bubble
-	alice := a.User("alice@example.com")
+	alice := auth.User("alice@example.com")
 	alice.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
-	cert := a.UserCertificate(alice, nil)
+	cert := auth.UserCertificate(alice, nil)
 	for from, want := range map[string]bool{"192.0.2.1:5": true, "192.0.2.2:5": false} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newPipeListener()
-			cfg := mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }}
-			m := startConfig(a, trust, cfg)
-			showCertificate(l, from, cert)
-			if s := <-m.served; s.by != "dial" {
+			listener := newPipeListener()
+			cfg := mux.Config{Listener: listener, AuthAddr: auth.Addr(), Now: func() time.Time { return now }}
+			port := startConfig(auth, trust, cfg)
+			showCertificate(listener, from, cert)
+			if s := <-port.served; s.by != "dial" {
 				t.Errorf("%s: got %q, want dial, which explains the refusal", from, s.by)
 			}
-			sendGarbage(l, from, 20)
-			if got := isServed(l, m, from); got != want {
+			sendGarbage(listener, from, 20)
+			if got := isServed(listener, port, from); got != want {
 				t.Errorf("%s: got served %v after garbage, want %v", from, got, want)
 			}
-			m.stop()
+			port.stop()
 		})
 	}
 }
@@ -254,14 +254,14 @@ func TestExpiredAndMissingCertificatesCostLittle(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
 			cfg := mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }}
-			m := startConfig(a, trust, cfg)
+			port := startConfig(a, trust, cfg)
 			for range 10 {
 				tt.connect(l, "192.0.2.1:5")
 			}
-			if got := isServed(l, m, "192.0.2.1:6"); got == tt.penalised {
+			if got := isServed(l, port, "192.0.2.1:6"); got == tt.penalised {
 				t.Errorf("%s: got served %v, want %v", tt.name, got, !tt.penalised)
 			}
-			m.stop()
+			port.stop()
 		})
 	}
 }
@@ -269,25 +269,25 @@ func TestExpiredAndMissingCertificatesCostLittle(t *testing.T) {
 // The users of an office share an address. Garbage from there does not lock them out once one has logged in.
 func TestAKnownNetworkIsNotPenalised(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	for _, from := range []string{"192.0.2.1:5", "[2001:db8:1:2:3::4]:5"} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newPipeListener()
-			m := startOn(a, trust, l)
-			if !isServed(l, m, from) {
+			listener := newPipeListener()
+			port := startOn(auth, trust, listener)
+			if !isServed(listener, port, from) {
 				t.Fatal("got the first connection refused")
 			}
-			sendGarbage(l, from, 50)
-			if !isServed(l, m, from) {
+			sendGarbage(listener, from, 50)
+			if !isServed(listener, port, from) {
 				t.Error("got a known network penalised, want it served")
 			}
 			advance(25 * time.Hour) // alice's certificate has expired
-			sendGarbage(l, from, 6)
-			if isServed(l, m, from) {
+			sendGarbage(listener, from, 6)
+			if isServed(listener, port, from) {
 				t.Error("got the network served after the certificate expired, want it penalised")
 			}
-			m.stop()
+			port.stop()
 		})
 	}
 }
@@ -336,51 +336,51 @@ func TestAnIPv6NetworkIsOneSource(t *testing.T) {
 // A balancer probes the port every few seconds and resets the connection. That costs nothing.
 func TestAPortProbeIsNotPenalised(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	m := startTCP(t, a, a.Addr(), openRules(t, a))
+	auth := proxytest.New(t)
+	port := startTCP(t, auth, auth.Addr(), openRules(t, auth))
 	for range 50 {
-		c := m.dial().(*net.TCPConn)
-		if err := c.SetLinger(0); err != nil { // close with a reset
+		conn := port.dial().(*net.TCPConn)
+		if err := conn.SetLinger(0); err != nil { // close with a reset
 			t.Fatal(err)
 		}
-		c.Close()
+		conn.Close()
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(10 * time.Second); m.mux.Counters().NoData.Load() < 50; {
+	for late := time.After(10 * time.Second); port.mux.Counters().NoData.Load() < 50; {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("got %v, want 50 without data", m.mux.Counters().LogValue())
+			t.Fatalf("got %v, want 50 without data", port.mux.Counters().LogValue())
 		}
 	}
-	c := m.dial()
-	if _, err := io.WriteString(c, "SSH-alice"); err != nil {
+	conn := port.dial()
+	if _, err := io.WriteString(conn, "SSH-alice"); err != nil {
 		t.Fatal(err)
 	}
-	if s := <-m.served; s.by != "ssh SSH-alice" {
+	if s := <-port.served; s.by != "ssh SSH-alice" {
 		t.Errorf("got %q, want alice served", s.by)
 	}
-	c.Close()
-	m.stop()
+	conn.Close()
+	port.stop()
 }
 
 // However many connections are refused, the log has one line a minute with the counters, and a bounded
 // number of lines about penalised networks.
 func TestRefusalLoggingIsLimited(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	synctest.Test(t, func(t *testing.T) {
 		var out strings.Builder // the handler serialises writes
-		l := newPipeListener()
+		listener := newPipeListener()
 		log := slog.New(slog.NewTextHandler(&out, nil))
-		m := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Log: log})
+		port := startConfig(auth, trust, mux.Config{Listener: listener, AuthAddr: auth.Addr(), Log: log})
 		for i := range 100 {
-			sendGarbage(l, fmt.Sprintf("192.0.2.%d:5", i), 6)
+			sendGarbage(listener, fmt.Sprintf("192.0.2.%d:5", i), 6)
 		}
 		advance(10 * time.Minute)
-		m.stop()
+		port.stop()
 		if n := strings.Count(out.String(), "connections were refused"); n != 1 {
 			t.Errorf("got %d lines with counters, want 1:\n%s", n, out.String())
 		}

@@ -104,10 +104,10 @@ func startWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln 
 // Its SSH server reads up to 9 bytes, and treats a few words as a test needs: SSH-alice has a valid
 // certificate, SSH-bogus an invalid one, SSH-plain none, SSH-old an expired one, and SSH-panic makes the
 // server panic.
-func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux {
-	m := &testMux{Auth: a, rules: &testRules{}, served: make(chan served, 300)}
+func startConfig(auth *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux {
+	m := &testMux{Auth: auth, rules: &testRules{}, served: make(chan served, 300)}
 	m.rules.Store(trust)
-	own, _ := a.TLSCertificate()
+	own, _ := auth.TLSCertificate()
 	serve := func(by string) func(context.Context, net.Conn, identity.Peer) {
 		return func(_ context.Context, c net.Conn, peer identity.Peer) {
 			m.served <- served{by, peer, c.RemoteAddr().String()}
@@ -128,7 +128,7 @@ func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux
 		case "SSH-panic":
 			panic("a defect")
 		case "SSH-alice":
-			alice := a.User("alice@example.com")
+			alice := auth.User("alice@example.com")
 			alice.Expires = time.Now().Add(8 * time.Hour)
 			peerKnown(alice)
 		case "SSH-bogus":
@@ -204,9 +204,9 @@ func TestAuthReceivesTheForwardedAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer auth.Close()
-	m := startTCP(t, a, auth.Addr().String(), openRules(t, a))
-	defer m.stop()
-	client := m.dial()
+	port := startTCP(t, a, auth.Addr().String(), openRules(t, a))
+	defer port.stop()
+	client := port.dial()
 	defer client.Close()
 	cfg := &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true}
 	go tls.Client(client, cfg).Handshake()
@@ -257,16 +257,16 @@ func certs(c *tls.Certificate) []tls.Certificate {
 // this cluster. Everybody may use the web.
 func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 	t.Parallel()
-	a, foreign := proxytest.New(t), proxytest.New(t)
-	m := startMux(t, a, openRules(t, a))
-	alice, node := a.User("alice@example.com", "ops"), a.Machine(identity.Node, "web-1", nil)
+	auth, foreign := proxytest.New(t), proxytest.New(t)
+	port := startMux(t, auth, openRules(t, auth))
+	alice, node := auth.User("alice@example.com", "ops"), auth.Machine(identity.Node, "web-1", nil)
 	const dial, tunnel = "threshold-dial", "threshold-tunnel"
 	expired := func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 	}
 	server := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
-	user, machine := a.UserCertificate(alice, nil), a.MachineCertificate(node, nil)
-	proxy2 := a.MachineCertificate(a.Machine(identity.Proxy, "proxy-2", nil), nil)
+	user, machine := auth.UserCertificate(alice, nil), auth.MachineCertificate(node, nil)
+	proxy2 := auth.MachineCertificate(auth.Machine(identity.Proxy, "proxy-2", nil), nil)
 	for _, tt := range []struct {
 		name string
 		alpn []string
@@ -283,11 +283,11 @@ func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 		{"a proxy on tunnel", []string{tunnel}, proxy2, ""},
 		{"no certificate on dial", []string{dial}, nil, ""},
 		{"no certificate on tunnel", []string{tunnel}, nil, ""},
-		{"an expired user", []string{dial}, a.UserCertificate(alice, expired), ""},
-		{"an expired node", []string{tunnel}, a.MachineCertificate(node, expired), ""},
+		{"an expired user", []string{dial}, auth.UserCertificate(alice, expired), ""},
+		{"an expired node", []string{tunnel}, auth.MachineCertificate(node, expired), ""},
 		{"a user of another cluster", []string{dial}, foreign.UserCertificate(alice, nil), ""},
 		{"a node of another cluster", []string{tunnel}, foreign.MachineCertificate(node, nil), ""},
-		{"a user certificate for servers", []string{dial}, a.UserCertificate(alice, server), ""},
+		{"a user certificate for servers", []string{dial}, auth.UserCertificate(alice, server), ""},
 		{"two threshold protocols", []string{dial, tunnel}, user, ""},
 		{"a threshold protocol and the web", []string{dial, "h2"}, user, ""},
 		{"auth and the web", []string{"http/1.1", "threshold-auth"}, nil, ""},
@@ -295,29 +295,29 @@ func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 		{"a threshold protocol in capitals", []string{"THRESHOLD-DIAL"}, user, ""},
 		{"an unknown protocol", []string{"smtp"}, nil, ""},
 	} {
-		err := m.handshake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert)})
+		err := port.handshake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert)})
 		switch {
 		case tt.want == "" && err == nil:
 			t.Errorf("%s: got accepted, want refused", tt.name)
 		case tt.want != "" && err != nil:
 			t.Errorf("%s: got %v, want served by %s", tt.name, err, tt.want)
 		case tt.want != "":
-			got := <-m.served
+			got := <-port.served
 			if got.by != tt.want || got.by == "dial" && got.peer.Name != alice.Name ||
 				got.by == "tunnel" && got.peer.ID != node.ID {
 				t.Errorf("%s: got %s as %s, want %s", tt.name, got.by, got.peer, tt.want)
 			}
 		}
 	}
-	if err := m.stop(); err != nil {
+	if err := port.stop(); err != nil {
 		t.Error(err)
 	}
 	select {
-	case s := <-m.served:
+	case s := <-port.served:
 		t.Errorf("got a further connection served by %s", s.by)
 	default:
 	}
-	c := m.mux.Counters()
+	c := port.mux.Counters()
 	if c.Refused.Load() != 16 || c.Dial.Load() != 1 || c.Tunnel.Load() != 1 || c.Web.Load() != 3 {
 		t.Errorf("got %v, want 16 refused, one dial, one tunnel, three web", c.LogValue())
 	}
@@ -326,13 +326,13 @@ func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 // A client that resumes a session sends no certificate. The one it sent before is verified again.
 func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
 	t.Parallel()
-	a, other := proxytest.New(t), proxytest.New(t)
+	auth, other := proxytest.New(t), proxytest.New(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // over a pipe resumption deadlocks: both sides write
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := startOn(a, openRules(t, a), ln)
-	m.dial = func() net.Conn {
+	port := startOn(auth, openRules(t, auth), ln)
+	port.dial = func() net.Conn {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -341,47 +341,47 @@ func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
 	}
 	cfg := &tls.Config{
 		NextProtos:         []string{"threshold-dial"},
-		Certificates:       certs(a.UserCertificate(a.User("alice@example.com"), nil)),
+		Certificates:       certs(auth.UserCertificate(auth.User("alice@example.com"), nil)),
 		ClientSessionCache: tls.NewLRUClientSessionCache(4),
 		ServerName:         "proxy",
 	}
 	resumed := false
 	cfg.VerifyConnection = func(st tls.ConnectionState) error { resumed = st.DidResume; return nil }
 	for range 2 {
-		if err := m.handshake(cfg); err != nil {
+		if err := port.handshake(cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if !resumed {
 		t.Error("got a full handshake the second time, want the session resumed")
 	}
-	m.rules.Store(openRules(t, other)) // the authority has been replaced
-	if err := m.handshake(cfg); err == nil {
+	port.rules.Store(openRules(t, other)) // the authority has been replaced
+	if err := port.handshake(cfg); err == nil {
 		t.Error("got accepted with a session of a replaced authority, want refused")
 	}
-	m.stop()
+	port.stop()
 }
 
 // Connections that are neither SSH nor TLS are closed without an answer, except for clear HTTP, whose answer
 // names https. A panic ends only its own connection.
 func TestUnknownFirstBytes(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	m := startMux(t, a, openRules(t, a))
+	auth := proxytest.New(t)
+	port := startMux(t, auth, openRules(t, auth))
 	for name, first := range map[string][]byte{
 		"garbage":                 []byte("\x00\x01\x02\x03"),
 		"a broken ClientHello":    {22, 3, 1, 0, 4, 2, 0, 0, 0},
 		"half an SSH version":     []byte("SSX"),
 		"an oversize ClientHello": append([]byte{22, 3, 1, 0x40, 0, 1, 2, 0, 0}, make([]byte, 100)...),
 	} {
-		c := m.dial()
+		c := port.dial()
 		go c.Write(first)
 		if b, err := io.ReadAll(c); len(b) != 0 || err != nil && !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("%s: got %q, %v, want the connection closed", name, b, err)
 		}
 		c.Close()
 	}
-	c := m.dial()
+	c := port.dial()
 	go c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 	answer := make([]byte, 1024)
 	n, _ := c.Read(answer)
@@ -389,20 +389,20 @@ func TestUnknownFirstBytes(t *testing.T) {
 		t.Errorf("got %q for http, want an answer that names https", answer[:n])
 	}
 	c.Close()
-	c = m.dial()
+	c = port.dial()
 	c.Write([]byte("SSH-panic"))
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("got an answer from a server that panicked")
 	}
 	c.Close()
-	c = m.dial()
+	c = port.dial()
 	c.Write([]byte("SSH-"))
-	if s := <-m.served; s.by != "ssh SSH-" {
+	if s := <-port.served; s.by != "ssh SSH-" {
 		t.Errorf("got %q, want SSH with the bytes that were read ahead", s.by)
 	}
 	c.Close()
-	m.stop()
-	if c := m.mux.Counters(); c.Refused.Load() != 4 || c.Panics.Load() != 1 || c.ClearHTTP.Load() != 1 {
+	port.stop()
+	if c := port.mux.Counters(); c.Refused.Load() != 4 || c.Panics.Load() != 1 || c.ClearHTTP.Load() != 1 {
 		t.Errorf("got %v, want 4 refused, one panic, one clear HTTP", c.LogValue())
 	}
 }
@@ -410,8 +410,8 @@ func TestUnknownFirstBytes(t *testing.T) {
 // Every stage before the peer is known has a deadline.
 func TestStallsTimeOut(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	hello := clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
 	for _, tt := range []struct {
 		name  string
@@ -426,18 +426,18 @@ func TestStallsTimeOut(t *testing.T) {
 		{"in the SSH version", []byte("SS"), 10 * time.Second, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			m := startMux(t, a, trust)
-			c, start := m.dial(), time.Now()
+			port := startMux(t, auth, trust)
+			conn, start := port.dial(), time.Now()
 			if tt.first != nil {
-				c.Write(tt.first)
+				conn.Write(tt.first)
 			}
-			io.Copy(io.Discard, c)
+			io.Copy(io.Discard, conn)
 			if took := time.Since(start); took != tt.after {
 				t.Errorf("%s: got closed after %s, want %s", tt.name, took, tt.after)
 			}
-			c.Close()
-			m.stop()
-			if timedOut := m.mux.Counters().TimedOut.Load() == 1; timedOut == tt.ssh {
+			conn.Close()
+			port.stop()
+			if timedOut := port.mux.Counters().TimedOut.Load() == 1; timedOut == tt.ssh {
 				t.Errorf("%s: got timed out %v, want %v", tt.name, timedOut, !tt.ssh)
 			}
 		})
@@ -475,9 +475,9 @@ func TestStopClosesPendingConnections(t *testing.T) {
 // auth service is down, the handshake fails.
 func TestAuthConnectionsArePassedThroughUnopened(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
-	m := startTCP(t, a, a.Addr(), trust)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
+	port := startTCP(t, auth, auth.Addr(), trust)
 	var server string
 	cfg := &tls.Config{
 		NextProtos:         []string{identity.ALPNAuth},
@@ -487,23 +487,23 @@ func TestAuthConnectionsArePassedThroughUnopened(t *testing.T) {
 			return nil
 		},
 	}
-	c := tls.Client(m.dial(), cfg)
-	if err := c.Handshake(); err != nil || server != "auth-1" {
+	conn := tls.Client(port.dial(), cfg)
+	if err := conn.Handshake(); err != nil || server != "auth-1" {
 		t.Errorf("got %q, %v, want the auth service's own certificate", server, err)
 	}
-	c.Close()
-	m.stop()
+	conn.Close()
+	port.stop()
 
 	gone, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone.Close()
-	l := newPipeListener()
-	m = startWithAuthAt(a, gone.Addr().String(), trust, l)
-	m.dial = l.dial
-	if err := m.handshake(cfg); err == nil {
+	listener := newPipeListener()
+	port = startWithAuthAt(auth, gone.Addr().String(), trust, listener)
+	port.dial = listener.dial
+	if err := port.handshake(cfg); err == nil {
 		t.Error("got a handshake while the auth service is down, want an error")
 	}
-	m.stop()
+	port.stop()
 }

@@ -29,36 +29,36 @@ func (m *testMux) dialStream() net.Conn {
 // client.
 func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	m := startMux(t, a, openRules(t, a))
-	alice := a.UserCertificate(a.User("alice@example.com"), nil)
+	auth := proxytest.New(t)
+	port := startMux(t, auth, openRules(t, auth))
+	alice := auth.UserCertificate(auth.User("alice@example.com"), nil)
 	for _, tt := range []struct {
 		alpn, by string
 		cert     *tls.Certificate
 	}{
 		{identity.ALPNDial, "dial", alice},
-		{identity.ALPNTunnel, "tunnel", a.MachineCertificate(a.Machine(identity.Node, "web-1", nil), nil)},
+		{identity.ALPNTunnel, "tunnel", auth.MachineCertificate(auth.Machine(identity.Node, "web-1", nil), nil)},
 	} {
 		cert := func() (*tls.Certificate, error) { return tt.cert, nil }
-		cfg := identity.PinnedTLS(a.Pin(), clustertest.Name, tt.alpn, cert, time.Now, identity.Proxy)
-		c := tls.Client(m.dialStream(), cfg)
-		if err := c.Handshake(); err != nil {
+		cfg := identity.PinnedTLS(auth.Pin(), clustertest.Name, tt.alpn, cert, time.Now, identity.Proxy)
+		conn := tls.Client(port.dialStream(), cfg)
+		if err := conn.Handshake(); err != nil {
 			t.Fatal(err)
 		}
-		io.Copy(io.Discard, c) // until the server closes
-		if got := <-m.served; got.by != tt.by || got.from != streamAddr || got.peer.Name == "" {
+		io.Copy(io.Discard, conn) // until the server closes
+		if got := <-port.served; got.by != tt.by || got.from != streamAddr || got.peer.Name == "" {
 			t.Errorf("%s: got %+v, want a verified peer from %s", tt.alpn, got, streamAddr)
 		}
-		c.Close()
+		conn.Close()
 	}
-	cfg := identity.PinnedTLS(a.Pin(), clustertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth)
-	c := tls.Client(m.dialStream(), cfg)
-	if err := c.Handshake(); err != nil {
+	cfg := identity.PinnedTLS(auth.Pin(), clustertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth)
+	conn := tls.Client(port.dialStream(), cfg)
+	if err := conn.Handshake(); err != nil {
 		t.Errorf("auth: got %v, want it passed through", err)
 	}
-	c.Close()
-	m.stop()
-	if got := m.mux.Counters().WebSocket.Load(); got != 3 {
+	conn.Close()
+	port.stop()
+	if got := port.mux.Counters().WebSocket.Load(); got != 3 {
 		t.Errorf("got %d counted, want 3", got)
 	}
 }
@@ -67,8 +67,8 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 // protocol is closed.
 func TestOtherProtocolsInsideAWebSocketAreRefused(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	m := startMux(t, a, openRules(t, a))
+	auth := proxytest.New(t)
+	port := startMux(t, auth, openRules(t, auth))
 	offer := func(alpn ...string) []byte {
 		return clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: alpn})
 	}
@@ -83,42 +83,42 @@ func TestOtherProtocolsInsideAWebSocketAreRefused(t *testing.T) {
 		"a PROXY header":                  []byte("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"),
 		"a stream that is closed at once": nil,
 	} {
-		c := m.dialStream()
+		conn := port.dialStream()
 		if first == nil {
-			c.Close()
+			conn.Close()
 			continue
 		}
-		go c.Write(first)
-		if b, err := io.ReadAll(c); len(b) != 0 || err != nil && err != io.ErrClosedPipe {
+		go conn.Write(first)
+		if b, err := io.ReadAll(conn); len(b) != 0 || err != nil && err != io.ErrClosedPipe {
 			t.Errorf("%s: got %q, %v, want it closed", name, b, err)
 		}
-		c.Close()
+		conn.Close()
 	}
-	m.stop()
-	if len(m.served) != 0 {
-		t.Errorf("got %+v served, want nothing served", <-m.served)
+	port.stop()
+	if len(port.served) != 0 {
+		t.Errorf("got %+v served, want nothing served", <-port.served)
 	}
 }
 
 // A stream inside a WebSocket has the same deadline of 10 s as a connection. Silence is not taken for SSH.
 func TestAStallInsideAWebSocketTimesOut(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	trust := openRules(t, a)
+	auth := proxytest.New(t)
+	trust := openRules(t, auth)
 	for name, first := range map[string][]byte{"silence": nil, "half a ClientHello": {22, 3, 1, 2}} {
 		synctest.Test(t, func(t *testing.T) {
-			m := startMux(t, a, trust)
-			c, start := m.dialStream(), time.Now()
+			port := startMux(t, auth, trust)
+			conn, start := port.dialStream(), time.Now()
 			if first != nil {
-				c.Write(first)
+				conn.Write(first)
 			}
-			io.Copy(io.Discard, c)
+			io.Copy(io.Discard, conn)
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%s: got closed after %s, want 10s", name, took)
 			}
-			c.Close()
-			m.stop()
-			if got := m.mux.Counters().TimedOut.Load(); got != 1 {
+			conn.Close()
+			port.stop()
+			if got := port.mux.Counters().TimedOut.Load(); got != 1 {
 				t.Errorf("%s: got %d timed out, want 1", name, got)
 			}
 		})

@@ -12,10 +12,10 @@ import (
 // The least version is TLS 1.3 for threshold-* protocols and TLS 1.2 for browsers.
 func TestOldVersionsOfTLSAreRefused(t *testing.T) {
 	t.Parallel()
-	a := proxytest.New(t)
-	m := startMux(t, a, openRules(t, a))
-	user := a.UserCertificate(a.User("alice@example.com"), nil)
-	node := a.MachineCertificate(a.Machine(identity.Node, "web-1", nil), nil)
+	auth := proxytest.New(t)
+	port := startMux(t, auth, openRules(t, auth))
+	user := auth.UserCertificate(auth.User("alice@example.com"), nil)
+	node := auth.MachineCertificate(auth.Machine(identity.Node, "web-1", nil), nil)
 	for _, tt := range []struct {
 		name    string
 		alpn    []string
@@ -32,7 +32,7 @@ func TestOldVersionsOfTLSAreRefused(t *testing.T) {
 		{"a node", []string{identity.ALPNTunnel}, node, tls.VersionTLS13, true},
 		{"a node", []string{identity.ALPNTunnel}, node, tls.VersionTLS12, false},
 	} {
-		err := m.handshake(&tls.Config{
+		err := port.handshake(&tls.Config{
 			NextProtos:   tt.alpn,
 			Certificates: certs(tt.cert),
 			MinVersion:   tls.VersionTLS10,
@@ -46,5 +46,5 @@ func TestOldVersionsOfTLSAreRefused(t *testing.T) {
 			t.Errorf("%s with %s: got %v, want an error about the version", tt.name, version, err)
 		}
 	}
-	m.stop()
+	port.stop()
 }

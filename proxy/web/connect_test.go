@@ -101,20 +101,20 @@ func forwarded(lines ...string) http.Header { return http.Header{"X-Forwarded-Fo
 // The messages of a WebSocket, in both directions, become one byte stream with the address of the client.
 func TestAWebSocketBecomesAByteStream(t *testing.T) {
 	t.Parallel()
-	b := newBalancedServer(t, unchanged)
-	c, _, err := b.dial(t, forwarded("203.0.113.9"))
+	balanced := newBalancedServer(t, unchanged)
+	c, _, err := balanced.dial(t, forwarded("203.0.113.9"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.CloseNow()
-	got := <-b.streams
+	got := <-balanced.streams
 	defer got.stream.Close()
 	if from, at := got.stream.RemoteAddr(), got.stream.LocalAddr(); from.String() != "203.0.113.9:0" ||
-		at.String() != b.addr {
-		t.Errorf("got a stream from %s to %s, want it from the client to %s", from, at, b.addr)
+		at.String() != balanced.addr {
+		t.Errorf("got a stream from %s to %s, want it from the client to %s", from, at, balanced.addr)
 	}
-	if got.outer.LocalAddr().String() != b.addr {
-		t.Errorf("got the outer connection to %s, want %s", got.outer.LocalAddr(), b.addr)
+	if got.outer.LocalAddr().String() != balanced.addr {
+		t.Errorf("got the outer connection to %s, want %s", got.outer.LocalAddr(), balanced.addr)
 	}
 	for _, part := range []string{"hello ", "", "world"} {
 		if err := c.Write(t.Context(), websocket.MessageBinary, []byte(part)); err != nil {
@@ -154,8 +154,8 @@ func TestWhoMayNotOpenAWebSocket(t *testing.T) {
 		{"a proxy with the transport TLS", tlsTransport, http.Header{}, http.StatusNotFound},
 		{"a proxy without Connect", noConnect, http.Header{}, http.StatusNotFound},
 	} {
-		b := newBalancedServer(t, tt.change)
-		c, resp, err := b.dial(t, tt.header)
+		balanced := newBalancedServer(t, tt.change)
+		c, resp, err := balanced.dial(t, tt.header)
 		if err == nil {
 			c.CloseNow()
 			t.Fatalf("%s: got accepted, want refused", tt.name)
@@ -164,8 +164,8 @@ func TestWhoMayNotOpenAWebSocket(t *testing.T) {
 			t.Errorf("%s: got %v, want %d", tt.name, err, tt.want)
 		}
 	}
-	b := newBalancedServer(t, unchanged)
-	if resp := b.get(t, dial.ConnectPath, nil); resp.StatusCode != http.StatusUpgradeRequired {
+	balanced := newBalancedServer(t, unchanged)
+	if resp := balanced.get(t, dial.ConnectPath, nil); resp.StatusCode != http.StatusUpgradeRequired {
 		t.Errorf("got %d without an upgrade, want %d", resp.StatusCode, http.StatusUpgradeRequired)
 	}
 }
@@ -221,10 +221,10 @@ func TestXForwardedForIsBelievedOnlyFromBalancers(t *testing.T) {
 		{"other headers", unchanged, others, "127.0.0.1"},
 		{"a peer that is not listed", otherBalancer, forwarded("203.0.113.9"), "127.0.0.1"},
 	} {
-		b := newBalancedServer(t, tt.change)
-		b.get(t, loginPath, tt.header)
+		balanced := newBalancedServer(t, tt.change)
+		balanced.get(t, loginPath, tt.header)
 		select {
-		case got := <-b.began:
+		case got := <-balanced.began:
 			if got.From != tt.want {
 				t.Errorf("%s: got from %s, want %s", tt.name, got.From, tt.want)
 			}

@@ -18,8 +18,12 @@ const headlessPath = "/login/headless?handle=sealed"
 
 // headlessSite is a testSite whose auth service knows one headless login.
 func headlessSite(t *testing.T) *testSite {
-	s := newTestSite(t)
-	machine := &authrpc.Headless{From: "203.0.113.9", Code: "WDJB-MJHT", Expires: s.now.Add(10 * time.Minute)}
+	site := newTestSite(t)
+	machine := &authrpc.Headless{
+		From:    "203.0.113.9",
+		Code:    "WDJB-MJHT",
+		Expires: site.now.Add(10 * time.Minute),
+	}
 	begin := func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		switch {
 		case r.Handle != "sealed":
@@ -28,17 +32,17 @@ func headlessSite(t *testing.T) *testSite {
 		case !r.Confirmed:
 			return authrpc.BeginLoginResponse{Headless: machine}, nil
 		}
-		return s.begin(r)
+		return site.begin(r)
 	}
-	clustertest.Answer(s.Cluster, authrpc.BeginLogin, begin)
+	clustertest.Answer(site.Cluster, authrpc.BeginLogin, begin)
 	finish := func(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
-		res, err := s.finish(r)
+		res, err := site.finish(r)
 		res.Headless = machine
 		return res, err
 	}
-	clustertest.Answer(s.Cluster, authrpc.FinishOIDC, finish)
-	s.redirect = ""
-	return s
+	clustertest.Answer(site.Cluster, authrpc.FinishOIDC, finish)
+	site.redirect = ""
+	return site
 }
 
 func TestAHeadlessLoginIsConfirmedAndApproved(t *testing.T) {

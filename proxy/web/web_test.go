@@ -53,27 +53,27 @@ type testSite struct {
 // prove of the site.
 func newTestSite(t *testing.T) *testSite {
 	t.Helper()
-	s := &testSite{Auth: proxytest.New(t), t: t, redirect: callback, now: time.Now()}
-	client := s.Client()
-	s.srv = httptest.NewUnstartedServer(nil)
-	s.srv.EnableHTTP2 = true
-	host := s.srv.Listener.Addr().String()
+	site := &testSite{Auth: proxytest.New(t), t: t, redirect: callback, now: time.Now()}
+	client := site.Client()
+	site.srv = httptest.NewUnstartedServer(nil)
+	site.srv.EnableHTTP2 = true
+	host := site.srv.Listener.Addr().String()
 	pages := web.New(web.Config{
 		Auth:    client,
 		Public:  []string{"Proxy.Example.com:443", host},
 		Cluster: clustertest.Name,
-		Pin:     s.Pin(),
+		Pin:     site.Pin(),
 		Version: "v1",
-		Now:     func() time.Time { return s.now },
+		Now:     func() time.Time { return site.now },
 		Log:     proxytest.Log(),
 	})
-	s.srv.Config.Handler = pages.Handler()
-	s.srv.StartTLS()
-	t.Cleanup(func() { s.srv.Close(); client.Close() })
-	clustertest.Answer(s.Cluster, authrpc.BeginLogin, s.begin)
-	clustertest.Answer(s.Cluster, authrpc.FinishOIDC, s.finish)
-	clustertest.Answer(s.Cluster, authrpc.ProveFactor, s.prove)
-	return s
+	site.srv.Config.Handler = pages.Handler()
+	site.srv.StartTLS()
+	t.Cleanup(func() { site.srv.Close(); client.Close() })
+	clustertest.Answer(site.Cluster, authrpc.BeginLogin, site.begin)
+	clustertest.Answer(site.Cluster, authrpc.FinishOIDC, site.finish)
+	clustertest.Answer(site.Cluster, authrpc.ProveFactor, site.prove)
+	return site
 }
 
 func (s *testSite) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
@@ -279,15 +279,15 @@ func attribute(n *html.Node, key string) string {
 }
 
 // checkHeaders checks that an answer has all security headers and that its policy allows no script.
-func checkHeaders(t *testing.T, a response) {
+func checkHeaders(t *testing.T, answer response) {
 	t.Helper()
-	policy := a.Header.Get("Content-Security-Policy")
+	policy := answer.Header.Get("Content-Security-Policy")
 	for _, want := range []string{
 		"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'",
 		"form-action 'self' http://127.0.0.1:*",
 	} {
 		if !strings.Contains(policy, want) {
-			t.Errorf("%s: got policy %q, want %q in it", a.Request.URL, policy, want)
+			t.Errorf("%s: got policy %q, want %q in it", answer.Request.URL, policy, want)
 		}
 	}
 	if strings.Contains(policy, "unsafe") || strings.Contains(policy, "script-src") {
@@ -301,8 +301,8 @@ func checkHeaders(t *testing.T, a response) {
 		"Cache-Control":             "no-store",
 		"X-Frame-Options":           "DENY",
 	} {
-		if got := a.Header.Get(key); got != want {
-			t.Errorf("%s: got %s %q, want %q", a.Request.URL, key, got, want)
+		if got := answer.Header.Get(key); got != want {
+			t.Errorf("%s: got %s %q, want %q", answer.Request.URL, key, got, want)
 		}
 	}
 }
@@ -344,24 +344,24 @@ func TestTheChosenLanguageIsPassedToTsh(t *testing.T) {
 // tsh, and the cookies are gone afterwards.
 func TestLoginRedirectsToTsh(t *testing.T) {
 	t.Parallel()
-	s := newTestSite(t)
-	b := s.identified("en")
-	a := b.get("/login/factor")
-	wantPage(t, a, 200, "Signed in as alice@example.com",
+	site := newTestSite(t)
+	client := site.identified("en")
+	answer := client.get("/login/factor")
+	wantPage(t, answer, 200, "Signed in as alice@example.com",
 		`name="code"`, `inputmode="numeric"`, `autocomplete="one-time-code"`, "autofocus")
-	if strings.Contains(a.body, `id="secret"`) {
+	if strings.Contains(answer.body, `id="secret"`) {
 		t.Error("got a secret on a page without enrolment")
 	}
-	wantPage(t, b.get("/login/factor"), 200, "alice@example.com") // a reload changes nothing
-	wantPage(t, b.code("000000"), 403, "the code is wrong or was used already", "wait for the next code",
+	wantPage(t, client.get("/login/factor"), 200, "alice@example.com") // a reload changes nothing
+	wantPage(t, client.code("000000"), 403, "the code is wrong or was used already", "wait for the next code",
 		`id="error"`, `role="alert"`, `name="code"`)
-	wantPage(t, b.code("999999"), 429, "too many wrong codes", `name="code"`)
-	wantPage(t, b.code("  "), 400, "six digits")
-	wantPage(t, b.code(strings.Repeat("1", 65)), 400, "six digits")
-	wantRedirect(t, b.code(" "+goodCode+" "), callback)
-	wantPage(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
-	got := s.began[0]
-	if got.PublicOrigin != s.srv.URL || got.From != "127.0.0.1" {
+	wantPage(t, client.code("999999"), 429, "too many wrong codes", `name="code"`)
+	wantPage(t, client.code("  "), 400, "six digits")
+	wantPage(t, client.code(strings.Repeat("1", 65)), 400, "six digits")
+	wantRedirect(t, client.code(" "+goodCode+" "), callback)
+	wantPage(t, client.get("/login/factor"), 410, "tsh login") // the cookies are gone
+	got := site.began[0]
+	if got.PublicOrigin != site.srv.URL || got.From != "127.0.0.1" {
 		t.Errorf("got begun with %+v, want this origin and address", got)
 	}
 	if got.Challenge != "abc" || got.State != "xyz" {
@@ -428,8 +428,8 @@ func TestCookiesAreStrict(t *testing.T) {
 // again. No code is accepted with them.
 func TestTamperedAndMissingCookies(t *testing.T) {
 	t.Parallel()
-	s, other := newTestSite(t), newTestSite(t)
-	u, _ := url.Parse(s.srv.URL)
+	site, other := newTestSite(t), newTestSite(t)
+	u, _ := url.Parse(site.srv.URL)
 	set := func(b *browser, name, value string) {
 		b.http.Jar.SetCookies(u, []*http.Cookie{{Name: name, Value: value, Path: "/", Secure: true}})
 	}
@@ -442,7 +442,7 @@ func TestTamperedAndMissingCookies(t *testing.T) {
 		return ""
 	}
 	const attempt, page = "__Host-threshold-login", "__Host-threshold-page"
-	foreign := value(&browser{s, other.identified("en").http, ""}, page)
+	foreign := value(&browser{site, other.identified("en").http, ""}, page)
 	for name, change := range map[string]func(*browser){
 		"the page's cookie altered": func(b *browser) {
 			other, sealed := "A", value(b, page)
@@ -458,17 +458,17 @@ func TestTamperedAndMissingCookies(t *testing.T) {
 		"no page":                           func(b *browser) { set(b, page, "") },
 		"too large":                         func(b *browser) { set(b, attempt, strings.Repeat("x", 5000)) },
 	} {
-		b := s.identified("en")
+		b := site.identified("en")
 		change(b)
-		a := b.get("/login/factor")
-		if a.StatusCode != http.StatusGone || !strings.Contains(a.body, "tsh login") {
-			t.Errorf("%s: got %d, want the advice to start again", name, a.StatusCode)
+		answer := b.get("/login/factor")
+		if answer.StatusCode != http.StatusGone || !strings.Contains(answer.body, "tsh login") {
+			t.Errorf("%s: got %d, want the advice to start again", name, answer.StatusCode)
 		}
-		if a := b.code(goodCode); a.StatusCode != http.StatusGone {
-			t.Errorf("%s: got %d for the code, want it refused", name, a.StatusCode)
+		if answer := b.code(goodCode); answer.StatusCode != http.StatusGone {
+			t.Errorf("%s: got %d for the code, want it refused", name, answer.StatusCode)
 		}
 	}
-	b := s.browser("en")
+	b := site.browser("en")
 	wantPage(t, b.get("/login/callback/corp?state=st&code=co"), 410, "no login in progress", "tsh login")
 	wantPage(t, b.get("/login/factor"), 410, "tsh login")
 	wantPage(t, b.code(goodCode), 410, "tsh login")
@@ -497,8 +497,8 @@ func TestTheProvidersRefusalIsShown(t *testing.T) {
 // with "Origin: null".
 func TestOtherSitesCannotPost(t *testing.T) {
 	t.Parallel()
-	s := newTestSite(t)
-	b := s.identified("en")
+	site := newTestSite(t)
+	client := site.identified("en")
 	for name, change := range map[string]func(*http.Request){
 		"cross-site": func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
 		"same-site":  func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-site") },
@@ -508,13 +508,13 @@ func TestOtherSitesCannotPost(t *testing.T) {
 		},
 		"our name over http": func(r *http.Request) {
 			r.Header.Del("Sec-Fetch-Site")
-			r.Header.Set("Origin", strings.Replace(s.srv.URL, "https:", "http:", 1))
+			r.Header.Set("Origin", strings.Replace(site.srv.URL, "https:", "http:", 1))
 		},
 		"no origin": func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "null") },
 	} {
-		a := b.post("/login/factor", url.Values{"code": {goodCode}}, change)
-		if a.StatusCode != http.StatusForbidden {
-			t.Errorf("%s: got %d, want it refused", name, a.StatusCode)
+		answer := client.post("/login/factor", url.Values{"code": {goodCode}}, change)
+		if answer.StatusCode != http.StatusForbidden {
+			t.Errorf("%s: got %d, want it refused", name, answer.StatusCode)
 		}
 	}
 	// Chromium sends this with a form of our own page when the referrer policy is no-referrer.
@@ -522,49 +522,49 @@ func TestOtherSitesCannotPost(t *testing.T) {
 		r.Header.Set("Sec-Fetch-Site", "same-origin")
 		r.Header.Set("Origin", "null")
 	}
-	wantRedirect(t, b.post("/login/factor", url.Values{"code": {goodCode}}, own), callback)
+	wantRedirect(t, client.post("/login/factor", url.Values{"code": {goodCode}}, own), callback)
 }
 
 // A login that another site opens in the same browser replaces the cookies. A code from the page of the
 // user's own login is not used for it.
 func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 	t.Parallel()
-	s := newTestSite(t)
+	site := newTestSite(t)
 	mine, logins := "", 0
 	finish := func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 		logins++
 		return authrpc.FinishOIDCResponse{
 			Attempt: strings.Repeat("identified ", logins),
 			Name:    "alice@example.com",
-			Expires: s.now.Add(time.Minute),
+			Expires: site.now.Add(time.Minute),
 		}, nil
 	}
-	clustertest.Answer(s.Cluster, authrpc.FinishOIDC, finish)
+	clustertest.Answer(site.Cluster, authrpc.FinishOIDC, finish)
 	proved := 0
 	prove := func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 		proved++
 		return authrpc.ProveFactorResponse{Redirect: callback}, nil
 	}
-	clustertest.Answer(s.Cluster, authrpc.ProveFactor, prove)
-	b := s.identified("en")
+	clustertest.Answer(site.Cluster, authrpc.ProveFactor, prove)
+	client := site.identified("en")
 	field := regexp.MustCompile(`name="attempt" value="([^"]+)"`)
-	page := b.get("/login/factor")
+	page := client.get("/login/factor")
 	if m := field.FindStringSubmatch(page.body); m != nil {
 		mine = m[1]
 	}
 	if mine == "" || strings.Contains(page.body, "identified") {
 		t.Fatalf("got %s, want the form to identify its login and not to reveal it", page.body)
 	}
-	b.get(loginPath)
-	b.get("/login/callback/corp?state=st&code=co")
-	a := b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil)
-	wantPage(t, a, 410, "belongs to another login", "tsh login")
+	client.get(loginPath)
+	client.get("/login/callback/corp?state=st&code=co")
+	answer := client.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil)
+	wantPage(t, answer, 410, "belongs to another login", "tsh login")
 	if proved != 0 {
 		t.Error("the code was used for another login")
 	}
-	second := field.FindStringSubmatch(b.get("/login/factor").body)[1]
-	a = b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {second}}, nil)
-	wantRedirect(t, a, callback)
+	second := field.FindStringSubmatch(client.get("/login/factor").body)[1]
+	answer = client.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {second}}, nil)
+	wantRedirect(t, answer, callback)
 	if proved != 1 {
 		t.Errorf("got %d codes checked, want the one of the page's own login", proved)
 	}
@@ -574,20 +574,21 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 // it on our pages.
 func TestForwardedHeadersFromBrowsersAreIgnored(t *testing.T) {
 	t.Parallel()
-	s := newTestSite(t)
-	b := s.browser("ko")
+	site := newTestSite(t)
+	client := site.browser("ko")
 	for _, path := range []string{loginPath, loginPath + "&lang=ko", loginPath} {
-		r, err := http.NewRequest(http.MethodGet, s.srv.URL+path, nil)
+		r, err := http.NewRequest(http.MethodGet, site.srv.URL+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, h := range []string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "True-Client-Ip"} {
 			r.Header.Set(h, "for=192.0.2.66")
 		}
-		b.do(r)
+		client.do(r)
 	}
 	for i, want := range []string{"", "ko", "ko"} {
-		if got := s.began[i]; got.From != "127.0.0.1" || got.Locale != want || got.PublicOrigin != s.srv.URL {
+		if got := site.began[i]; got.From != "127.0.0.1" || got.Locale != want ||
+			got.PublicOrigin != site.srv.URL {
 			t.Errorf("%d: got %+v, want it from 127.0.0.1 with locale %q", i, got, want)
 		}
 	}
@@ -709,17 +710,22 @@ func TestBothLanguages(t *testing.T) {
 		"fr;q=0.9,ko;q=0.5":        "ko",
 		strings.Repeat("ko,", 200): "en",
 	} {
-		s := newTestSite(t)
-		s.enrol, s.codes = true, []string{"one", "two"}
-		s.connectors = []authrpc.Connector{{Name: "a"}, {Name: "b"}}
-		b := s.browser(lang)
-		pages := []response{b.get("/"), b.get(loginPath), b.get("/nothing"), b.get("/login")}
-		s.connectors = nil
-		b = s.identified(lang)
-		pages = append(pages, b.get("/login/factor"), b.code("0"), b.code(goodCode))
-		s.enrol = false
-		b = s.identified(lang)
-		pages = append(pages, b.get("/login/factor"), b.get("/login/factor?with=recovery"))
+		site := newTestSite(t)
+		site.enrol, site.codes = true, []string{"one", "two"}
+		site.connectors = []authrpc.Connector{{Name: "a"}, {Name: "b"}}
+		client := site.browser(lang)
+		pages := []response{
+			client.get("/"),
+			client.get(loginPath),
+			client.get("/nothing"),
+			client.get("/login"),
+		}
+		site.connectors = nil
+		client = site.identified(lang)
+		pages = append(pages, client.get("/login/factor"), client.code("0"), client.code(goodCode))
+		site.enrol = false
+		client = site.identified(lang)
+		pages = append(pages, client.get("/login/factor"), client.get("/login/factor?with=recovery"))
 		for _, a := range pages {
 			if got := a.Header.Get("Content-Language"); got != want {
 				t.Errorf("%q: %s: got %q, want %q", lang, a.Request.URL.Path, got, want)
@@ -749,25 +755,25 @@ func TestTheChosenLanguageSurvivesTheProvider(t *testing.T) {
 // The ping document, the style sheet, the icon and robots.txt are served with their content types.
 func TestPingAssetsAndRobots(t *testing.T) {
 	t.Parallel()
-	s := newTestSite(t)
-	b := s.browser("en")
-	a := b.get(dial.PingPath)
+	site := newTestSite(t)
+	client := site.browser("en")
+	answer := client.get(dial.PingPath)
 	var ping dial.Ping
-	if err := json.Unmarshal([]byte(a.body), &ping); err != nil {
+	if err := json.Unmarshal([]byte(answer.body), &ping); err != nil {
 		t.Fatal(err)
 	}
-	if ping.Pin != s.Pin() || ping.Cluster != clustertest.Name || ping.Version != "v1" || ping.V != 1 {
+	if ping.Pin != site.Pin() || ping.Cluster != clustertest.Name || ping.Version != "v1" || ping.V != 1 {
 		t.Errorf("got %+v, want this cluster's", ping)
 	}
-	a = b.get("/assets/style.css")
-	if a.Header.Get("Content-Type") != "text/css; charset=utf-8" {
-		t.Errorf("got %q, want the style sheet", a.Header.Get("Content-Type"))
+	answer = client.get("/assets/style.css")
+	if answer.Header.Get("Content-Type") != "text/css; charset=utf-8" {
+		t.Errorf("got %q, want the style sheet", answer.Header.Get("Content-Type"))
 	}
-	wantPage(t, a, 200, "prefers-color-scheme: dark")
-	if a := b.get("/assets/icon.svg"); a.Header.Get("Content-Type") != "image/svg+xml" {
-		t.Errorf("got %q, want the icon", a.Header.Get("Content-Type"))
+	wantPage(t, answer, 200, "prefers-color-scheme: dark")
+	if answer := client.get("/assets/icon.svg"); answer.Header.Get("Content-Type") != "image/svg+xml" {
+		t.Errorf("got %q, want the icon", answer.Header.Get("Content-Type"))
 	}
-	wantPage(t, b.get("/robots.txt"), 200, "Disallow: /")
+	wantPage(t, client.get("/robots.txt"), 200, "Disallow: /")
 }
 
 // Texts from the auth service and from providers are escaped.
