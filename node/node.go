@@ -68,7 +68,7 @@ type Node struct {
 	cfg    Config
 	dialer *egress.Dialer
 
-	ready    *lifecycle.Readiness              // ready once the node has been attached to a proxy
+	ready    *lifecycle.Readiness              // ready when the node has been attached to a proxy
 	tunnels  atomic.Pointer[uplink.Tunnels]    // nil before the node is a member
 	identity atomic.Pointer[identity.Identity] // nil before the node is a member
 }

@@ -188,7 +188,7 @@ func (n *Node) join(ctx context.Context) (*member.Member, error) {
 	}
 }
 
-// sendEvents sends events to the auth service, and returns nil once it has stored them. If it cannot be
+// sendEvents sends events to the auth service, and returns nil when it has stored them. If it cannot be
 // reached at the current address, the error is a fault of kind Unavailable, and the next call tries the next
 // address.
 func sendEvents(ctx context.Context, membership *member.Member, batch []audit.Event) error {

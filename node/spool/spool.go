@@ -1,7 +1,7 @@
 // Package spool answers: which audit events has the auth service not confirmed yet?
 //
 // An event is one file, which is on disk before Record returns. Run sends the oldest ones and removes their
-// files once the auth service has stored them. An event that is sent twice does no harm: the auth service
+// files when the auth service has stored them. An event that is sent twice does no harm: the auth service
 // knows it by its id. The number of files is bounded, so that a user who is refused again and again cannot
 // fill the disk. Half of it is reserved for sessions, so that refusals cannot keep sessions from starting.
 package spool
@@ -44,7 +44,7 @@ const fileSuffix = ".json"
 type Config struct {
 	// Dir is the directory of the files. Open creates it with mode 0700 if it is missing.
 	Dir string
-	// Send returns nil once the auth service has stored all of these events. A fault of kind Invalid means
+	// Send returns nil when the auth service has stored all of these events. A fault of kind Invalid means
 	// that it will never accept them; after any other error they are sent again.
 	Send func(context.Context, []audit.Event) error
 	Now  func() time.Time
@@ -84,7 +84,7 @@ func Open(cfg Config) (*Spool, error) {
 	return s, nil
 }
 
-// Record gives the event a random id, and returns nil once the event is safe on disk. It does not wait until
+// Record gives the event a random id, and returns nil when the event is safe on disk. It does not wait until
 // the event is sent. The error is a fault of kind Exhausted if too many events wait or the disk is full, a
 // fault of kind Internal if the disk cannot be written, or any error for an event that Event.Check refuses.
 func (s *Spool) Record(event audit.Event) error {

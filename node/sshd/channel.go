@@ -180,7 +180,7 @@ func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 //
 //   - A further program on the channel is only refused: the first one goes on.
 //   - The client of a subsystem closes the connection when it reads the refusal. So the message is sent first,
-//     and the refusal once the client has read it.
+//     and the refusal when the client has read it.
 //   - OpenSSH prints a line of its own after a refused exec or shell request. So the request succeeds, and
 //     the "program" prints why and exits with refusedStatus.
 func (s *sessionChannel) refuseProgram(r *ssh.Request, err error) {
@@ -204,7 +204,7 @@ func (s *sessionChannel) refuseProgram(r *ssh.Request, err error) {
 	}
 }
 
-// awaitClient returns once the client has processed what it was sent so far, or after refusalWait: clients
+// awaitClient returns when the client has processed what it was sent so far, or after refusalWait: clients
 // process messages in order, so its answer to a keepalive comes after that. OpenSSH ends as soon as it reads
 // the refusal of a subsystem, and does not print a message that arrived at the same moment.
 func (s *sessionChannel) awaitClient() {
@@ -267,7 +267,7 @@ func (s *sessionChannel) requestTerminal(r *ssh.Request) error {
 	}
 	if s.decided || s.terminal != nil {
 		const msg = "this session has a terminal, or its program was requested already"
-		return fault.New(fault.Conflict, "node", msg, "request the terminal once, before the program")
+		return fault.New(fault.Conflict, "node", msg, "request one terminal, before the program")
 	}
 	s.terminal = &req
 	s.messages.rawTerminal = true
@@ -291,7 +291,7 @@ func (s *sessionChannel) changeWindow(r *ssh.Request) error {
 }
 
 // setVariable sets an environment variable of the program that will start (RFC 4254 section 6.4). It refuses
-// variables that process.Env does not accept from clients, and all of them once the program was requested.
+// variables that process.Env does not accept from clients, and all of them after the program was requested.
 func (s *sessionChannel) setVariable(r *ssh.Request) error {
 	var variable struct{ Name, Value string }
 	if err := ssh.Unmarshal(r.Payload, &variable); err != nil {

@@ -17,7 +17,7 @@ type drainState struct {
 	stopReason *endReason    // what clients are told; never changes
 
 	mu    sync.Mutex               // guards conns, and the closing of draining and drained
-	conns map[*connection]struct{} // connections that are logged in; none is added once draining is closed
+	conns map[*connection]struct{} // connections that are logged in; none is added after draining is closed
 }
 
 // newDrainState returns the state of a server that serves.
@@ -69,7 +69,7 @@ func (s *Server) isDraining() bool {
 	}
 }
 
-// register adds a connection that is logged in. It reports false, and adds nothing, once the server drains.
+// register adds a connection that is logged in. It reports false, and adds nothing, if the server drains.
 func (s *Server) register(c *connection) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -94,11 +94,11 @@ func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 	}
 	var late []ssh.NewChannel
 	for range 5 {
-		visitor, err := net.Dial("tcp", loopbackFor("", port))
+		conn, err := net.Dial("tcp", loopbackFor("", port))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer visitor.Close()
+		defer conn.Close()
 		late = append(late, receive(t, "a channel", opens))
 	}
 	expire, done := f.drain()

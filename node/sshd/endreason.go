@@ -57,7 +57,7 @@ func (c *connection) end(ctx context.Context, reason *endReason, endSessions con
 		"cause", reason.cause, "reason", fault.Message(reason.err))
 	c.mu.Lock()
 	c.endReason = reason         // from now on no program starts, so that the list below is complete
-	var reported []chan struct{} // each is closed once the client was told how a program ended
+	var reported []chan struct{} // each is closed when the client was told how a program ended
 	for p := range c.live {
 		reported = append(reported, p.reported)
 	}

@@ -81,7 +81,7 @@ func (c *connection) reauthorizeForward(direction forward.Direction) error {
 }
 
 // auditForward records that something is forwarded to or from the target, allowed by the rule. It returns nil
-// once the event is safe on disk.
+// when the event is safe on disk.
 func (c *connection) auditForward(direction forward.Direction, target, rule string) error {
 	event := c.newEvent(audit.ForwardStarted, rule)
 	event.Fields = map[string]string{

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// firstOfferTimeout bounds two waits: that for a place among the handshakes, and then that for the
-	// client's first offer of a key.
+	// firstOfferTimeout bounds the wait for a place among the handshakes. Then it bounds the handshake until
+	// the client has first tried to log in.
 	firstOfferTimeout = 10 * time.Second
-	// handshakeTimeout bounds the handshake from its start, once a first key was offered. A person may have
-	// to touch a security key meanwhile.
+	// handshakeTimeout bounds the whole handshake of a client that has tried to log in. Its user may have to
+	// touch a security key meanwhile.
 	handshakeTimeout = 30 * time.Second
 )
 
@@ -78,7 +78,7 @@ func (s *Server) handshake(
 
 // sshConfig returns the configuration of one handshake: the current host certificate, and the callbacks that
 // decide about the client's keys. x/crypto calls them in this order: PublicKeyCallback for each key that is
-// offered, and VerifiedPublicKeyCallback once the client has signed with one. The error is that there is no
+// offered, and VerifiedPublicKeyCallback after the client has signed with one. The error is that there is no
 // host certificate.
 func (s *Server) sshConfig(attempt *loginAttempt) (*ssh.ServerConfig, error) {
 	host, err := s.cfg.HostSigner()

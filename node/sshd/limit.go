@@ -85,7 +85,7 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 func (c *connection) watch(ctx context.Context) *endReason {
 	timer := time.NewTimer(0) // fires at once, for the limits at the start
 	defer timer.Stop()
-	draining := c.srv.draining // nil once the node drains: from a nil channel nothing is received
+	draining := c.srv.draining // nil while the node drains: from a nil channel nothing is received
 	warned := ""               // the cause of the last warning; empty while more than warnBefore is left
 	for {
 		select {

@@ -36,7 +36,7 @@ type program struct {
 	account     account.Account  // as whom it runs; set by admit
 	process     *process.Process // set by start
 
-	// reported is closed once the client was told how the program ended, or if it never ran. Set by admit.
+	// reported is closed when the client was told how the program ended, or if it never ran. Set by admit.
 	reported chan struct{}
 }
 

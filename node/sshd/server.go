@@ -45,7 +45,7 @@ type Config struct {
 	HostSigner func() (ssh.Signer, error)
 	// Rules returns the rules in force, or nil while there are none.
 	Rules func() *rules.Trust
-	// Audit records an event. It returns nil once the event is safe on disk, and an error if it is not:
+	// Audit records an event. It returns nil when the event is safe on disk, and an error if it is not:
 	// sessions and forwards then do not start.
 	Audit func(audit.Event) error
 	// Accounts are the accounts that sessions may run as.

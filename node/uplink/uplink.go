@@ -105,13 +105,13 @@ func (t *Tunnels) keepTunnel(ctx context.Context, firstAddr int) {
 		switch {
 		case connected:
 			pause = redial.pause(ended)
-			t.cfg.Log.Warn("tunnel ended", "proxy", addr, "retry_in", pause)
+			t.cfg.Log.Warn("tunnel ended", "address", addr, "retry_in", pause)
 		case errors.Is(err, errSpare):
 			pause = redial.pause(spare)
 		default:
 			pause = redial.pause(failed)
-			t.cfg.Log.Warn("no tunnel",
-				"proxy", addr, "err", err, "remedy", fault.Remedy(err), "retry_in", pause)
+			t.cfg.Log.Warn("the tunnel could not be connected",
+				"address", addr, "err", err, "remedy", fault.Remedy(err), "retry_in", pause)
 		}
 		if !backoff.Sleep(ctx, pause) {
 			return
@@ -203,7 +203,7 @@ func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 		defer cancel() // forwardRules returns when the tunnel has ended: then the streams must end too
 		t.forwardRules(ctx, up)
 	})
-	// mu guards stopping. Once stopping is set, nothing is added to streams: streams.Wait may have begun.
+	// mu guards stopping. After stopping is set, nothing is added to streams: streams.Wait may have begun.
 	var mu sync.Mutex
 	stopping := false
 	acceptEnded := make(chan struct{})

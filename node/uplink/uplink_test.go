@@ -69,7 +69,7 @@ func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 	}{
 		{"a proxy of another cluster", foreign, time.Now, fault.Denied},
 		{"a node of this cluster", node, time.Now, fault.Unavailable},
-		{"a proxy that does not speak the tunnel protocol", http2, time.Now, fault.Unavailable},
+		{"a proxy that does not offer the tunnel protocol", http2, time.Now, fault.Unavailable},
 		{"a proxy by a clock 10 minutes behind", good, behind, fault.Expired},
 		{"an address without a listener", "127.0.0.1:1", time.Now, fault.Unavailable},
 	} {
