@@ -80,11 +80,11 @@ func isWholeName(node authrpc.NodeInfo, name, cluster string) bool {
 	return node.Name == name || node.Name+"."+cluster == name
 }
 
-// pickNode returns the one node that the user means by name. nodes are all nodes that match name; a node
-// whose whole name it is goes before nodes whose first label it is. pickNode returns a NotFound fault if
-// there is no node, a Conflict fault that lists the names if there are several, an Invalid fault for a name
-// from the auth service that is not valid, and an Unavailable fault that wraps errOffline if the node is
-// offline.
+// pickNode returns the one of nodes that the user means by name. Every one of nodes matches name: by its
+// whole name, its first label or its id. A match by the whole name takes precedence. pickNode returns a
+// NotFound fault if nodes is empty, a Conflict fault that lists the names if several match, an Invalid fault
+// if the auth service sent a node name that is not valid, and an Unavailable fault that wraps errOffline if
+// the node is offline.
 func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrpc.NodeInfo, error) {
 	for _, node := range nodes {
 		if isWholeName(node, name, cluster) {

@@ -78,6 +78,7 @@ func (s *session) run(ctx context.Context, command string) error {
 	}
 	s.remote = remote
 	if s.tty != nil {
+		// Without raw mode, keys reach the program a line at a time: that is no reason to give up.
 		if restore, err := terminal.MakeRaw(s.tty); err == nil {
 			defer restore()
 		}

@@ -49,12 +49,12 @@ func (o *sshOptions) applyOptions(options []string) error {
 }
 
 // applyOption sets the fields of o for one option. name is in lower case. It returns an Invalid fault for an
-// option that tsh does not support. A comment says where a flag of tsh ssh goes before the option.
+// option that tsh does not support. A comment marks each case where a flag takes precedence.
 func (o *sshOptions) applyOption(name, value string) error {
 	yes, no := strings.EqualFold(value, "yes"), strings.EqualFold(value, "no")
 	switch name {
 	case "user":
-		if o.login == "" { // -l goes before User
+		if o.login == "" { // -l takes precedence
 			o.login = value
 		}
 	case "forwardagent":
@@ -64,7 +64,7 @@ func (o *sshOptions) applyOption(name, value string) error {
 		case "yes", "force":
 			o.tty = true
 		case "no":
-			o.noTTY = !o.tty // -t goes before RequestTTY=no
+			o.noTTY = !o.tty // -t takes precedence
 		}
 	case "setenv":
 		o.env = append(o.env, value)

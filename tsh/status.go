@@ -111,7 +111,7 @@ func (a *app) loginState(info profile.Info) string {
 	return "valid"
 }
 
-// writeStatuses writes the logins with an empty line between them.
+// writeStatuses writes the logins to w as text, with an empty line between two of them.
 func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
 	for i, login := range list {
 		if i > 0 {

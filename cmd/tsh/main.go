@@ -22,7 +22,7 @@ const gcPercent = 400
 // main runs one command of package tsh and ends the process with its exit code. SIGINT and SIGTERM end the
 // command's context; tsh ssh also sends them on to the remote program.
 func main() {
-	if os.Getenv("GOGC") == "" { // the user's own setting goes before gcPercent
+	if os.Getenv("GOGC") == "" { // the user's own setting takes precedence
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

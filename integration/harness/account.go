@@ -33,7 +33,7 @@ func MakeAccount(t testing.TB, prefix string) *user.User {
 	return u
 }
 
-// removeOrphans removes the accounts that test runs created whose processes have ended.
+// removeOrphans removes the accounts of test runs that have ended. It finds them by accountComment.
 func removeOrphans(t testing.TB) {
 	t.Helper()
 	all, err := exec.Command("getent", "passwd").Output()

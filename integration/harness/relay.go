@@ -21,11 +21,12 @@ const (
 // Relay relays connections to a server with a delay, and counts the round trips for which the clients wait.
 // It works in user space, so it needs no privileges. It delays the start of a connection as TCP would.
 //
-// The count follows what depends on what, not the clock. Every chunk of data has a number: the round trips
-// that had to end before it could be answered. A client may send a chunk because of anything that it has
-// received, on any connection, so the chunk's number is one more than the highest number that has reached a
-// client. A server answers what it has received on the same connection, so its chunk has the highest number
-// that has reached the server on that connection. The count is the highest number that has reached a client.
+// The count follows what depends on what, not the clock. Every chunk of data has a number: how many round
+// trips have ended when a client has received it or, if a client sent it, the answer to it. A client may send
+// a chunk because of anything that it has received, on any connection, so the chunk's number is one more than
+// the highest number that has reached a client. A server answers what it has received on the same connection,
+// so its chunk has the highest number that has reached the server on that connection. The count is the
+// highest number that has reached a client.
 //
 // If a client or server pauses, a chunk that does not depend on another one may be sent after that one has
 // arrived, and the count is too high; it is never too low. So choose a delay much longer than the pauses of
@@ -38,14 +39,14 @@ type Relay struct {
 	listener net.Listener
 	tasks    sync.WaitGroup
 
-	mu      sync.Mutex            // guards the next fields, and relayedConn.known
-	known   int                   // the highest number that has reached a client
-	resets  int                   // calls of Reset
-	conns   int                   // connections since the last Reset
-	open    map[net.Conn]struct{} // what close has to close
-	flights []Flight
-	start   time.Time // of the recording: StartRelay or the last Reset
-	closed  bool
+	mu            sync.Mutex            // guards the next fields, and relayedConn.reachedServer
+	reachedClient int                   // the highest number that has reached a client: the count
+	resets        int                   // calls of Reset
+	conns         int                   // connections since the last Reset
+	open          map[net.Conn]struct{} // what close has to close
+	flights       []Flight
+	start         time.Time // of the recording: StartRelay or the last Reset
+	closed        bool
 }
 
 // Flight is what one side of a connection sent without waiting for the other side.
@@ -83,14 +84,14 @@ func (r *Relay) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.resets++
-	r.known, r.conns, r.flights, r.start = 0, 0, nil, time.Now()
+	r.reachedClient, r.conns, r.flights, r.start = 0, 0, nil, time.Now()
 }
 
 // Trips is the number of round trips for which clients have waited so far, including TCP's handshake.
 func (r *Relay) Trips() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.known
+	return r.reachedClient
 }
 
 // Flights are the recorded flights, in the order of arrival.
@@ -153,7 +154,7 @@ func (r *Relay) accept() {
 		r.mu.Lock()
 		r.conns++
 		conn := &relayedConn{relay: r, id: r.conns, reset: r.resets}
-		known := r.known
+		known := r.reachedClient
 		r.mu.Unlock()
 		r.tasks.Go(func() { conn.run(client, known) })
 	}
@@ -161,15 +162,15 @@ func (r *Relay) accept() {
 
 // relayedConn is one connection of a client, and the connection to the server behind it.
 type relayedConn struct {
-	relay *Relay
-	id    int // Flight.Conn
-	reset int // relay.resets at its start; it is not counted after a later reset
-	known int // the highest number that has reached the server; relay.mu guards it
+	relay         *Relay
+	id            int // Flight.Conn
+	reset         int // relay.resets at its start; it is not counted after a later reset
+	reachedServer int // the highest number that has reached the server; relay.mu guards it
 }
 
-// run relays one connection until it ends. known is relay.known when the client connected. The client's
-// system has finished the TCP handshake with the relay at once; run delays everything by the time that a
-// handshake with the server would have taken.
+// run relays one connection until it ends. known is relay.reachedClient at the time when the client
+// connected. The client's system has finished the TCP handshake with the relay at once; run delays everything
+// by the time that a handshake with the server would have taken.
 func (c *relayedConn) run(client net.Conn, known int) {
 	r := c.relay
 	defer r.drop(client)
@@ -179,9 +180,9 @@ func (c *relayedConn) run(client net.Conn, known int) {
 	wait(2 * r.half) // for SYN and SYN-ACK
 	r.mu.Lock()
 	if c.reset == r.resets {
-		r.known = max(r.known, known+1) // the handshake was the first round trip
+		r.reachedClient = max(r.reachedClient, known+1) // the handshake was the first round trip
 	}
-	c.known = known + 2 // with the client's ACK: a greeting of the server ends one round trip more
+	c.reachedServer = known + 2 // with the client's ACK: a greeting of the server ends one round trip more
 	r.mu.Unlock()
 	toServer, toClient := make(chan chunk, relayQueue), make(chan chunk, relayQueue)
 	var tasks sync.WaitGroup
@@ -279,9 +280,9 @@ func (c *relayedConn) stamp(sender direction) int {
 	c.relay.mu.Lock()
 	defer c.relay.mu.Unlock()
 	if sender == fromClient {
-		return c.relay.known + 1
+		return c.relay.reachedClient + 1
 	}
-	return c.known
+	return c.reachedServer
 }
 
 // arrived counts a chunk and records it, as a new flight or as a part of the last one. write calls it just
@@ -302,10 +303,10 @@ func (c *relayedConn) arrived(arriving chunk, sender direction) {
 		Trips:      arriving.trips,
 	}
 	if sender == fromClient {
-		c.known = max(c.known, arriving.trips)
+		c.reachedServer = max(c.reachedServer, arriving.trips)
 		flight.Trips-- // its round trip has not ended yet
 	} else {
-		r.known = max(r.known, arriving.trips)
+		r.reachedClient = max(r.reachedClient, arriving.trips)
 	}
 	if n := len(r.flights); n > 0 {
 		last := &r.flights[n-1]

@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// keepaliveEvery is the interval of keepalives, and keepaliveMissed the number of intervals after which a
-	// connection is closed whose other side has stopped answering: 45 s.
+	// keepaliveEvery is the interval of keepalives. If the other side has stopped answering, the connection
+	// is closed after keepaliveMissed intervals: 45 s.
 	keepaliveEvery  = 15 * time.Second
 	keepaliveMissed = 3
 	// MaxMessage bounds, in bytes, what is kept of each message of a node: banner, end notice and refusal.
