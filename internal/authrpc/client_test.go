@@ -39,7 +39,7 @@ type testServer struct {
 // newTestServer serves calls as if each came from caller.
 func newTestServer(t *testing.T, caller authrpc.Caller) *testServer {
 	t.Helper()
-	s := &testServer{Server: authrpc.NewServer(
+	server := &testServer{Server: authrpc.NewServer(
 		func(*http.Request) (authrpc.Caller, error) { return caller, nil },
 		slog.New(slog.DiscardHandler),
 	)}
@@ -53,13 +53,13 @@ func newTestServer(t *testing.T, caller authrpc.Caller) *testServer {
 		t.Fatal(err)
 	}
 	l := testnet.Listen(testnet.ListenAddr)
-	web := &http.Server{Handler: s, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	web := &http.Server{Handler: server, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	served := make(chan error, 1)
 	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 	go func() { served <- web.Serve(tls.NewListener(l, cfg)) }()
-	s.client = authrpc.NewClientWithDialer(
+	server.client = authrpc.NewClientWithDialer(
 		dialerFunc(func(ctx context.Context) (*tls.Conn, error) {
-			s.dials.Add(1)
+			server.dials.Add(1)
 			conn, err := l.DialContext(ctx, "tcp", "")
 			if err != nil {
 				return nil, err
@@ -70,11 +70,11 @@ func newTestServer(t *testing.T, caller authrpc.Caller) *testServer {
 		testnet.ListenAddr, &tls.Config{},
 	)
 	t.Cleanup(func() {
-		s.client.Close()
+		server.client.Close()
 		web.Close()
 		<-served
 	})
-	return s
+	return server
 }
 
 type dialerFunc func(context.Context) (*tls.Conn, error)
@@ -104,30 +104,30 @@ func (s *testServer) whoAmI(t *testing.T) (authrpc.WhoAmIResponse, error) {
 }
 
 func TestCallReturnsTheResponse(t *testing.T) {
-	s := newTestServer(t, caller(identity.User))
-	s.handleWhoAmI(authrpc.WhoAmIResponse{Logins: []identity.Login{"root"}}, nil)
+	server := newTestServer(t, caller(identity.User))
+	server.handleWhoAmI(authrpc.WhoAmIResponse{Logins: []identity.Login{"root"}}, nil)
 	for range 2 {
-		if res, err := s.whoAmI(t); err != nil || len(res.Logins) != 1 || res.Logins[0] != "root" {
+		if res, err := server.whoAmI(t); err != nil || len(res.Logins) != 1 || res.Logins[0] != "root" {
 			t.Errorf("got %+v, %v, want the login root", res, err)
 		}
 	}
-	if got := s.dials.Load(); got != 1 {
+	if got := server.dials.Load(); got != 1 {
 		t.Errorf("got %d connections for two calls, want one", got)
 	}
-	s.client.Close()
-	if _, err := s.whoAmI(t); err != nil || s.dials.Load() != 2 {
-		t.Errorf("got %v and %d connections after Close, want a new connection", err, s.dials.Load())
+	server.client.Close()
+	if _, err := server.whoAmI(t); err != nil || server.dials.Load() != 2 {
+		t.Errorf("got %v and %d connections after Close, want a new connection", err, server.dials.Load())
 	}
 }
 
 func TestCallReturnsTheFaultOfTheServer(t *testing.T) {
-	s := newTestServer(t, caller(identity.User))
+	server := newTestServer(t, caller(identity.User))
 	cause := errors.New("a secret of the server")
-	s.handleWhoAmI(
+	server.handleWhoAmI(
 		authrpc.WhoAmIResponse{},
 		fault.Wrap(cause, fault.Conflict, "op", "it was changed", "read it again"),
 	)
-	_, err := s.whoAmI(t)
+	_, err := server.whoAmI(t)
 	if !fault.Is(err, fault.Conflict) || fault.Message(err) != "it was changed" ||
 		fault.Remedy(err) != "read it again" {
 		t.Errorf("got %v, want the fault of the server", err)
@@ -141,21 +141,21 @@ func TestCallReturnsTheFaultOfTheServer(t *testing.T) {
 // returns the error of its context.
 func TestACallWithoutDeadlineEndsAfterHalfAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestServer(t, caller(identity.User))
-		authrpc.Handle(s.Server, authrpc.WhoAmI, func(
+		server := newTestServer(t, caller(identity.User))
+		authrpc.Handle(server.Server, authrpc.WhoAmI, func(
 			ctx context.Context, _ authrpc.Caller, _ authrpc.WhoAmIRequest,
 		) (authrpc.WhoAmIResponse, error) {
 			<-ctx.Done()
 			return authrpc.WhoAmIResponse{}, ctx.Err()
 		})
 		start := time.Now()
-		_, err := s.whoAmI(t)
+		_, err := server.whoAmI(t)
 		if took := time.Since(start); !fault.Is(err, fault.Unavailable) || took != 30*time.Second {
 			t.Errorf("got %v after %s, want unavailable after 30s", err, took)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err = authrpc.Call(ctx, s.client, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
+		_, err = authrpc.Call(ctx, server.client, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v from a call that was cancelled, want context.Canceled", err)
 		}
@@ -201,10 +201,10 @@ func TestStream(t *testing.T) {
 		"the client fails at the second": {3, nil, 2, 2, stopped},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newTestServer(t, caller(identity.Proxy))
-			s.watchRules(tt.sent, tt.err)
+			server := newTestServer(t, caller(identity.Proxy))
+			server.watchRules(tt.sent, tt.err)
 			seen := 0
-			err := authrpc.Stream(t.Context(), s.client, authrpc.WatchRules, authrpc.WatchRulesRequest{},
+			err := authrpc.Stream(t.Context(), server.client, authrpc.WatchRules, authrpc.WatchRulesRequest{},
 				func(authrpc.RulesUpdate) error {
 					if seen++; seen == tt.stopAt {
 						return stop
@@ -221,8 +221,8 @@ func TestStream(t *testing.T) {
 // When the client cancels, both ends return: Stream with the context's error, and the server's function
 // because its context ends.
 func TestAStreamEndsWithItsContext(t *testing.T) {
-	s := newTestServer(t, caller(identity.Proxy))
-	authrpc.HandleStream(s.Server, authrpc.WatchRules, func(
+	server := newTestServer(t, caller(identity.Proxy))
+	authrpc.HandleStream(server.Server, authrpc.WatchRules, func(
 		ctx context.Context,
 		_ authrpc.Caller,
 		_ authrpc.WatchRulesRequest,
@@ -233,7 +233,7 @@ func TestAStreamEndsWithItsContext(t *testing.T) {
 		return err
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	err := authrpc.Stream(ctx, s.client, authrpc.WatchRules, authrpc.WatchRulesRequest{},
+	err := authrpc.Stream(ctx, server.client, authrpc.WatchRules, authrpc.WatchRulesRequest{},
 		func(authrpc.RulesUpdate) error {
 			cancel()
 			return nil

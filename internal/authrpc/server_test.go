@@ -24,13 +24,17 @@ func serve[Req, Res any](
 ) (status int, refusal *fault.Error, log string) {
 	t.Helper()
 	var out bytes.Buffer
-	s := authrpc.NewServer(
+	server := authrpc.NewServer(
 		func(*http.Request) (authrpc.Caller, error) { return c, nil },
 		slog.New(slog.NewTextHandler(&out, nil)),
 	)
-	authrpc.Handle(s, r, func(context.Context, authrpc.Caller, Req) (res Res, err error) { return res, nil })
+	authrpc.Handle(
+		server,
+		r,
+		func(context.Context, authrpc.Caller, Req) (res Res, err error) { return res, nil },
+	)
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, r.Path(), strings.NewReader(body)))
+	server.ServeHTTP(w, httptest.NewRequest(http.MethodPost, r.Path(), strings.NewReader(body)))
 	if w.Code != http.StatusOK {
 		refusal = fault.Decode(w.Body.Bytes())
 	}
@@ -133,11 +137,11 @@ func TestRequestBodies(t *testing.T) {
 // Another method or path than those of a registered route gets an HTTP error.
 func TestOnlyPOSTOfAKnownPathIsServed(t *testing.T) {
 	t.Parallel()
-	s := authrpc.NewServer(
+	server := authrpc.NewServer(
 		func(*http.Request) (authrpc.Caller, error) { return caller(identity.User), nil },
 		slog.New(slog.DiscardHandler),
 	)
-	authrpc.Handle(s, authrpc.WhoAmI,
+	authrpc.Handle(server, authrpc.WhoAmI,
 		func(context.Context, authrpc.Caller, authrpc.WhoAmIRequest) (res authrpc.WhoAmIResponse, err error) {
 			return res, nil
 		})
@@ -152,7 +156,7 @@ func TestOnlyPOSTOfAKnownPathIsServed(t *testing.T) {
 		{http.MethodPost, "/v1/nodes/list", http.StatusNotFound}, // not given to Handle
 	} {
 		w := httptest.NewRecorder()
-		s.ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, strings.NewReader("{}")))
+		server.ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, strings.NewReader("{}")))
 		if w.Code != tt.want {
 			t.Errorf("%s %s: got %d, want %d", tt.method, tt.path, w.Code, tt.want)
 		}
@@ -163,17 +167,17 @@ func TestOnlyPOSTOfAKnownPathIsServed(t *testing.T) {
 func TestTheCauseOfAnErrorIsLoggedAndNotSent(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	s := authrpc.NewServer(
+	server := authrpc.NewServer(
 		func(*http.Request) (c authrpc.Caller, err error) { return c, errors.New("the disk of auth-1") },
 		slog.New(slog.NewTextHandler(&log, nil)),
 	)
-	authrpc.Handle(s, authrpc.WhoAmI,
+	authrpc.Handle(server, authrpc.WhoAmI,
 		func(context.Context, authrpc.Caller, authrpc.WhoAmIRequest) (res authrpc.WhoAmIResponse, err error) {
 			t.Error("got the handler called for a caller who is not known")
 			return res, nil
 		})
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, authrpc.WhoAmI.Path(), strings.NewReader("{}")))
+	server.ServeHTTP(w, httptest.NewRequest(http.MethodPost, authrpc.WhoAmI.Path(), strings.NewReader("{}")))
 	var sent fault.Error
 	if err := json.Unmarshal(w.Body.Bytes(), &sent); err != nil || w.Code != 500 ||
 		sent.Kind != fault.Internal {
@@ -201,12 +205,12 @@ func TestAnonymousRefusalsDoNotFillTheLog(t *testing.T) {
 		var log bytes.Buffer
 		c := caller(kind)
 		c.Proxy = "edge"
-		s := authrpc.NewServer(
+		server := authrpc.NewServer(
 			func(*http.Request) (authrpc.Caller, error) { return c, nil },
 			slog.New(slog.NewTextHandler(&log, nil)),
 		)
 		// A proxy is refused before the handler is called: it may not call this route.
-		authrpc.Handle(s, authrpc.RedeemLogin, func(
+		authrpc.Handle(server, authrpc.RedeemLogin, func(
 			context.Context, authrpc.Caller, authrpc.RedeemLoginRequest,
 		) (res authrpc.RedeemLoginResponse, err error) {
 			return res, fault.New(fault.Denied, "test", "no", "stop")
@@ -214,7 +218,7 @@ func TestAnonymousRefusalsDoNotFillTheLog(t *testing.T) {
 		const calls = 1000
 		for range calls {
 			r := httptest.NewRequest(http.MethodPost, authrpc.RedeemLogin.Path(), strings.NewReader("{}"))
-			s.ServeHTTP(httptest.NewRecorder(), r)
+			server.ServeHTTP(httptest.NewRecorder(), r)
 		}
 		if !strings.Contains(log.String(), "from=192.0.2.7:40022 proxy=edge") {
 			t.Errorf("%s: got %.200q, want the client's address and the proxy", kind, log.String())

@@ -41,52 +41,52 @@ func (w *recordingConn) Write(b []byte) (int, error) {
 // What is written between Hold and the last Release leaves by one write.
 func TestHeldWritesLeaveInOnePiece(t *testing.T) {
 	t.Parallel()
-	var w recordingConn
-	u := coalesce.UnderTLS(&w)
+	var network recordingConn
+	transport := coalesce.UnderTLS(&network)
 	write := func(s string) {
 		t.Helper()
-		if n, err := io.WriteString(u, s); n != len(s) || err != nil {
+		if n, err := io.WriteString(transport, s); n != len(s) || err != nil {
 			t.Fatalf("got %d, %v, want %d", n, err, len(s))
 		}
 	}
 	write("a")
-	u.Hold()
+	transport.Hold()
 	write("b")
-	u.Hold() // by a second holder
+	transport.Hold() // by a second holder
 	write("c")
-	if err := u.Release(); err != nil || len(w.writes) != 1 {
-		t.Fatalf("got %v, %v with one holder left, want nothing more written", w.writes, err)
+	if err := transport.Release(); err != nil || len(network.writes) != 1 {
+		t.Fatalf("got %v, %v with one holder left, want nothing more written", network.writes, err)
 	}
 	write("d")
-	if err := u.Release(); err != nil {
+	if err := transport.Release(); err != nil {
 		t.Fatal(err)
 	}
 	write("e")
-	if got := w.all.String(); got != "abcde" || !slices.Equal(w.writes, []int{1, 3, 1}) {
-		t.Errorf("got %q in writes of %v, want abcde in 1, 3, 1", got, w.writes)
+	if got := network.all.String(); got != "abcde" || !slices.Equal(network.writes, []int{1, 3, 1}) {
+		t.Errorf("got %q in writes of %v, want abcde in 1, 3, 1", got, network.writes)
 	}
 }
 
 // Held bytes beyond the limit leave before Release, in order and in bounded pieces.
 func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
 	t.Parallel()
-	var w recordingConn
-	u := coalesce.UnderTLS(&w)
+	var network recordingConn
+	transport := coalesce.UnderTLS(&network)
 	want := make([]byte, 1<<20)
 	_, _ = rand.Read(want)
-	u.Hold()
+	transport.Hold()
 	for part := range slices.Chunk(want, 16<<10) {
-		if _, err := u.Write(part); err != nil {
+		if _, err := transport.Write(part); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := u.Release(); err != nil {
+	if err := transport.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(w.all.Bytes(), want) || slices.Max(w.writes) > 64<<10 {
+	if !bytes.Equal(network.all.Bytes(), want) || slices.Max(network.writes) > 64<<10 {
 		t.Errorf(
 			"got %d bytes in writes of up to %d, want all of them in pieces",
-			w.all.Len(), slices.Max(w.writes),
+			network.all.Len(), slices.Max(network.writes),
 		)
 	}
 }
@@ -94,19 +94,19 @@ func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
 // After a failed write a part of a record may have left, so nothing may follow it.
 func TestAFailedWriteIsTheLast(t *testing.T) {
 	t.Parallel()
-	w := recordingConn{err: errors.New("gone")}
-	u := coalesce.UnderTLS(&w)
-	u.Hold()
-	if _, err := u.Write([]byte("a")); err != nil {
+	network := recordingConn{err: errors.New("gone")}
+	transport := coalesce.UnderTLS(&network)
+	transport.Hold()
+	if _, err := transport.Write([]byte("a")); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.Release(); !errors.Is(err, w.err) {
+	if err := transport.Release(); !errors.Is(err, network.err) {
 		t.Errorf("got %v, want the error of the held write", err)
 	}
-	cause := w.err
-	w.err = nil
-	if _, err := u.Write([]byte("b")); !errors.Is(err, cause) || len(w.writes) != 0 {
-		t.Errorf("got %v and %v written, want the same error and nothing", err, w.writes)
+	cause := network.err
+	network.err = nil
+	if _, err := transport.Write([]byte("b")); !errors.Is(err, cause) || len(network.writes) != 0 {
+		t.Errorf("got %v and %v written, want the same error and nothing", err, network.writes)
 	}
 }
 
@@ -192,24 +192,24 @@ func TestOtherConnectionsAreUnchanged(t *testing.T) {
 // After JoinPackets, a piece of 4096 bytes waits for the next one and leaves with it. Others leave at once.
 func TestPacketsAreJoinedAfterTheHandshake(t *testing.T) {
 	t.Parallel()
-	var w recordingConn
-	p := coalesce.NewSSHConn(&w)
+	var network recordingConn
+	conn := coalesce.NewSSHConn(&network)
 	first, second := make([]byte, 4096), make([]byte, 28_000)
 	write := func(b []byte) {
 		t.Helper()
-		if n, err := p.Write(b); n != len(b) || err != nil {
+		if n, err := conn.Write(b); n != len(b) || err != nil {
 			t.Fatalf("got %d, %v, want %d", n, err, len(b))
 		}
 	}
 	write(first) // a packet of the handshake may have this length
-	p.JoinPackets()
+	conn.JoinPackets()
 	write(first[:100])
 	write(first)
 	write(second)
 	write(first[:36])
 	write(first)
 	write(first)
-	if want := []int{4096, 100, 32_096, 36, 8192}; !slices.Equal(w.writes, want) {
-		t.Errorf("got writes of %v, want %v", w.writes, want)
+	if want := []int{4096, 100, 32_096, 36, 8192}; !slices.Equal(network.writes, want) {
+		t.Errorf("got writes of %v, want %v", network.writes, want)
 	}
 }

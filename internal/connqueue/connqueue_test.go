@@ -21,45 +21,45 @@ func isClosed(t *testing.T, far net.Conn) bool {
 func TestAcceptYieldsWhatWasPut(t *testing.T) {
 	t.Parallel()
 	addr := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}
-	l := connqueue.New(addr)
+	listener := connqueue.New(addr)
 	near, far := net.Pipe()
 	defer far.Close()
 	put := make(chan struct{})
 	go func() {
 		defer close(put)
-		l.Put(t.Context(), near)
+		listener.Put(t.Context(), near)
 	}()
-	got, err := l.Accept()
+	got, err := listener.Accept()
 	if err != nil || got != near {
 		t.Fatalf("got %v, %v, want the connection that was put", got, err)
 	}
 	<-put
 	got.Close()
-	if l.Addr() != net.Addr(addr) {
-		t.Errorf("got address %v, want %v", l.Addr(), addr)
+	if listener.Addr() != net.Addr(addr) {
+		t.Errorf("got address %v, want %v", listener.Addr(), addr)
 	}
 }
 
 // Put closes a connection if the listener is closed or the context ends before Accept takes it.
 func TestConnectionsThatNobodyAcceptsAreClosed(t *testing.T) {
 	t.Parallel()
-	l := connqueue.New(nil)
+	listener := connqueue.New(nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	near, far := net.Pipe()
-	l.Put(ctx, near)
+	listener.Put(ctx, near)
 	if !isClosed(t, far) {
 		t.Error("its context had ended: the connection is still open")
 	}
-	if err := errors.Join(l.Close(), l.Close()); err != nil {
+	if err := errors.Join(listener.Close(), listener.Close()); err != nil {
 		t.Errorf("closing twice: got %v, want nil", err)
 	}
 	near, far = net.Pipe()
-	l.Put(t.Context(), near)
+	listener.Put(t.Context(), near)
 	if !isClosed(t, far) {
 		t.Error("the listener was closed: the connection is still open")
 	}
-	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want net.ErrClosed", err)
 	}
 }

@@ -105,15 +105,15 @@ func TestHealthListensOnLoopbackOnly(t *testing.T) {
 // always.
 func TestReadyMeansEveryPartWorks(t *testing.T) {
 	t.Parallel()
-	var h daemon.Health
-	l := testnet.Listen("127.0.0.1:3080")
-	client := &http.Client{Transport: &http.Transport{DialContext: l.DialContext}}
+	var health daemon.Health
+	listener := testnet.Listen("127.0.0.1:3080")
+	client := &http.Client{Transport: &http.Transport{DialContext: listener.DialContext}}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- h.Serve(ctx, l, quiet) }()
+	go func() { served <- health.Serve(ctx, listener, quiet) }()
 	var broken error
-	h.Add("auth", func(context.Context) error { return nil })
-	h.Add("proxy", func(context.Context) error { return broken })
+	health.Add("auth", func(context.Context) error { return nil })
+	health.Add("proxy", func(context.Context) error { return broken })
 	breakProxy := func() { broken = fault.New(fault.Unavailable, "x", "auth cannot be reached", "y") }
 
 	for _, tt := range []struct {
@@ -123,12 +123,12 @@ func TestReadyMeansEveryPartWorks(t *testing.T) {
 		says string
 	}{
 		{"before all parts are added", func() {}, 503, `"ready":false`},
-		{"once they are", h.Started, 200,
+		{"once they are", health.Started, 200,
 			`{"ready":true,"stopping":false,"parts":[{"name":"auth","ready":true},{"name":"proxy","ready":true}]}`},
 		{"when a part cannot work", breakProxy, 503,
 			`{"name":"proxy","ready":false,"reason":"auth cannot be reached"}`},
 		{"when it works again", func() { broken = nil }, 200, `"ready":true`},
-		{"while the program stops", h.Stopping, 503, `"stopping":true`},
+		{"while the program stops", health.Stopping, 503, `"stopping":true`},
 	} {
 		tt.do()
 		code, body := get(t, client, "/readyz")
@@ -213,10 +213,10 @@ func TestAMissingServiceManagerIsAWarning(t *testing.T) {
 func TestTheWatchdogIsFedWhilePartsAnswer(t *testing.T) {
 	c := notifySocket(t)
 	t.Setenv("WATCHDOG_USEC", "30000")
-	var h daemon.Health
+	var health daemon.Health
 	hang, hung := make(chan struct{}), make(chan struct{})
 	checks := 0
-	h.Add("part", func(ctx context.Context) error {
+	health.Add("part", func(ctx context.Context) error {
 		switch checks++; checks {
 		case 1:
 			return errors.New("not ready, but alive")
@@ -233,7 +233,7 @@ func TestTheWatchdogIsFedWhilePartsAnswer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	m := daemon.NewServiceManager(quiet)
-	go func() { ended <- m.FeedWatchdog(ctx, &h) }()
+	go func() { ended <- m.FeedWatchdog(ctx, &health) }()
 	for range 2 {
 		if got := readNotification(t, c); got != "WATCHDOG=1" {
 			t.Errorf("got %q, want the watchdog fed", got)

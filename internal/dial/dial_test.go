@@ -85,7 +85,7 @@ func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
 	t.Parallel()
 	near, far := connPair(t)
 	raw := &countingConn{Conn: near}
-	c := dial.Client(raw, dial.Request{Node: "web-1"})
+	conn := dial.Client(raw, dial.Request{Node: "web-1"})
 	done := make(chan error, 1)
 	go func() {
 		req, err := dial.ReadRequest(far)
@@ -104,14 +104,14 @@ func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
 		}
 		done <- err
 	}()
-	if n, err := c.Write([]byte("hello")); n != 5 || err != nil {
+	if n, err := conn.Write([]byte("hello")); n != 5 || err != nil {
 		t.Fatalf("got %d, %v, want 5 bytes written", n, err)
 	}
 	if raw.writes != 1 {
 		t.Errorf("got %d writes, want request and first bytes in one", raw.writes)
 	}
 	got := make([]byte, 5)
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "hello" {
 		t.Errorf("got %q, %v, want the reply stripped and hello", got, err)
 	}
 	if err := <-done; err != nil {
@@ -123,7 +123,7 @@ func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
 func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 	t.Parallel()
 	near, far := connPair(t)
-	c := dial.Client(near, dial.Request{Node: "web-9"})
+	conn := dial.Client(near, dial.Request{Node: "web-9"})
 	go func() {
 		_, _ = dial.ReadRequest(far)
 		_ = dial.WriteReply(
@@ -139,9 +139,9 @@ func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 		)
 		far.Close()
 	}()
-	c.Write(nil)
+	conn.Write(nil)
 	for range 2 { // the second Read returns it again
-		if _, err := c.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) ||
+		if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) ||
 			fault.Remedy(err) != "see: tsh ls" {
 			t.Errorf("got %v, want not found with its remedy", err)
 		}
@@ -151,13 +151,13 @@ func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 func TestClientWhenTheProxyClosesWithoutReply(t *testing.T) {
 	t.Parallel()
 	near, far := connPair(t)
-	c := dial.Client(near, dial.Request{Node: "web-1"})
+	conn := dial.Client(near, dial.Request{Node: "web-1"})
 	go func() {
 		_, _ = dial.ReadRequest(far)
 		far.Close()
 	}()
-	c.Write(nil)
-	if _, err := c.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
+	conn.Write(nil)
+	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want unavailable with a remedy", err)
 	}
 }

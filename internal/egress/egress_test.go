@@ -53,11 +53,11 @@ func (p *httpProxy) start(t *testing.T) *httpProxy {
 	}
 	p.handlers.Go(func() {
 		for {
-			c, err := p.Accept()
+			conn, err := p.Accept()
 			if err != nil {
 				return
 			}
-			p.handlers.Go(func() { defer c.Close(); p.serve(c) })
+			p.handlers.Go(func() { defer conn.Close(); p.serve(conn) })
 		}
 	})
 	t.Cleanup(func() { p.Close(); p.handlers.Wait() })
@@ -66,8 +66,8 @@ func (p *httpProxy) start(t *testing.T) *httpProxy {
 
 // serve answers one request for a tunnel: with reply if that is set, and otherwise by a tunnel to the address
 // to, or to an echo where there is none.
-func (p *httpProxy) serve(c net.Conn) {
-	r := bufio.NewReader(c)
+func (p *httpProxy) serve(conn net.Conn) {
+	r := bufio.NewReader(conn)
 	var head strings.Builder
 	for {
 		line, err := r.ReadString('\n')
@@ -82,12 +82,12 @@ func (p *httpProxy) serve(c net.Conn) {
 	p.requests = append(p.requests, head.String())
 	p.mu.Unlock()
 	if p.reply != "" {
-		io.WriteString(c, p.reply)
+		io.WriteString(conn, p.reply)
 		return
 	}
-	io.WriteString(c, "HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n"+p.early)
+	io.WriteString(conn, "HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n"+p.early)
 	if p.to == "" {
-		io.Copy(c, r)
+		io.Copy(conn, r)
 		return
 	}
 	up, err := net.Dial("tcp", p.to)
@@ -96,7 +96,7 @@ func (p *httpProxy) serve(c net.Conn) {
 	}
 	defer up.Close()
 	go func() { io.Copy(up, r); up.Close() }()
-	io.Copy(c, up)
+	io.Copy(conn, up)
 }
 
 func (p *httpProxy) requestHeads() []string {
@@ -114,21 +114,21 @@ func (p *httpProxy) url(user string) string {
 
 func newDialer(t *testing.T, cfg egress.Config) *egress.Dialer {
 	t.Helper()
-	d, err := egress.New(cfg)
+	dialer, err := egress.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	return dialer
 }
 
 // echo sends a text over a connection that echoes, and returns what came back.
-func echo(t *testing.T, c net.Conn, text string) string {
+func echo(t *testing.T, conn net.Conn, text string) string {
 	t.Helper()
-	if _, err := io.WriteString(c, text); err != nil {
+	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, len(text))
-	if _, err := io.ReadFull(c, b); err != nil {
+	if _, err := io.ReadFull(conn, b); err != nil {
 		t.Fatal(err)
 	}
 	return string(b)
@@ -138,13 +138,13 @@ func echo(t *testing.T, c net.Conn, text string) string {
 // read first, and then the tunnel works both ways.
 func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 	t.Parallel()
-	p := (&httpProxy{early: "first "}).start(t)
+	proxy := (&httpProxy{early: "first "}).start(t)
 	for _, tt := range []struct{ address, authorization string }{
-		{p.url(""), ""},
-		{p.Addr().String(), ""}, // http:// is assumed
-		{p.url("alice:p%40ss"), "Proxy-Authorization: Basic YWxpY2U6cEBzcw==\r\n"},
+		{proxy.url(""), ""},
+		{proxy.Addr().String(), ""}, // http:// is assumed
+		{proxy.url("alice:p%40ss"), "Proxy-Authorization: Basic YWxpY2U6cEBzcw==\r\n"},
 	} {
-		c, err := newDialer(
+		conn, err := newDialer(
 			t,
 			egress.Config{HTTPSProxy: tt.address},
 		).DialContext(t.Context(), "tcp", "access.example.com:443")
@@ -152,14 +152,14 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 			t.Fatal(err)
 		}
 		early := make([]byte, 6)
-		if _, err := io.ReadFull(c, early); err != nil || string(early) != "first " {
+		if _, err := io.ReadFull(conn, early); err != nil || string(early) != "first " {
 			t.Errorf("got %q, %v, want the first bytes of the tunnel", early, err)
 		}
-		if got := echo(t, c, "hello"); got != "hello" {
+		if got := echo(t, conn, "hello"); got != "hello" {
 			t.Errorf("got %q back, want hello", got)
 		}
-		c.Close()
-		heads := p.requestHeads()
+		conn.Close()
+		heads := proxy.requestHeads()
 		head := heads[len(heads)-1]
 		const want = "CONNECT access.example.com:443 HTTP/1.1\r\nHost: access.example.com:443\r\n"
 		if !strings.HasPrefix(head, want) || !strings.Contains(head, tt.authorization) ||
@@ -174,7 +174,7 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 // context.
 func TestWhichAddressesUseTheProxy(t *testing.T) {
 	t.Parallel()
-	p := (&httpProxy{reply: "HTTP/1.1 403 Forbidden\r\n\r\n"}).start(t)
+	proxy := (&httpProxy{reply: "HTTP/1.1 403 Forbidden\r\n\r\n"}).start(t)
 	here, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func TestWhichAddressesUseTheProxy(t *testing.T) {
 		}
 		_, err := newDialer(
 			t,
-			egress.Config{HTTPSProxy: p.url(""), NoProxy: tt.no},
+			egress.Config{HTTPSProxy: proxy.url(""), NoProxy: tt.no},
 		).DialContext(ctx, "tcp", tt.addr)
 		if got := fault.Is(err, fault.Denied); got != tt.proxied {
 			t.Errorf(
@@ -248,13 +248,13 @@ func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 			"is not an HTTP proxy"},
 		{"it hangs up", "", "HTTP/1.1 200 OK\r\nX-A", fault.Unavailable, "does not answer CONNECT"},
 	} {
-		p := (&httpProxy{reply: tt.reply}).start(t)
+		proxy := (&httpProxy{reply: tt.reply}).start(t)
 		_, err := newDialer(
 			t,
-			egress.Config{HTTPSProxy: p.url(tt.user)},
+			egress.Config{HTTPSProxy: proxy.url(tt.user)},
 		).DialContext(t.Context(), "tcp", "access.example.com:443")
 		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) ||
-			!strings.Contains(fault.Message(err), p.Addr().String()) ||
+			!strings.Contains(fault.Message(err), proxy.Addr().String()) ||
 			fault.Remedy(err) == "" {
 			t.Errorf(
 				"%s: got %v (%s), want %s with %q, the proxy and what to do",
@@ -352,16 +352,16 @@ const innerALPN = "threshold-dial"
 // ping document, and runs a TLS server that echoes inside each WebSocket.
 func startBalancedProxy(t *testing.T, transport dial.Transport) *balancedProxy {
 	t.Helper()
-	s := &balancedProxy{transport: transport, keepAlive: egress.KeepAliveInterval}
+	balanced := &balancedProxy{transport: transport, keepAlive: egress.KeepAliveInterval}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+dial.PingPath, func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.pings++
-		json.NewEncoder(w).Encode(dial.Ping{V: 1, Transport: s.transport})
+		balanced.mu.Lock()
+		defer balanced.mu.Unlock()
+		balanced.pings++
+		json.NewEncoder(w).Encode(dial.Ping{V: 1, Transport: balanced.transport})
 	})
 	mux.HandleFunc("GET "+dial.ConnectPath, func(w http.ResponseWriter, r *http.Request) {
-		if s.transport != dial.WebSocket {
+		if balanced.transport != dial.WebSocket {
 			http.Error(w, "no WebSockets here", http.StatusForbidden)
 			return
 		}
@@ -370,19 +370,19 @@ func startBalancedProxy(t *testing.T, transport dial.Transport) *balancedProxy {
 			return
 		}
 		at := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(r.RemoteAddr))
-		s.handlers.Go(func() { s.echo(egress.NewStream(ws, at, at, s.keepAlive)) })
+		balanced.handlers.Go(func() { balanced.echo(egress.NewStream(ws, at, at, balanced.keepAlive)) })
 	})
-	s.Server = httptest.NewUnstartedServer(mux)
-	s.Config.ErrorLog = discard
-	s.StartTLS()
-	t.Cleanup(func() { s.Close(); s.handlers.Wait() })
-	return s
+	balanced.Server = httptest.NewUnstartedServer(mux)
+	balanced.Config.ErrorLog = discard
+	balanced.StartTLS()
+	t.Cleanup(func() { balanced.Close(); balanced.handlers.Wait() })
+	return balanced
 }
 
 // echo sends everything back, and "end" after the peer has closed its direction.
-func (s *balancedProxy) echo(c net.Conn) {
-	defer c.Close()
-	tc := tls.Server(c, &tls.Config{Certificates: s.TLS.Certificates, NextProtos: []string{innerALPN}})
+func (s *balancedProxy) echo(conn net.Conn) {
+	defer conn.Close()
+	tc := tls.Server(conn, &tls.Config{Certificates: s.TLS.Certificates, NextProtos: []string{innerALPN}})
 	if _, err := io.Copy(tc, tc); err == nil {
 		io.WriteString(tc, "end")
 		tc.CloseWrite()
@@ -413,31 +413,31 @@ func (s *balancedProxy) clientConfig() *tls.Config {
 // and through an HTTP proxy as well.
 func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 	t.Parallel()
-	s := startBalancedProxy(t, dial.WebSocket)
-	addr := s.Listener.Addr().String()
+	balanced := startBalancedProxy(t, dial.WebSocket)
+	addr := balanced.Listener.Addr().String()
 	corporate := (&httpProxy{to: addr}).start(t)
 	for _, tt := range []struct{ name, addr, proxy string }{
 		{"directly", addr, ""},
 		{"through an HTTP proxy", "access.example.com:443", corporate.url("alice:secret")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := newDialer(t, egress.Config{HTTPSProxy: tt.proxy})
-			d.SetTransport(tt.addr, dial.WebSocket)
-			c, err := d.DialTLS(t.Context(), tt.addr, s.clientConfig())
+			dialer := newDialer(t, egress.Config{HTTPSProxy: tt.proxy})
+			dialer.SetTransport(tt.addr, dial.WebSocket)
+			conn, err := dialer.DialTLS(t.Context(), tt.addr, balanced.clientConfig())
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close()
+			defer conn.Close()
 			big := strings.Repeat("0123456789abcdef", 64<<10) // 1 MiB
-			go io.WriteString(c, big)
+			go io.WriteString(conn, big)
 			got := make([]byte, len(big))
-			if _, err := io.ReadFull(c, got); err != nil || string(got) != big {
+			if _, err := io.ReadFull(conn, got); err != nil || string(got) != big {
 				t.Fatalf("got %d bytes, %v, want the same 1 MiB back", len(got), err)
 			}
-			if err := c.CloseWrite(); err != nil {
+			if err := conn.CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
-			if rest, err := io.ReadAll(c); err != nil || string(rest) != "end" {
+			if rest, err := io.ReadAll(conn); err != nil || string(rest) != "end" {
 				t.Errorf("got %q, %v after the half-close, want what the other end still says", rest, err)
 			}
 		})
@@ -448,22 +448,23 @@ func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 // not learn uses TLS.
 func TestThePingDocumentDecidesTheTransport(t *testing.T) {
 	t.Parallel()
-	s := startBalancedProxy(t, dial.WebSocket)
-	addr := s.Listener.Addr().String()
-	d := newDialer(t, egress.Config{LearnTransport: true})
+	balanced := startBalancedProxy(t, dial.WebSocket)
+	addr := balanced.Listener.Addr().String()
+	dialer := newDialer(t, egress.Config{LearnTransport: true})
 	for range 2 {
-		c, err := d.DialTLS(t.Context(), addr, s.clientConfig())
+		conn, err := dialer.DialTLS(t.Context(), addr, balanced.clientConfig())
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Close()
+		conn.Close()
 	}
-	if got := s.pingCount(); got != 1 {
+	if got := balanced.pingCount(); got != 1 {
 		t.Errorf("got %d pings, want one for both connections", got)
 	}
 	// Without a transport, TLS is used.
-	if c, err := newDialer(t, egress.Config{}).DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
-		c.Close()
+	byTLS := newDialer(t, egress.Config{})
+	if conn, err := byTLS.DialTLS(t.Context(), addr, balanced.clientConfig()); err == nil {
+		conn.Close()
 		t.Error("got a connection by a transport that was not set")
 	}
 }
@@ -471,32 +472,32 @@ func TestThePingDocumentDecidesTheTransport(t *testing.T) {
 // An administrator puts a balancer in front of a proxy, or takes it away.
 func TestAFailedConnectionLearnsTheTransportAgain(t *testing.T) {
 	t.Parallel()
-	s := startBalancedProxy(t, dial.WebSocket)
-	addr := s.Listener.Addr().String()
-	d := newDialer(t, egress.Config{LearnTransport: true})
-	d.SetTransport(addr, dial.TLS) // as it was
-	if _, err := d.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
+	balanced := startBalancedProxy(t, dial.WebSocket)
+	addr := balanced.Listener.Addr().String()
+	dialer := newDialer(t, egress.Config{LearnTransport: true})
+	dialer.SetTransport(addr, dial.TLS) // as it was
+	if _, err := dialer.DialTLS(t.Context(), addr, balanced.clientConfig()); err == nil {
 		t.Fatal("got a connection without the WebSocket")
 	}
-	c, err := d.DialTLS(t.Context(), addr, s.clientConfig())
+	conn, err := dialer.DialTLS(t.Context(), addr, balanced.clientConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Close()
+	conn.Close()
 
-	s.transport = dial.TLS
-	if _, err := d.DialTLS(t.Context(), addr, s.clientConfig()); !fault.Is(err, fault.Unavailable) ||
-		!strings.Contains(err.Error(), "403") {
+	balanced.transport = dial.TLS
+	_, err = dialer.DialTLS(t.Context(), addr, balanced.clientConfig())
+	if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "403") {
 		t.Errorf("got %v, want the refused WebSocket named", err)
 	}
-	before := s.pingCount()
-	d.DialTLS(t.Context(), addr, s.clientConfig())
-	if got := s.pingCount(); got != before+1 {
+	before := balanced.pingCount()
+	dialer.DialTLS(t.Context(), addr, balanced.clientConfig())
+	if got := balanced.pingCount(); got != before+1 {
 		t.Errorf("got %d pings, want one more", got-before)
 	}
 
-	s.Close()
-	if _, err := d.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
+	balanced.Close()
+	if _, err := dialer.DialTLS(t.Context(), addr, balanced.clientConfig()); err == nil {
 		t.Error("got a connection to a closed proxy")
 	}
 }
@@ -508,14 +509,14 @@ func TestAProxyWithoutAPingDocumentGetsTLS(t *testing.T) {
 	plain.Config.ErrorLog = discard
 	plain.StartTLS()
 	defer plain.Close()
-	c, err := newDialer(
+	conn, err := newDialer(
 		t,
 		egress.Config{LearnTransport: true},
 	).DialTLS(t.Context(), plain.Listener.Addr().String(), (&balancedProxy{}).clientConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Close()
+	conn.Close()
 }
 
 // A stream sends empty messages while it is open, and none after Close.
@@ -580,7 +581,7 @@ func TestAPassedStreamDeadlineIsErrDeadlineExceeded(t *testing.T) {
 func socketPair(t *testing.T) (near, far *websocket.Conn) {
 	t.Helper()
 	accepted := make(chan *websocket.Conn, 1)
-	l := testnet.Listen(testnet.ListenAddr)
+	listener := testnet.Listen(testnet.ListenAddr)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
@@ -589,8 +590,8 @@ func socketPair(t *testing.T) (near, far *websocket.Conn) {
 		accepted <- c
 	})}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	client := &http.Client{Transport: &http.Transport{DialContext: l.DialContext}}
+	go func() { served <- srv.Serve(listener) }()
+	client := &http.Client{Transport: &http.Transport{DialContext: listener.DialContext}}
 	near, _, err := websocket.Dial(t.Context(), "http://proxy.example",
 		&websocket.DialOptions{HTTPClient: client})
 	if err != nil {

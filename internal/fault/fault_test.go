@@ -23,8 +23,8 @@ func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
 			"ask for role ops",
 		),
 	)
-	p := fault.Public(err)
-	b, _ := json.Marshal(p)
+	public := fault.Public(err)
+	b, _ := json.Marshal(public)
 	if strings.Contains(string(b), "secret") {
 		t.Errorf("got %s, want no cause", b)
 	}

@@ -34,11 +34,11 @@ func TestABrowserKeepsCookiesSubmitsFormsAndStopsWhereItIsTold(t *testing.T) {
 	srv := httptest.NewTLSServer(mux)
 	defer srv.Close()
 
-	b := formbrowser.New(
+	browser := formbrowser.New(
 		srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
 		"http://127.0.0.1:1/",
 	)
-	page, err := b.Open(t.Context(), srv.URL)
+	page, err := browser.Open(t.Context(), srv.URL)
 	if err != nil {
 		t.Fatal(err)
 	}

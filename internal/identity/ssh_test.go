@@ -114,7 +114,7 @@ func TestVerifySSHUserReadsTheCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := identity.VerifySSHUser(
+	user, err := identity.VerifySSHUser(
 		onWire,
 		cluster,
 		[]ssh.PublicKey{plain(t, key('o').Public()), ca.PublicKey()},
@@ -124,14 +124,15 @@ func TestVerifySSHUserReadsTheCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.Name != "alice@example.com" || u.Serial != 42 ||
-		!slices.Equal(u.Logins, []identity.Login{"alice", "ubuntu"}) {
-		t.Errorf("got %+v, want alice with her logins and serial 42", u)
+	if user.Name != "alice@example.com" || user.Serial != 42 ||
+		!slices.Equal(user.Logins, []identity.Login{"alice", "ubuntu"}) {
+		t.Errorf("got %+v, want alice with her logins and serial 42", user)
 	}
-	if want := noon.Add(8 * time.Hour); !u.Expires.Equal(want) {
-		t.Errorf("got end %s, want the certificate's %s", u.Expires, want)
+	if want := noon.Add(8 * time.Hour); !user.Expires.Equal(want) {
+		t.Errorf("got end %s, want the certificate's %s", user.Expires, want)
 	}
-	if !u.HasLogin("alice") || u.HasLogin("Alice") || u.HasLogin("") || u.HasLogin("alice,ubuntu") {
+	if !user.HasLogin("alice") || user.HasLogin("Alice") || user.HasLogin("") ||
+		user.HasLogin("alice,ubuntu") {
 		t.Error("got a login that the certificate does not name, want exact matches only")
 	}
 }
@@ -327,7 +328,7 @@ func TestVerifySSHUserRefuses(t *testing.T) {
 			tampered(func(c *ssh.Certificate) { c.Signature.Format = ssh.KeyAlgoECDSA256 }), "signature"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			u, err := identity.VerifySSHUser(
+			user, err := identity.VerifySSHUser(
 				tc.key(t),
 				cluster,
 				[]ssh.PublicKey{plain(t, key('c').Public())},
@@ -335,13 +336,13 @@ func TestVerifySSHUserRefuses(t *testing.T) {
 				noon,
 			)
 			if err == nil {
-				t.Fatalf("got %+v, want a refusal", u)
+				t.Fatalf("got %+v, want a refusal", user)
 			}
 			if !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %q, want it to say %q", err, tc.want)
 			}
-			if len(u.Logins) != 0 || u.Name != "" {
-				t.Errorf("got %+v beside the error, want nothing", u)
+			if len(user.Logins) != 0 || user.Name != "" {
+				t.Errorf("got %+v beside the error, want nothing", user)
 			}
 		})
 	}
@@ -471,7 +472,7 @@ func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 	} {
 		c := userCert(t)
 		c.CriticalOptions = map[string]string{identity.SSHSourceAddress: tc.pin}
-		u, err := identity.VerifySSHUser(
+		user, err := identity.VerifySSHUser(
 			sign(t, c, ca),
 			cluster,
 			[]ssh.PublicKey{ca.PublicKey()},
@@ -482,8 +483,9 @@ func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 			t.Errorf("pin %s from %v: got %v, want accepted: %v", tc.pin, tc.from, err, tc.good)
 		}
 		if err == nil &&
-			(u.CheckSourceAddress(tc.from) != nil || u.CheckSourceAddress(tcp("203.0.113.1:1")) == nil) {
-			t.Errorf("pin %s: CheckFrom does not hold it afterwards", tc.pin)
+			(user.CheckSourceAddress(tc.from) != nil ||
+				user.CheckSourceAddress(tcp("203.0.113.1:1")) == nil) {
+			t.Errorf("pin %s: CheckSourceAddress does not hold it afterwards", tc.pin)
 		}
 	}
 }
@@ -555,10 +557,10 @@ func FuzzParsedSSHUser(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if u, err := identity.VerifySSHUser(k, cluster, []ssh.PublicKey{ca.PublicKey()}, tcp("192.0.2.1:9"),
-			noon); err == nil &&
-			!bytes.Equal(k.Marshal(), good) {
-			t.Errorf("got %+v of a certificate that was never signed", u)
+		from := tcp("192.0.2.1:9")
+		user, err := identity.VerifySSHUser(k, cluster, []ssh.PublicKey{ca.PublicKey()}, from, noon)
+		if err == nil && !bytes.Equal(k.Marshal(), good) {
+			t.Errorf("got %+v of a certificate that was never signed", user)
 		}
 	})
 }
@@ -592,17 +594,23 @@ func FuzzSignedSSHUser(f *testing.F) {
 		if ap, err := netip.ParseAddrPort(from); err == nil {
 			addr = net.TCPAddrFromAddrPort(ap)
 		}
-		u, err := identity.VerifySSHUser(sign(t, c, ca), cluster, []ssh.PublicKey{ca.PublicKey()}, addr, noon)
+		user, err := identity.VerifySSHUser(
+			sign(t, c, ca),
+			cluster,
+			[]ssh.PublicKey{ca.PublicKey()},
+			addr,
+			noon,
+		)
 		if err != nil {
 			return
 		}
-		if u.Kind != identity.User || u.Cluster != cluster || u.Check() != nil ||
-			identity.CheckLogin(u.Logins[0]) != nil ||
+		if user.Kind != identity.User || user.Cluster != cluster || user.Check() != nil ||
+			identity.CheckLogin(user.Logins[0]) != nil ||
 			len(id) > identity.MaxBytes {
-			t.Errorf("got %+v, want a user of the cluster with plain logins", u)
+			t.Errorf("got %+v, want a user of the cluster with plain logins", user)
 		}
-		if !u.Expires.After(noon) || u.Expires.After(noon.Add(identity.MaxLifetime+identity.Skew)) {
-			t.Errorf("got an end at %s, want one within a day", u.Expires)
+		if !user.Expires.After(noon) || user.Expires.After(noon.Add(identity.MaxLifetime+identity.Skew)) {
+			t.Errorf("got an end at %s, want one within a day", user.Expires)
 		}
 		if pin != "" && addr == nil {
 			t.Errorf("got a pinned user %q from nowhere", pin)

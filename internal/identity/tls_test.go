@@ -16,7 +16,7 @@ import (
 // serverOf is a TLS server's certificate for id, with the root at the end of the chain, as servers send it.
 func serverOf(
 	t *testing.T,
-	tr testAuthorities,
+	trusted testAuthorities,
 	by *issuer,
 	id identity.Identity,
 	change func(c *x509.Certificate),
@@ -28,7 +28,7 @@ func serverOf(
 	key := newKey(t, elliptic.P256())
 	leaf := create(t, tmpl, by, key)
 	return tls.Certificate{
-		Certificate: [][]byte{leaf.Raw, tr.services.cert.Raw, tr.root.cert.Raw},
+		Certificate: [][]byte{leaf.Raw, trusted.services.cert.Raw, trusted.root.cert.Raw},
 		PrivateKey:  key,
 	}
 }
@@ -63,12 +63,12 @@ func handshake(t *testing.T, client *tls.Config, server tls.Certificate, protos 
 // them differs.
 func TestPinnedTLS(t *testing.T) {
 	t.Parallel()
-	tr := newTestAuthorities(t)
+	trusted := newTestAuthorities(t)
 	auth := node()
 	auth.Kind, auth.Labels = identity.Auth, nil
 	same := func(*x509.Certificate) {}
-	good := serverOf(t, tr, tr.services, auth, same)
-	pin := identity.PinOf(tr.root.cert)
+	good := serverOf(t, trusted, trusted.services, auth, same)
+	pin := identity.PinOf(trusted.root.cert)
 	now := func() time.Time { return noon }
 	client := func(pin identity.Pin, cluster string, kinds ...identity.Kind) *tls.Config {
 		return identity.PinnedTLS(pin, cluster, identity.ALPNAuth, nil, now, kinds...)
@@ -82,24 +82,24 @@ func TestPinnedTLS(t *testing.T) {
 		server tls.Certificate
 		protos []string
 	}{
-		{"another pin", client(identity.PinOf(tr.foreign.cert), cluster, identity.Auth), good,
+		{"another pin", client(identity.PinOf(trusted.foreign.cert), cluster, identity.Auth), good,
 			[]string{identity.ALPNAuth}},
 		{"no pin", client(identity.Pin{}, cluster, identity.Auth), good, []string{identity.ALPNAuth}},
 		{"another cluster", client(pin, "other.example.com", identity.Auth), good,
 			[]string{identity.ALPNAuth}},
 		{"no kinds", client(pin, cluster), good, []string{identity.ALPNAuth}},
 		{"a node in auth's place", client(pin, cluster, identity.Auth),
-			serverOf(t, tr, tr.services, node(), same), []string{identity.ALPNAuth}},
+			serverOf(t, trusted, trusted.services, node(), same), []string{identity.ALPNAuth}},
 		{"a user in auth's place", client(pin, cluster, identity.Auth, identity.User),
-			serverOf(t, tr, tr.users, alice(), same), []string{identity.ALPNAuth}},
+			serverOf(t, trusted, trusted.users, alice(), same), []string{identity.ALPNAuth}},
 		{"a leaf of a foreign root", client(pin, cluster, identity.Auth),
-			serverOf(t, tr, tr.foreign, auth, same), []string{identity.ALPNAuth}},
+			serverOf(t, trusted, trusted.foreign, auth, same), []string{identity.ALPNAuth}},
 		{"a client's certificate", client(pin, cluster, identity.Auth),
-			serverOf(t, tr, tr.services, auth,
+			serverOf(t, trusted, trusted.services, auth,
 				func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }),
 			[]string{identity.ALPNAuth}},
 		{"an expired one", client(pin, cluster, identity.Auth),
-			serverOf(t, tr, tr.services, auth,
+			serverOf(t, trusted, trusted.services, auth,
 				func(c *x509.Certificate) {
 					c.NotBefore, c.NotAfter = noon.Add(-time.Hour),
 						noon
@@ -116,10 +116,10 @@ func TestPinnedTLS(t *testing.T) {
 // The error of a handshake says which pin was wanted, so that a client can explain it.
 func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
 	t.Parallel()
-	tr := newTestAuthorities(t)
+	trusted := newTestAuthorities(t)
 	auth := node()
 	auth.Kind, auth.Labels = identity.Auth, nil
-	foreign := identity.PinOf(tr.foreign.cert)
+	foreign := identity.PinOf(trusted.foreign.cert)
 	err := handshake(
 		t,
 		identity.PinnedTLS(
@@ -130,7 +130,7 @@ func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
 			func() time.Time { return noon },
 			identity.Auth,
 		),
-		serverOf(t, tr, tr.services, auth, func(*x509.Certificate) {}),
+		serverOf(t, trusted, trusted.services, auth, func(*x509.Certificate) {}),
 		identity.ALPNAuth,
 	)
 	var wrong *identity.PinError

@@ -133,25 +133,26 @@ func pool(is ...*issuer) *x509.CertPool {
 // the same Roots.
 func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 	t.Parallel()
-	tr := newTestAuthorities(t)
-	user := []*x509.Certificate{create(t, leafOf(t, alice()), tr.users, newKey(t, elliptic.P256()))}
-	p, err := tr.roots().VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon,
+	trusted := newTestAuthorities(t)
+	user := []*x509.Certificate{create(t, leafOf(t, alice()), trusted.users, newKey(t, elliptic.P256()))}
+	peer, err := trusted.roots().VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon,
 		identity.User, identity.Node)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.UserKey() != alice().UserKey() || !p.Expires.Equal(noon.Add(24*time.Hour)) || p.Cert != user[0] {
-		t.Errorf("got %+v, want alice until the certificate's end", p)
+	if peer.UserKey() != alice().UserKey() || !peer.Expires.Equal(noon.Add(24*time.Hour)) ||
+		peer.Cert != user[0] {
+		t.Errorf("got %+v, want alice until the certificate's end", peer)
 	}
 	machine := []*x509.Certificate{
-		create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P384())),
-		tr.services.cert,
-		tr.root.cert,
+		create(t, leafOf(t, node()), trusted.services, newKey(t, elliptic.P384())),
+		trusted.services.cert,
+		trusted.root.cert,
 	}
-	if p, err = tr.roots().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User,
-		identity.Node); err != nil ||
-		p.ID != node().ID {
-		t.Errorf("got %+v, %v, want the node", p, err)
+	peer, err = trusted.roots().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon,
+		identity.User, identity.Node)
+	if err != nil || peer.ID != node().ID {
+		t.Errorf("got %+v, %v, want the node", peer, err)
 	}
 }
 
@@ -159,7 +160,7 @@ func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 func TestVerifyX509Refuses(t *testing.T) {
 	t.Parallel()
 	type cert = x509.Certificate
-	tr := newTestAuthorities(t)
+	trusted := newTestAuthorities(t)
 	changed := func(id identity.Identity, change func(c *cert)) *cert {
 		c := leafOf(t, id)
 		change(c)
@@ -194,54 +195,54 @@ func TestVerifyX509Refuses(t *testing.T) {
 	}{
 		{"expired", user(func(c *cert) {
 			c.NotBefore, c.NotAfter = noon.Add(-9*time.Hour), noon.Add(-10*time.Minute)
-		}), tr.users, "expired at"},
+		}), trusted.users, "expired at"},
 		{"not yet valid", user(func(c *cert) { c.NotBefore = noon.Add(10 * time.Minute) }),
-			tr.users, "check this machine's clock"},
-		{"a foreign root of the same name", machine(same), tr.foreign, "certificate"},
-		{"a user under the service authority", user(same), tr.services, "unknown authority"},
-		{"a user under the cluster root", user(same), tr.root, "unknown authority"},
-		{"a node under the user authority", machine(same), tr.users, "unknown authority"},
-		{"a proxy where none is accepted", changed(proxy, same), tr.services, "may not do this"},
-		{"no identity", user(func(c *cert) { c.ExtraExtensions = nil }), tr.users, "unknown authority"},
+			trusted.users, "check this machine's clock"},
+		{"a foreign root of the same name", machine(same), trusted.foreign, "certificate"},
+		{"a user under the service authority", user(same), trusted.services, "unknown authority"},
+		{"a user under the cluster root", user(same), trusted.root, "unknown authority"},
+		{"a node under the user authority", machine(same), trusted.users, "unknown authority"},
+		{"a proxy where none is accepted", changed(proxy, same), trusted.services, "may not do this"},
+		{"no identity", user(func(c *cert) { c.ExtraExtensions = nil }), trusted.users, "unknown authority"},
 		{"a machine without identity", machine(func(c *cert) { c.ExtraExtensions = nil }),
-			tr.services, "no identity"},
-		{"an empty identity", machine(raw("")), tr.services, "identity"},
-		{"an identity with trailing bytes", machine(raw(encode(t, node()) + "{}")), tr.services, "identity"},
+			trusted.services, "no identity"},
+		{"an empty identity", machine(raw("")), trusted.services, "identity"},
+		{"an identity with trailing bytes", machine(raw(encode(t, node()) + "{}")), trusted.services, "identity"},
 		{"an identity over 4 KiB", machine(raw(encode(t, node()) + strings.Repeat(" ", 4096))),
-			tr.services, "4096"},
-		{"another cluster", changed(foreignUser, same), tr.users, "other.example.com"},
-		{"no URI", machine(uris()), tr.services, "disagree"},
+			trusted.services, "4096"},
+		{"another cluster", changed(foreignUser, same), trusted.users, "other.example.com"},
+		{"no URI", machine(uris()), trusted.services, "disagree"},
 		{"another node's URI", machine(uris("threshold://" + cluster + "/node/" + otherID)),
-			tr.services, "disagree"},
-		{"two URIs", machine(uris(node().URI(), node().URI())), tr.services, "disagree"},
+			trusted.services, "disagree"},
+		{"two URIs", machine(uris(node().URI(), node().URI())), trusted.services, "disagree"},
 		{"the URI of another kind", machine(uris(strings.Replace(node().URI(), "/node/", "/auth/", 1))),
-			tr.services, "disagree"},
+			trusted.services, "disagree"},
 		{"an authority as leaf", machine(func(c *cert) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign }),
-			tr.services, "authority's own"},
+			trusted.services, "authority's own"},
 		{"a leaf that may sign certificates", machine(func(c *cert) {
 			c.KeyUsage |= x509.KeyUsageCertSign
 			c.BasicConstraintsValid = false
-		}), tr.services, "authority's own"},
-		{"another use", machine(usage(x509.ExtKeyUsageServerAuth)), tr.services, "usage"},
-		{"any use", machine(usage(x509.ExtKeyUsageAny)), tr.services, "not for this use"},
-		{"no use", machine(usage()), tr.services, "not for this use"},
+		}), trusted.services, "authority's own"},
+		{"another use", machine(usage(x509.ExtKeyUsageServerAuth)), trusted.services, "usage"},
+		{"any use", machine(usage(x509.ExtKeyUsageAny)), trusted.services, "not for this use"},
+		{"no use", machine(usage()), trusted.services, "not for this use"},
 		{"a lifetime of more than a day", machine(func(c *cert) { c.NotAfter = noon.Add(25 * time.Hour) }),
-			tr.services, "longer"},
-		{"a P-521 key", machine(same), tr.services, "P-256"},
+			trusted.services, "longer"},
+		{"a P-521 key", machine(same), trusted.services, "P-256"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			curve := elliptic.P256()
 			if tc.name == "a P-521 key" {
 				curve = elliptic.P521()
 			}
-			chain := []*cert{create(t, tc.tmpl, tc.by, newKey(t, curve)), tr.services.cert}
-			p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon,
+			chain := []*cert{create(t, tc.tmpl, tc.by, newKey(t, curve)), trusted.services.cert}
+			peer, err := trusted.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon,
 				identity.User, identity.Node)
 			if err == nil {
-				t.Fatalf("got %+v, want a refusal", p)
+				t.Fatalf("got %+v, want a refusal", peer)
 			}
-			if !strings.Contains(err.Error(), tc.want) || p.Cert != nil || p.Name != "" {
-				t.Errorf("got %+v, %q, want nothing but a message with %q", p, err, tc.want)
+			if !strings.Contains(err.Error(), tc.want) || peer.Cert != nil || peer.Name != "" {
+				t.Errorf("got %+v, %q, want nothing but a message with %q", peer, err, tc.want)
 			}
 		})
 	}
@@ -250,16 +251,16 @@ func TestVerifyX509Refuses(t *testing.T) {
 // A leaf with two identities is refused, whichever of them a reader would take.
 func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 	t.Parallel()
-	tr := newTestAuthorities(t)
-	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
+	trusted := newTestAuthorities(t)
+	leaf := create(t, leafOf(t, node()), trusted.services, newKey(t, elliptic.P256()))
 	leaf.Extensions = append(
 		leaf.Extensions,
 		pkix.Extension{Id: identity.X509Extension, Value: encodeX509(t, node())},
 	) // x509 parses no such certificate
 	_, err := identity.VerifyX509(
-		[]*x509.Certificate{leaf, tr.services.cert},
+		[]*x509.Certificate{leaf, trusted.services.cert},
 		cluster,
-		pool(tr.root),
+		pool(trusted.root),
 		x509.ExtKeyUsageClientAuth,
 		noon,
 		identity.Node,
@@ -273,25 +274,26 @@ func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 // roots.
 func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 	t.Parallel()
-	tr := newTestAuthorities(t)
-	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
+	trusted := newTestAuthorities(t)
+	leaf := create(t, leafOf(t, node()), trusted.services, newKey(t, elliptic.P256()))
 	verify := func(roots *x509.CertPool, chain ...*x509.Certificate) error {
 		_, err := identity.VerifyX509(chain, cluster, roots, x509.ExtKeyUsageClientAuth, noon, identity.Node)
 		return err
 	}
+	nine := append([]*x509.Certificate{leaf}, slices.Repeat([]*x509.Certificate{trusted.services.cert}, 8)...)
 	for name, err := range map[string]error{
-		"no certificate":  verify(pool(tr.root)),
-		"no intermediate": verify(pool(tr.root), leaf),
-		"nine certificates": verify(pool(tr.root),
-			append([]*x509.Certificate{leaf}, slices.Repeat([]*x509.Certificate{tr.services.cert}, 8)...)...),
-		"no roots":           verify(pool(), leaf, tr.services.cert),
-		"the system's roots": verify(nil, leaf, tr.services.cert),
-		"a root of its own":  verify(pool(tr.root), leaf, tr.services.cert)} {
+		"no certificate":     verify(pool(trusted.root)),
+		"no intermediate":    verify(pool(trusted.root), leaf),
+		"nine certificates":  verify(pool(trusted.root), nine...),
+		"no roots":           verify(pool(), leaf, trusted.services.cert),
+		"the system's roots": verify(nil, leaf, trusted.services.cert),
+		"a root of its own":  verify(pool(trusted.root), leaf, trusted.services.cert)} {
 		if want := name == "a root of its own"; (err == nil) != want {
 			t.Errorf("%s: got %v, want accepted: %v", name, err, want)
 		}
 	}
-	if _, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root),
+	good := []*x509.Certificate{leaf, trusted.services.cert}
+	if _, err := identity.VerifyX509(good, cluster, pool(trusted.root),
 		x509.ExtKeyUsageClientAuth, noon); err == nil {
 		t.Error("no kinds: got a peer, want a refusal")
 	}
@@ -304,31 +306,31 @@ func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 // Only a self-signed authority in the chain can be the pinned root, not an intermediate or the leaf.
 func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 	t.Parallel()
-	tr := newTestAuthorities(t)
+	trusted := newTestAuthorities(t)
 	tmpl := leafOf(t, node())
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	leaf := create(t, tmpl, tr.services, newKey(t, elliptic.P256()))
-	chain := []*x509.Certificate{leaf, tr.services.cert, tr.root.cert}
+	leaf := create(t, tmpl, trusted.services, newKey(t, elliptic.P256()))
+	chain := []*x509.Certificate{leaf, trusted.services.cert, trusted.root.cert}
 	verify := func(chain []*x509.Certificate, pinned *x509.Certificate) error {
 		_, err := identity.VerifyPinned(chain, identity.PinOf(pinned), cluster, noon, identity.Node)
 		return err
 	}
-	if err := verify(chain, tr.root.cert); err != nil {
+	if err := verify(chain, trusted.root.cert); err != nil {
 		t.Error(err)
 	}
 	var wrong *identity.PinError
-	if err := verify(chain, tr.foreign.cert); !errors.As(err, &wrong) {
+	if err := verify(chain, trusted.foreign.cert); !errors.As(err, &wrong) {
 		t.Errorf("got %v, want a PinError", err)
 	}
-	if err := verify(chain, tr.services.cert); err == nil {
+	if err := verify(chain, trusted.services.cert); err == nil {
 		t.Error("got a pinned intermediate as root, want a refusal")
 	}
 	if err := verify(chain, leaf); err == nil {
 		t.Error("got a pinned leaf as root, want a refusal")
 	}
-	forged := []*x509.Certificate{leaf, tr.services.cert, tr.foreign.cert, tr.root.cert}
-	forged[0] = create(t, tmpl, tr.foreign, newKey(t, elliptic.P256()))
-	if err := verify(forged, tr.root.cert); err == nil {
+	forged := []*x509.Certificate{leaf, trusted.services.cert, trusted.foreign.cert, trusted.root.cert}
+	forged[0] = create(t, tmpl, trusted.foreign, newKey(t, elliptic.P256()))
+	if err := verify(forged, trusted.root.cert); err == nil {
 		t.Error("got a leaf of another root beside the pinned one, want a refusal")
 	}
 }
@@ -384,14 +386,14 @@ func FuzzVerifyX509(f *testing.F) {
 		nil,
 		key('r'),
 	) // Ed25519 of fixed keys: the same bytes in every fuzzing process
-	tr := testAuthorities{
+	trusted := testAuthorities{
 		users:    issuerOf(f, "users", nil, key('c')),
 		root:     root,
 		services: issuerOf(f, "services", root, key('s')),
 	}
 	subject := key('u')
-	f.Add([]byte(encode(f, node())), node().URI(), tr.services.cert.Raw)
-	f.Add([]byte(encode(f, alice())), alice().URI(), tr.root.cert.Raw)
+	f.Add([]byte(encode(f, node())), node().URI(), trusted.services.cert.Raw)
+	f.Add([]byte(encode(f, alice())), alice().URI(), trusted.root.cert.Raw)
 	f.Add([]byte("{}"), "threshold://x/../", []byte{0x30, 0})
 	f.Add(
 		[]byte(
@@ -411,9 +413,9 @@ func FuzzVerifyX509(f *testing.F) {
 		der, err := x509.CreateCertificate(
 			rand.Reader,
 			tmpl,
-			tr.services.cert,
+			trusted.services.cert,
 			subject.Public(),
-			tr.services.key,
+			trusted.services.key,
 		)
 		if err != nil {
 			return
@@ -422,15 +424,15 @@ func FuzzVerifyX509(f *testing.F) {
 		if err != nil {
 			return
 		}
-		chain := []*x509.Certificate{leaf, tr.services.cert}
+		chain := []*x509.Certificate{leaf, trusted.services.cert}
 		if c, err := x509.ParseCertificate(beside); err == nil {
 			chain = append(chain, c)
 		}
-		p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon,
+		peer, err := trusted.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon,
 			identity.User, identity.Node)
-		if err == nil &&
-			(p.Kind != identity.Node || p.Cluster != cluster || p.Check() != nil || p.URI() != uri) {
-			t.Errorf("got %+v of %q, want a node of the cluster with its own URI", p, uri)
+		isNode := peer.Kind == identity.Node && peer.Cluster == cluster && peer.Check() == nil
+		if err == nil && (!isNode || peer.URI() != uri) {
+			t.Errorf("got %+v of %q, want a node of the cluster with its own URI", peer, uri)
 		}
 	})
 }
@@ -448,15 +450,15 @@ func encodeX509(t testing.TB, id identity.Identity) []byte {
 func TestAnIdentityThatIsNoSingleDERTextIsRefused(t *testing.T) {
 	t.Parallel()
 	good := encodeX509(t, node())
-	tr := newTestAuthorities(t)
+	trusted := newTestAuthorities(t)
 	verify := func(value []byte) error {
 		leaf := leafOf(t, node())
 		leaf.ExtraExtensions[0].Value = value
 		chain := []*x509.Certificate{
-			create(t, leaf, tr.services, newKey(t, elliptic.P256())),
-			tr.services.cert,
+			create(t, leaf, trusted.services, newKey(t, elliptic.P256())),
+			trusted.services.cert,
 		}
-		_, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node)
+		_, err := trusted.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node)
 		return err
 	}
 	for name, value := range map[string][]byte{"bare JSON": []byte(encode(t, node())),

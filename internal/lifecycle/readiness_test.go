@@ -14,26 +14,26 @@ import (
 func TestWaitReturnsOnceTheServerIsReady(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := lifecycle.NewReadiness("the proxy")
+		readiness := lifecycle.NewReadiness("the proxy")
 		waited := make(chan error, 1)
-		go func() { waited <- r.Wait(t.Context()) }()
+		go func() { waited <- readiness.Wait(t.Context()) }()
 		synctest.Wait()
 		select {
 		case err := <-waited:
 			t.Fatalf("not ready yet: got %v, want Wait to block", err)
 		default:
 		}
-		if r.IsReady() {
+		if readiness.IsReady() {
 			t.Error("ready before Set")
 		}
-		r.Set()
-		r.Set()
-		if err := <-waited; err != nil || !r.IsReady() {
-			t.Errorf("got %v, ready %v, want nil and true", err, r.IsReady())
+		readiness.Set()
+		readiness.Set()
+		if err := <-waited; err != nil || !readiness.IsReady() {
+			t.Errorf("got %v, ready %v, want nil and true", err, readiness.IsReady())
 		}
-		r.End(errors.New("disk"))
+		readiness.End(errors.New("disk"))
 		for range 20 { // select draws among what is ready
-			if err := r.Wait(t.Context()); err != nil {
+			if err := readiness.Wait(t.Context()); err != nil {
 				t.Fatalf("after the end: got %v, want nil, because it was ready", err)
 			}
 		}
@@ -64,18 +64,18 @@ func TestWaitTellsWhyAServerIsNeverReady(t *testing.T) {
 
 func TestCheckTellsHowFarTheServerIs(t *testing.T) {
 	t.Parallel()
-	r := lifecycle.NewReadiness("the proxy")
-	if err := r.Check(); !fault.Is(err, fault.Unavailable) ||
+	readiness := lifecycle.NewReadiness("the proxy")
+	if err := readiness.Check(); !fault.Is(err, fault.Unavailable) ||
 		fault.Message(err) != "the proxy is still starting" {
 		t.Errorf("before Set: got %v", err)
 	}
-	r.Set()
-	if err := r.Check(); err != nil {
+	readiness.Set()
+	if err := readiness.Check(); err != nil {
 		t.Errorf("after Set: got %v, want nil", err)
 	}
 	why := errors.New("the disk is full")
-	r.End(why)
-	if err := r.Check(); fault.Message(err) != "the proxy has stopped" || !errors.Is(err, why) {
+	readiness.End(why)
+	if err := readiness.Check(); fault.Message(err) != "the proxy has stopped" || !errors.Is(err, why) {
 		t.Errorf("after End: got %v, want that it has stopped, and why", err)
 	}
 }

@@ -17,17 +17,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestPartsStopInReverseOfTheirStart(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	s := lifecycle.New(ctx)
+	stack := lifecycle.New(ctx)
 	var order []string // parts stop one after the other, so no lock is needed
 	for _, name := range []string{"auth", "proxy", "node"} {
-		s.Run(name, func(ctx context.Context) error {
+		stack.Run(name, func(ctx context.Context) error {
 			<-ctx.Done()
 			order = append(order, name)
 			return nil
 		})
 	}
 	cancel()
-	if err := s.Stop(); err != nil {
+	if err := stack.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"node", "proxy", "auth"}; !slices.Equal(order, want) {
@@ -37,12 +37,12 @@ func TestPartsStopInReverseOfTheirStart(t *testing.T) {
 
 func TestAFailingPartEndsTheStackAndIsNamed(t *testing.T) {
 	t.Parallel()
-	s := lifecycle.New(t.Context())
+	stack := lifecycle.New(t.Context())
 	boom := errors.New("boom")
-	s.Run("auth", func(ctx context.Context) error { <-ctx.Done(); return nil })
-	s.Run("proxy", func(context.Context) error { return boom })
-	<-s.Context().Done()
-	if err := s.Stop(); !errors.Is(err, boom) || err.Error() != "proxy: boom" {
+	stack.Run("auth", func(ctx context.Context) error { <-ctx.Done(); return nil })
+	stack.Run("proxy", func(context.Context) error { return boom })
+	<-stack.Context().Done()
+	if err := stack.Stop(); !errors.Is(err, boom) || err.Error() != "proxy: boom" {
 		t.Errorf("got %v, want proxy: boom", err)
 	}
 }

@@ -9,10 +9,10 @@ import (
 // Keys are counted apart, refusals are not counted, and a release of something that is not held does no harm.
 func TestEachKeyHasALimitOfItsOwn(t *testing.T) {
 	t.Parallel()
-	var p limit.PerKey[string]
+	var perKey limit.PerKey[string]
 	acquire := func(key string, most, wantHeld int, wantOK bool) {
 		t.Helper()
-		if held, ok := p.TryAcquire(key, most); held != wantHeld || ok != wantOK {
+		if held, ok := perKey.TryAcquire(key, most); held != wantHeld || ok != wantOK {
 			t.Errorf("%s of %d: got %d held, %v; want %d, %v", key, most, held, ok, wantHeld, wantOK)
 		}
 	}
@@ -23,11 +23,11 @@ func TestEachKeyHasALimitOfItsOwn(t *testing.T) {
 	acquire("bob", 1, 0, true)
 	acquire("bob", 0, 1, false)
 	acquire("carol", 0, 0, false)
-	if got := p.Held("alice"); got != 3 {
+	if got := perKey.Held("alice"); got != 3 {
 		t.Errorf("alice holds %d, want 3: a refusal counts nothing", got)
 	}
-	p.Release("bob")
+	perKey.Release("bob")
 	acquire("bob", 1, 0, true)
-	p.Release("nobody")
+	perKey.Release("nobody")
 	acquire("nobody", 1, 0, true)
 }

@@ -32,10 +32,10 @@ func TestNetwork(t *testing.T) {
 // client.
 func TestOneClientCannotTakeTheWholeQuota(t *testing.T) {
 	t.Parallel()
-	q := limit.NewQuota(3, 2)
+	quota := limit.NewQuota(3, 2)
 	acquire := func(addr string, want bool) func() {
 		t.Helper()
-		release, ok := q.TryAcquire(addr)
+		release, ok := quota.TryAcquire(addr)
 		if ok != want {
 			t.Fatalf("%s: got acquired %v, want %v", addr, ok, want)
 		}
@@ -59,13 +59,13 @@ func TestOneClientCannotTakeTheWholeQuota(t *testing.T) {
 func TestOneClientsWaitersDoNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		q := limit.NewQuota(3, 2)
+		quota := limit.NewQuota(3, 2)
 		var mu sync.Mutex
 		var in []int // guarded by mu
 		note := func(n int) { mu.Lock(); defer mu.Unlock(); in = append(in, n) }
 		wait := func(n int, addr string, ctx context.Context, release chan struct{}) {
 			go func() {
-				done, ok := q.Acquire(ctx, addr)
+				done, ok := quota.Acquire(ctx, addr)
 				if !ok {
 					note(-n)
 					return
@@ -107,7 +107,7 @@ func TestOneClientsWaitersDoNotBlockOthers(t *testing.T) {
 		slices.Sort(in) // 5 and 7 were admitted at the same time
 		mu.Unlock()
 		expect(5, 7)
-		if release, ok := q.TryAcquire("192.0.2.1:9"); !ok {
+		if release, ok := quota.TryAcquire("192.0.2.1:9"); !ok {
 			t.Error("got none free after all were released")
 		} else {
 			release()

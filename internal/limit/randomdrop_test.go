@@ -14,9 +14,9 @@ type client struct {
 	drops   int // how often it was dropped
 }
 
-func admit(r *limit.RandomDrop, addr string) *client {
+func admit(drop *limit.RandomDrop, addr string) *client {
 	c := &client{}
-	c.release = r.Admit(limit.Network(addr), func() { c.drops++ })
+	c.release = drop.Admit(limit.Network(addr), func() { c.drops++ })
 	return c
 }
 
@@ -30,16 +30,16 @@ func dropped(all []*client) (n int) {
 
 func TestNothingIsDroppedBelowStart(t *testing.T) {
 	t.Parallel()
-	r := limit.NewRandomDrop(
+	drop := limit.NewRandomDrop(
 		limit.DropLimit{Start: 100, Rate: 50, Full: 200},
 		limit.DropLimit{Start: 10, Rate: 50, Full: 20},
 	)
 	var all []*client
 	for i := range 100 {
-		all = append(all, admit(r, fmt.Sprintf("192.0.2.%d", i/10)))
+		all = append(all, admit(drop, fmt.Sprintf("192.0.2.%d", i/10)))
 	}
-	if n := dropped(all); n != 0 || r.Count() != 100 {
-		t.Errorf("got %d dropped and %d left, want none of 100 dropped", n, r.Count())
+	if n := dropped(all); n != 0 || drop.Count() != 100 {
+		t.Errorf("got %d dropped and %d left, want none of 100 dropped", n, drop.Count())
 	}
 }
 
@@ -47,13 +47,13 @@ func TestNothingIsDroppedBelowStart(t *testing.T) {
 // remain.
 func TestDropsBeginEarlyAndNeverPassFull(t *testing.T) {
 	t.Parallel()
-	r := limit.NewRandomDrop(
+	drop := limit.NewRandomDrop(
 		limit.DropLimit{Start: 1000, Rate: 30, Full: 1000},
 		limit.DropLimit{Start: 10, Rate: 30, Full: 50},
 	)
 	var all []*client
 	for i := range 50 {
-		all = append(all, admit(r, "192.0.2.1"))
+		all = append(all, admit(drop, "192.0.2.1"))
 		if i < 10 && dropped(all) != 0 {
 			t.Fatalf("got a drop at entry %d, want none up to 10", i+1)
 		}
@@ -62,9 +62,9 @@ func TestDropsBeginEarlyAndNeverPassFull(t *testing.T) {
 		t.Errorf("got %d of 50 dropped, want some before the network is full", n)
 	}
 	for range 1000 {
-		all = append(all, admit(r, "192.0.2.1"))
+		all = append(all, admit(drop, "192.0.2.1"))
 	}
-	if n := r.Count(); n < 10 || n > 50 || n+dropped(all) != len(all) {
+	if n := drop.Count(); n < 10 || n > 50 || n+dropped(all) != len(all) {
 		t.Errorf(
 			"got %d left and %d dropped of %d, want at most 50 left and the others dropped",
 			n, dropped(all), len(all),
@@ -75,13 +75,13 @@ func TestDropsBeginEarlyAndNeverPassFull(t *testing.T) {
 // A flood from one network drops entries of that network and no others. The newest entry is never dropped.
 func TestAFloodDropsItsOwnNetworkFirst(t *testing.T) {
 	t.Parallel()
-	r := limit.NewRandomDrop(
+	drop := limit.NewRandomDrop(
 		limit.DropLimit{Start: 200, Rate: 30, Full: 400},
 		limit.DropLimit{Start: 20, Rate: 30, Full: 40},
 	)
-	others := []*client{admit(r, "198.51.100.7"), admit(r, "2001:db8:2::1")}
+	others := []*client{admit(drop, "198.51.100.7"), admit(drop, "2001:db8:2::1")}
 	for range 5000 {
-		if c := admit(r, "[2001:db8:1::1]:7"); c.drops != 0 {
+		if c := admit(drop, "[2001:db8:1::1]:7"); c.drops != 0 {
 			t.Fatal("got the new entry dropped, want an older one")
 		}
 	}
@@ -93,15 +93,15 @@ func TestAFloodDropsItsOwnNetworkFirst(t *testing.T) {
 // The limit for all holds for many networks together. Entries without a network have no other limit.
 func TestManyNetworksShareTheTotalLimit(t *testing.T) {
 	t.Parallel()
-	r := limit.NewRandomDrop(
+	drop := limit.NewRandomDrop(
 		limit.DropLimit{Start: 50, Rate: 30, Full: 100},
 		limit.DropLimit{Start: 5, Rate: 30, Full: 10},
 	)
 	for i := range 1000 {
-		admit(r, fmt.Sprintf("192.0.%d.%d", i/250, i%250))
-		admit(r, "a pipe")
+		admit(drop, fmt.Sprintf("192.0.%d.%d", i/250, i%250))
+		admit(drop, "a pipe")
 	}
-	if n := r.Count(); n > 100 {
+	if n := drop.Count(); n > 100 {
 		t.Errorf("got %d left, want at most 100", n)
 	}
 }
@@ -110,7 +110,7 @@ func TestManyNetworksShareTheTotalLimit(t *testing.T) {
 // at most once and only before its release.
 func TestAdmitAndReleaseKeepTheCount(t *testing.T) {
 	t.Parallel()
-	r := limit.NewRandomDrop(
+	drop := limit.NewRandomDrop(
 		limit.DropLimit{Start: 20, Rate: 30, Full: 40},
 		limit.DropLimit{Start: 3, Rate: 30, Full: 8},
 	)
@@ -133,9 +133,9 @@ func TestAdmitAndReleaseKeepTheCount(t *testing.T) {
 			}
 			held = append(held[:i], held[i+1:]...)
 		} else {
-			held = append(held, admit(r, fmt.Sprintf("192.0.2.%d", rand.IntN(8))))
+			held = append(held, admit(drop, fmt.Sprintf("192.0.2.%d", rand.IntN(8))))
 		}
-		if got := r.Count(); got != left() {
+		if got := drop.Count(); got != left() {
 			t.Fatalf("got %d entries, want %d", got, left())
 		}
 	}
@@ -144,7 +144,7 @@ func TestAdmitAndReleaseKeepTheCount(t *testing.T) {
 			t.Errorf("got an entry dropped %d times", c.drops)
 		}
 	}
-	if got := r.Count(); got != 0 {
+	if got := drop.Count(); got != 0 {
 		t.Errorf("got %d entries at the end, want none", got)
 	}
 }

@@ -15,28 +15,28 @@ func TestSuppressedLinesAreCounted(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	l := limitedlog.New(
+	logger := limitedlog.New(
 		slog.New(slog.NewTextHandler(&out, nil)),
 		time.Second,
 		2,
 		func() time.Time { return now },
 	)
 	for i, want := range []bool{true, true, false, false} {
-		if got := l.Log(slog.LevelInfo, "refused", "try", i); got != want {
+		if got := logger.Log(slog.LevelInfo, "refused", "try", i); got != want {
 			t.Errorf("line %d: written %v, want %v", i, got, want)
 		}
 	}
 	now = now.Add(time.Second)
-	if !l.Log(slog.LevelWarn, "refused", "try", 4) {
+	if !logger.Log(slog.LevelWarn, "refused", "try", 4) {
 		t.Error("a second later: suppressed, want it written")
 	}
 	now = now.Add(time.Second)
-	l.Log(slog.LevelInfo, "refused", "try", 5)
+	logger.Log(slog.LevelInfo, "refused", "try", 5)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 4 || l.Suppressed() != 2 {
+	if len(lines) != 4 || logger.Suppressed() != 2 {
 		t.Fatalf(
 			"got %d lines and %d suppressed, want 4 and 2:\n%s",
-			len(lines), l.Suppressed(), out.String(),
+			len(lines), logger.Suppressed(), out.String(),
 		)
 	}
 	if !strings.HasSuffix(lines[2], "level=WARN msg=refused try=4 suppressed_before=2") {

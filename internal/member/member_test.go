@@ -23,13 +23,13 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newConfig is the configuration of a node that is to join c.
-func newConfig(t *testing.T, c *clustertest.Cluster) member.Config {
+func newConfig(t *testing.T, cluster *clustertest.Cluster) member.Config {
 	return member.Config{
 		Dir:      filepath.Join(t.TempDir(), "data"),
 		Kind:     identity.Node,
-		AuthAddr: c.Addr(),
-		Dialer:   c.Dialer(),
-		Token:    c.Token(identity.Node),
+		AuthAddr: cluster.Addr(),
+		Dialer:   cluster.Dialer(),
+		Token:    cluster.Token(identity.Node),
 		Name:     "web-1",
 		Labels:   identity.Labels{"env": "test"},
 	}
@@ -37,11 +37,11 @@ func newConfig(t *testing.T, c *clustertest.Cluster) member.Config {
 
 func loadOrJoin(t *testing.T, cfg member.Config) *member.Member {
 	t.Helper()
-	m, err := member.LoadOrJoin(t.Context(), cfg)
+	machine, err := member.LoadOrJoin(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m
+	return machine
 }
 
 // wantFault checks that err is a fault of the kind with a remedy, and that its message has each of the words.
@@ -63,16 +63,16 @@ func wantFault(t *testing.T, err error, kind fault.Kind, words ...string) {
 // A join gives the machine its identity, and after a restart it is the same member without a token.
 func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	t.Parallel()
-	c := clustertest.NewInMemory(t)
-	cfg := newConfig(t, c)
+	cluster := clustertest.NewInMemory(t)
+	cfg := newConfig(t, cluster)
 	first := loadOrJoin(t, cfg)
 	if got := first.Identity(); got.Name != "web-1" || got.Kind != identity.Node ||
 		got.Cluster != clustertest.Name ||
 		got.Labels["env"] != "test" {
 		t.Errorf("got identity %+v, want node web-1 of the cluster", got)
 	}
-	if first.Pin() != c.Pin() {
-		t.Errorf("got pin %s, want %s", first.Pin(), c.Pin())
+	if first.Pin() != cluster.Pin() {
+		t.Errorf("got pin %s, want %s", first.Pin(), cluster.Pin())
 	}
 	cfg.Token = ""
 	again := loadOrJoin(t, cfg)
@@ -83,7 +83,8 @@ func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := identity.VerifySSHHost(host.PublicKey(), "web-1", authorities(c), time.Now()); err != nil {
+	err = identity.VerifySSHHost(host.PublicKey(), "web-1", authorities(cluster), time.Now())
+	if err != nil {
 		t.Errorf("host certificate: %v", err)
 	}
 }
@@ -114,8 +115,8 @@ func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
 // no membership is saved.
 func TestJoinsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
-	joined := newConfig(t, c) // its token is used up
+	cluster, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
+	joined := newConfig(t, cluster) // its token is used up
 	loadOrJoin(t, joined)
 	for _, tt := range []struct {
 		name   string
@@ -127,7 +128,7 @@ func TestJoinsThatAreRefused(t *testing.T) {
 			[]string{"no join token"}},
 		{"with half a token", func(cfg *member.Config) { cfg.Token = cfg.Token[:20] }, fault.Invalid,
 			[]string{"no join token"}},
-		{"with a token for a proxy", func(cfg *member.Config) { cfg.Token = c.Token(identity.Proxy) },
+		{"with a token for a proxy", func(cfg *member.Config) { cfg.Token = cluster.Token(identity.Proxy) },
 			fault.Invalid, []string{"proxy", "node"}},
 		{"with a token used before", func(cfg *member.Config) { cfg.Token = joined.Token }, fault.Expired,
 			[]string{"used already"}},
@@ -148,7 +149,7 @@ func TestJoinsThatAreRefused(t *testing.T) {
 		{"as an auth replica", func(cfg *member.Config) { cfg.Kind = identity.Auth }, fault.Invalid, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := newConfig(t, c)
+			cfg := newConfig(t, cluster)
 			tt.change(&cfg)
 			_, err := member.LoadOrJoin(t.Context(), cfg)
 			wantFault(t, err, tt.kind, tt.words...)
@@ -166,8 +167,8 @@ func TestJoinsThatAreRefused(t *testing.T) {
 // saved, and a new token makes the machine a member afterwards.
 func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 	t.Parallel()
-	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
-	donor := loadOrJoin(t, newConfig(t, c))
+	cluster, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
+	donor := loadOrJoin(t, newConfig(t, cluster))
 	for _, tt := range []struct {
 		name   string
 		change func(*authrpc.JoinResponse)
@@ -182,21 +183,23 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 				r.SSHCert = host.PublicKey().Marshal()
 			}},
 		{"a proxy's certificate",
-			func(r *authrpc.JoinResponse) { r.X509 = c.ServiceCertificate(identity.Proxy, "p").Certificate }},
+			func(r *authrpc.JoinResponse) {
+				r.X509 = cluster.ServiceCertificate(identity.Proxy, "p").Certificate
+			}},
 		{"no certificate", func(r *authrpc.JoinResponse) { r.X509 = nil }},
 		{"a host key without certificate", func(r *authrpc.JoinResponse) { r.SSHCert = []byte("x") }},
 		{"no root", func(r *authrpc.JoinResponse) { r.X509 = r.X509[:2] }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := newConfig(t, c)
-			c.Corrupt(tt.change)
+			cfg := newConfig(t, cluster)
+			cluster.Corrupt(tt.change)
 			_, err := member.LoadOrJoin(t.Context(), cfg)
 			wantFault(t, err, fault.Denied, "cannot be verified")
 			if _, err := os.Stat(filepath.Join(cfg.Dir, "membership.json")); err == nil {
 				t.Error("a membership was kept")
 			}
-			c.Corrupt(nil)
-			cfg.Token = c.Token(identity.Node)
+			cluster.Corrupt(nil)
+			cfg.Token = cluster.Token(identity.Node)
 			loadOrJoin(t, cfg)
 		})
 	}
@@ -206,7 +209,7 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 // with a part of the membership or joining again.
 func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 	t.Parallel()
-	c := clustertest.NewInMemory(t)
+	cluster := clustertest.NewInMemory(t)
 	for _, tt := range []struct {
 		name   string
 		change func(t *testing.T, dir string)
@@ -221,10 +224,10 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 			func(t *testing.T, dir string) { write(t, filepath.Join(dir, "membership.json"), `{"v":1,`) },
 			"is damaged"},
 		{"a newer document", func(t *testing.T, dir string) {
-			write(t, filepath.Join(dir, "membership.json"), `{"v":9,"pin":"`+c.Pin().String()+`"}`)
+			write(t, filepath.Join(dir, "membership.json"), `{"v":9,"pin":"`+cluster.Pin().String()+`"}`)
 		}, "is of version 9, and this program reads version 1"},
 		{"a document without certificates", func(t *testing.T, dir string) {
-			write(t, filepath.Join(dir, "membership.json"), `{"v":1,"pin":"`+c.Pin().String()+`"}`)
+			write(t, filepath.Join(dir, "membership.json"), `{"v":1,"pin":"`+cluster.Pin().String()+`"}`)
 		}, "is damaged"},
 		{"no key", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "service.key"), "") },
 			"not a PEM private key"},
@@ -234,7 +237,7 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 		}, "service.key holds"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := newConfig(t, c)
+			cfg := newConfig(t, cluster)
 			loadOrJoin(t, cfg)
 			tt.change(t, cfg.Dir)
 			_, err := member.LoadOrJoin(t.Context(), cfg)
@@ -247,21 +250,21 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 // still use it.
 func TestAMemberDoesNotChangeClusters(t *testing.T) {
 	t.Parallel()
-	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
-	cfg := newConfig(t, c)
+	cluster, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
+	cfg := newConfig(t, cluster)
 	loadOrJoin(t, cfg)
 	cfg.Token = other.Token(identity.Node)
 	_, err := member.LoadOrJoin(t.Context(), cfg)
 	wantFault(t, err, fault.Conflict, "another cluster")
-	cfg.Token = c.Token(identity.Node) // a new token of the same cluster is accepted and not used
+	cfg.Token = cluster.Token(identity.Node) // a new token of the same cluster is accepted and not used
 	loadOrJoin(t, cfg)
 	loadOrJoin(
 		t,
 		member.Config{
 			Dir:      t.TempDir() + "/d",
 			Kind:     identity.Node,
-			AuthAddr: c.Addr(),
-			Dialer:   c.Dialer(),
+			AuthAddr: cluster.Addr(),
+			Dialer:   cluster.Dialer(),
 			Token:    cfg.Token,
 			Name:     "web-2",
 		},
@@ -272,17 +275,17 @@ func TestAMemberDoesNotChangeClusters(t *testing.T) {
 // configuration.
 func inBubble(
 	t *testing.T,
-	f func(t *testing.T, c *clustertest.Cluster, m *member.Member, cfg member.Config),
+	f func(t *testing.T, cluster *clustertest.Cluster, machine *member.Member, cfg member.Config),
 ) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.NewInMemory(t)
-		cfg := newConfig(t, c)
-		m := loadOrJoin(t, cfg)
+		cluster := clustertest.NewInMemory(t)
+		cfg := newConfig(t, cluster)
+		machine := loadOrJoin(t, cfg)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- m.Run(ctx) }()
-		f(t, c, m, cfg)
+		go func() { done <- machine.Run(ctx) }()
+		f(t, cluster, machine, cfg)
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("got %v from Run, want nil", err)
@@ -300,21 +303,21 @@ func after(d time.Duration) {
 // renewed is on disk.
 func TestCertificatesAreRenewedAtTwoThirdsOfTheirLifetime(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, c *clustertest.Cluster, m *member.Member, cfg member.Config) {
-		first := m.Identity().Expires
-		if after(14 * time.Hour); c.Renewals() != 0 {
-			t.Errorf("got %d renewals after 14h of 24h, want none", c.Renewals())
+	inBubble(t, func(t *testing.T, cluster *clustertest.Cluster, machine *member.Member, cfg member.Config) {
+		first := machine.Identity().Expires
+		if after(14 * time.Hour); cluster.Renewals() != 0 {
+			t.Errorf("got %d renewals after 14h of 24h, want none", cluster.Renewals())
 		}
-		if after(4 * time.Hour); c.Renewals() != 1 || !m.Identity().Expires.After(first) {
-			t.Errorf("got %d renewals after 18h of 24h and the end %s, want one", c.Renewals(),
-				m.Identity().Expires)
+		if after(4 * time.Hour); cluster.Renewals() != 1 || !machine.Identity().Expires.After(first) {
+			t.Errorf("got %d renewals after 18h of 24h and the end %s, want one", cluster.Renewals(),
+				machine.Identity().Expires)
 		}
-		if after(18 * time.Hour); c.Renewals() != 2 {
-			t.Errorf("got %d renewals after 36h, want two", c.Renewals())
+		if after(18 * time.Hour); cluster.Renewals() != 2 {
+			t.Errorf("got %d renewals after 36h, want two", cluster.Renewals())
 		}
 		cfg.Token = ""
-		if again := loadOrJoin(t, cfg); !again.Identity().Expires.Equal(m.Identity().Expires) {
-			t.Errorf("got %s on disk, want %s", again.Identity().Expires, m.Identity().Expires)
+		if again := loadOrJoin(t, cfg); !again.Identity().Expires.Equal(machine.Identity().Expires) {
+			t.Errorf("got %s on disk, want %s", again.Identity().Expires, machine.Identity().Expires)
 		}
 	})
 }
@@ -323,17 +326,21 @@ func TestCertificatesAreRenewedAtTwoThirdsOfTheirLifetime(t *testing.T) {
 func TestExpiredCertificatesAreRenewed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.NewInMemory(t)
-		cfg := newConfig(t, c)
+		cluster := clustertest.NewInMemory(t)
+		cfg := newConfig(t, cluster)
 		loadOrJoin(t, cfg)
 		after(72 * time.Hour) // the machine was off
-		m := loadOrJoin(t, cfg)
+		machine := loadOrJoin(t, cfg)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- m.Run(ctx) }()
+		go func() { done <- machine.Run(ctx) }()
 		synctest.Wait()
-		if c.Renewals() != 1 || !m.Identity().Expires.After(time.Now()) {
-			t.Errorf("got %d renewals and the end %s, want one at once", c.Renewals(), m.Identity().Expires)
+		if cluster.Renewals() != 1 || !machine.Identity().Expires.After(time.Now()) {
+			t.Errorf(
+				"got %d renewals and the end %s, want one at once",
+				cluster.Renewals(),
+				machine.Identity().Expires,
+			)
 		}
 		cancel()
 		if err := <-done; err != nil {
@@ -346,20 +353,25 @@ func TestExpiredCertificatesAreRenewed(t *testing.T) {
 // rightly.
 func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, c *clustertest.Cluster, m *member.Member, _ member.Config) {
+	inBubble(t, func(t *testing.T, cluster *clustertest.Cluster, machine *member.Member, _ member.Config) {
 		other := clustertest.NewInMemory(t).SignRules()
-		c.Corrupt(func(r *authrpc.JoinResponse) { r.Rules = other })
-		first := m.Identity().Expires
+		cluster.Corrupt(func(r *authrpc.JoinResponse) { r.Rules = other })
+		first := machine.Identity().Expires
 		after(18 * time.Hour)
-		tries := c.Renewals()
-		if tries < 2 || !m.Identity().Expires.Equal(first) {
-			t.Errorf("got %d tries and the end %s, want several and %s", tries, m.Identity().Expires, first)
+		tries := cluster.Renewals()
+		if tries < 2 || !machine.Identity().Expires.Equal(first) {
+			t.Errorf(
+				"got %d tries and the end %s, want several and %s",
+				tries,
+				machine.Identity().Expires,
+				first,
+			)
 		}
-		if after(5 * time.Minute); c.Renewals() == tries {
+		if after(5 * time.Minute); cluster.Renewals() == tries {
 			t.Error("got no further try within 5 minutes, want it to go on")
 		}
-		c.Corrupt(nil)
-		if after(5 * time.Minute); !m.Identity().Expires.After(first) {
+		cluster.Corrupt(nil)
+		if after(5 * time.Minute); !machine.Identity().Expires.After(first) {
 			t.Error("got no renewal once auth answers for this machine again")
 		}
 	})
@@ -373,8 +385,8 @@ func TestAFullDiskLeavesTheTokenUsable(t *testing.T) {
 	if err := member.DiskFault("/data/x", noSpace); !fault.Is(err, fault.Exhausted) {
 		t.Errorf("got %v, want the kind exhausted", err)
 	}
-	c := clustertest.NewInMemory(t)
-	cfg := newConfig(t, c)
+	cluster := clustertest.NewInMemory(t)
+	cfg := newConfig(t, cluster)
 	full := t.TempDir()
 	if err := syscall.Mount("tmpfs", full, "tmpfs", 0, "size=64k,mode=700"); err != nil {
 		return // only root may mount; the fault was checked above
@@ -391,7 +403,9 @@ func TestAFullDiskLeavesTheTokenUsable(t *testing.T) {
 	loadOrJoin(t, cfg) // the token can still be used
 }
 
-func authorities(c *clustertest.Cluster) []ssh.PublicKey { return []ssh.PublicKey{c.HostAuthority()} }
+func authorities(cluster *clustertest.Cluster) []ssh.PublicKey {
+	return []ssh.PublicKey{cluster.HostAuthority()}
+}
 
 func chmod(t *testing.T, path string, mode os.FileMode) {
 	t.Helper()

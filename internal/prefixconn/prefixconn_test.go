@@ -28,15 +28,15 @@ func TestReadGivesThePrefixFirst(t *testing.T) {
 		_, _ = far.Write([]byte("world"))
 		far.Close()
 	}()
-	c := prefixconn.New(near, []byte("hello "))
-	if got := string(c.Prefix()); got != "hello " {
+	conn := prefixconn.New(near, []byte("hello "))
+	if got := string(conn.Prefix()); got != "hello " {
 		t.Errorf("prefix: got %q", got)
 	}
 	first := make([]byte, 64)
-	if n, err := c.Read(first[:4]); err != nil || string(first[:n]) != "hell" {
+	if n, err := conn.Read(first[:4]); err != nil || string(first[:n]) != "hell" {
 		t.Errorf("first read: got %q, %v, want hell", first[:n], err)
 	}
-	rest, err := io.ReadAll(c)
+	rest, err := io.ReadAll(conn)
 	if err != nil || string(rest) != "o world" {
 		t.Errorf("rest: got %q, %v", rest, err)
 	}
@@ -49,15 +49,15 @@ func TestFillReadsAhead(t *testing.T) {
 		_, _ = far.Write([]byte("SSH-2.0"))
 		far.Close()
 	}()
-	c := prefixconn.New(near, nil)
-	if err := errors.Join(c.Fill(3), c.Fill(1)); err != nil || string(c.Prefix()) != "SSH-" {
-		t.Fatalf("got %q, %v, want SSH-", c.Prefix(), err)
+	conn := prefixconn.New(near, nil)
+	if err := errors.Join(conn.Fill(3), conn.Fill(1)); err != nil || string(conn.Prefix()) != "SSH-" {
+		t.Fatalf("got %q, %v, want SSH-", conn.Prefix(), err)
 	}
-	c.Discard(1)
-	if rest, err := io.ReadAll(c); err != nil || string(rest) != "SH-2.0" {
+	conn.Discard(1)
+	if rest, err := io.ReadAll(conn); err != nil || string(rest) != "SH-2.0" {
 		t.Errorf("got %q, %v, want what was not discarded", rest, err)
 	}
-	if err := c.Fill(1); !errors.Is(err, io.EOF) {
+	if err := conn.Fill(1); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: got %v, want EOF", err)
 	}
 }

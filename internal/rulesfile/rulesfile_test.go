@@ -19,9 +19,9 @@ import (
 
 var discard = slog.New(slog.DiscardHandler)
 
-func open(t *testing.T, c *clustertest.Cluster, s rules.Set) *rules.Trust {
+func open(t *testing.T, cluster *clustertest.Cluster, s rules.Set) *rules.Trust {
 	t.Helper()
-	trust, err := rules.Open(c.Pin(), s)
+	trust, err := rules.Open(cluster.Pin(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,14 +30,14 @@ func open(t *testing.T, c *clustertest.Cluster, s rules.Set) *rules.Trust {
 
 func TestRulesSurviveARestart(t *testing.T) {
 	t.Parallel()
-	c, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
-	c.SetRoles(access.Role{Name: "ops"})
-	if _, err := rulesfile.New(path, discard).Load(c.Pin()); !errors.Is(err, fs.ErrNotExist) {
+	cluster, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
+	cluster.SetRoles(access.Role{Name: "ops"})
+	if _, err := rulesfile.New(path, discard).Load(cluster.Pin()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("before the first Save: got %v, want fs.ErrNotExist", err)
 	}
-	want := open(t, c, c.SignRules())
+	want := open(t, cluster, cluster.SignRules())
 	rulesfile.New(path, discard).Save(want)
-	got, err := rulesfile.New(path, discard).Load(c.Pin())
+	got, err := rulesfile.New(path, discard).Load(cluster.Pin())
 	if err != nil || !got.Head.Time.Equal(want.Head.Time) {
 		t.Fatalf("got %v, want the rules that were saved", err)
 	}
@@ -49,30 +49,30 @@ func TestRulesSurviveARestart(t *testing.T) {
 // A changed document is saved at once, and a new head alone only when the saved one is older by saveEvery.
 func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
 	t.Parallel()
-	c, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
-	start := c.Now()
-	f := rulesfile.New(path, discard)
-	f.Save(open(t, c, c.SignRulesAt(start)))
+	cluster, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
+	start := cluster.Now()
+	file := rulesfile.New(path, discard)
+	file.Save(open(t, cluster, cluster.SignRulesAt(start)))
 	saved := func() time.Time {
 		t.Helper()
-		trust, err := rulesfile.New(path, discard).Load(c.Pin())
+		trust, err := rulesfile.New(path, discard).Load(cluster.Pin())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return trust.Head.Time
 	}
-	f.Save(open(t, c, c.SignRulesAt(start.Add(10*time.Second))))
+	file.Save(open(t, cluster, cluster.SignRulesAt(start.Add(10*time.Second))))
 	if got := saved(); !got.Equal(start) {
 		t.Errorf("a newer head alone: the file has the head of %s, want the first", got)
 	}
 	late := start.Add(11 * time.Minute)
-	f.Save(open(t, c, c.SignRulesAt(late)))
+	file.Save(open(t, cluster, cluster.SignRulesAt(late)))
 	if got := saved(); !got.Equal(late) {
 		t.Errorf("after 11 minutes: the file has the head of %s, want %s", got, late)
 	}
-	c.SetRoles(access.Role{Name: "ops"})
+	cluster.SetRoles(access.Role{Name: "ops"})
 	changed := late.Add(time.Second)
-	f.Save(open(t, c, c.SignRulesAt(changed)))
+	file.Save(open(t, cluster, cluster.SignRulesAt(changed)))
 	if got := saved(); !got.Equal(changed) {
 		t.Errorf("a changed document: the file has the head of %s, want %s", got, changed)
 	}
@@ -80,7 +80,7 @@ func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
 
 func TestDamagedFilesAreRefused(t *testing.T) {
 	t.Parallel()
-	c, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
+	cluster, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
 	for name, b := range map[string][]byte{
 		"empty":     nil,
 		"not JSON":  []byte("{"),
@@ -89,7 +89,7 @@ func TestDamagedFilesAreRefused(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if trust, err := rulesfile.New(path, discard).Load(c.Pin()); err == nil {
+		if trust, err := rulesfile.New(path, discard).Load(cluster.Pin()); err == nil {
 			t.Errorf("%s: got rules of %s, want an error", name, trust.Cluster)
 		}
 	}
@@ -97,11 +97,11 @@ func TestDamagedFilesAreRefused(t *testing.T) {
 
 func TestADiskThatTakesNothingIsLogged(t *testing.T) {
 	t.Parallel()
-	c := clustertest.NewInMemory(t)
+	cluster := clustertest.NewInMemory(t)
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	f := rulesfile.New(filepath.Join(t.TempDir(), "missing", "rules.json"), log)
-	f.Save(open(t, c, c.SignRules()))
+	file := rulesfile.New(filepath.Join(t.TempDir(), "missing", "rules.json"), log)
+	file.Save(open(t, cluster, cluster.SignRules()))
 	if !strings.Contains(out.String(), "the rules could not be saved") {
 		t.Errorf("got log %q, want a warning", out.String())
 	}

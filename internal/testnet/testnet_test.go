@@ -132,13 +132,15 @@ func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 // An HTTP server and client work over the network in memory.
 func TestAListenerServesHTTP(t *testing.T) {
 	t.Parallel()
-	l := testnet.Listen(testnet.ListenAddr)
+	listener := testnet.Listen(testnet.ListenAddr)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, r.RemoteAddr)
 	})}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	client := &http.Client{Transport: &http.Transport{DialContext: l.DialContext, DisableKeepAlives: true}}
+	go func() { served <- srv.Serve(listener) }()
+	client := &http.Client{
+		Transport: &http.Transport{DialContext: listener.DialContext, DisableKeepAlives: true},
+	}
 	resp, err := client.Get("http://anywhere.example/")
 	if err != nil {
 		t.Fatal(err)
@@ -155,18 +157,18 @@ func TestAListenerServesHTTP(t *testing.T) {
 
 func TestDialingAListenerThatDoesNotAccept(t *testing.T) {
 	t.Parallel()
-	l := testnet.Listen(testnet.ListenAddr)
+	listener := testnet.Listen(testnet.ListenAddr)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := l.DialContext(ctx, "tcp", ""); !errors.Is(err, context.Canceled) {
+	if _, err := listener.DialContext(ctx, "tcp", ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's error", err)
 	}
-	l.Close()
-	l.Close() // once more changes nothing
-	if _, err := l.DialFrom(t.Context(), testnet.ClientAddr); !errors.Is(err, syscall.ECONNREFUSED) {
+	listener.Close()
+	listener.Close() // once more changes nothing
+	if _, err := listener.DialFrom(t.Context(), testnet.ClientAddr); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("got %v from a closed listener, want connection refused", err)
 	}
-	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v from Accept, want net.ErrClosed", err)
 	}
 }

@@ -113,8 +113,8 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := &Uplink{session: session, streams: make(chan acceptedStream)}
-		u.goroutines.Go(u.acceptStreams)
+		uplink := &Uplink{session: session, streams: make(chan acceptedStream)}
+		uplink.goroutines.Go(uplink.acceptStreams)
 		mute, err := proxy.Open()
 		if err != nil {
 			t.Fatal(err)
@@ -127,7 +127,7 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 			Header{V: 1, From: "192.0.2.7:1", Protocol: "ssh"}); err != nil {
 			t.Fatal(err)
 		}
-		if _, h, err := u.Accept(); err != nil || h.Protocol != "ssh" {
+		if _, h, err := uplink.Accept(); err != nil || h.Protocol != "ssh" {
 			t.Fatalf("got %+v, %v, want the stream with the header", h, err)
 		}
 		start := time.Now()
@@ -138,7 +138,7 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 			t.Errorf("got it closed after %s, want %s", took, headerTimeout)
 		}
 		proxy.Close()
-		u.Close()
+		uplink.Close()
 	})
 }
 
@@ -161,13 +161,13 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &Attached{session: proxy, control: &stream{Stream: raw}}
+		attached := &Attached{session: proxy, control: &stream{Stream: raw}}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if err := a.PushRules(ctx, RulesPush{Set: make([]byte, MaxFrameBytes)}); err == nil {
+		if err := attached.PushRules(ctx, RulesPush{Set: make([]byte, MaxFrameBytes)}); err == nil {
 			t.Error("got a push that nobody read, want an error")
 		}
-		<-a.Done()
+		<-attached.Done()
 		session.Close()
 	})
 }

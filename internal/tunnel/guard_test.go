@@ -54,9 +54,9 @@ func TestPingsAreCountedBetweenData(t *testing.T) {
 			wire.Write(frame(muxData, 0, byte(2*len(ping)), ping+ping)) // pings within data are data
 			wire.Write(frame(muxPing, muxACK, 0, ""))                   // an answer to a ping
 		}
-		g := &guardedConn{}
+		guarded := &guardedConn{}
 		read := func(b []byte) error {
-			_, err := io.Copy(writerFunc(g.scanFrames), iotest.OneByteReader(bytes.NewReader(b)))
+			_, err := io.Copy(writerFunc(guarded.scanFrames), iotest.OneByteReader(bytes.NewReader(b)))
 			return err
 		}
 		if err := read(wire.Bytes()); err != nil {
@@ -88,11 +88,11 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := &Uplink{session: session, streams: make(chan acceptedStream)}
-		u.goroutines.Go(u.acceptStreams)
+		uplink := &Uplink{session: session, streams: make(chan acceptedStream)}
+		uplink.goroutines.Go(uplink.acceptStreams)
 		go func() {
 			for { // the node closes its side at once, and the proxy never does
-				conn, _, err := u.Accept()
+				conn, _, err := uplink.Accept()
 				if err != nil {
 					return
 				}
@@ -113,7 +113,7 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 			t.Errorf("got %d streams opened, want an end at about %d", opened, maxStreams)
 		}
 		proxy.Close()
-		u.Close()
+		uplink.Close()
 	})
 }
 
@@ -131,11 +131,11 @@ func (s *recordingConn) Write(b []byte) (int, error) {
 func TestADataFrameIsWrittenInOnePiece(t *testing.T) {
 	var wire recordingConn
 	under := coalesce.UnderTLS(&wire)
-	g := &guardedConn{Conn: under, transport: under}
+	guarded := &guardedConn{Conn: under, transport: under}
 	data, last, ping := frame(muxData, 0, 5, ""), frame(muxData, 4, 0, ""), frame(muxPing, muxSYN, 0, "")
 	for _, b := range []string{string(ping), string(data), "hello", string(last), string(data), "again",
 		string(ping)} {
-		if n, err := g.Write([]byte(b)); n != len(b) || err != nil {
+		if n, err := guarded.Write([]byte(b)); n != len(b) || err != nil {
 			t.Fatalf("got %d, %v, want %d", n, err, len(b))
 		}
 	}

@@ -53,20 +53,20 @@ func newMachine(t testing.TB, id identity.MachineID) machine {
 // newTunnel makes a tunnel over an in-memory connection. Both ends are closed at the end of the test.
 func newTunnel(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Uplink) {
 	t.Helper()
-	m := newMachine(t, nodeID)
-	a, u, err, err2 := greet(t, m, m.peer, nodeID, at, at)
+	node := newMachine(t, nodeID)
+	attached, uplink, err, err2 := greet(t, node, node.peer, nodeID, at, at)
 	if err != nil || err2 != nil {
 		t.Fatalf("greet: %v, %v", err, err2)
 	}
-	t.Cleanup(func() { u.Close(); a.Close() })
-	return a, u
+	t.Cleanup(func() { uplink.Close(); attached.Close() })
+	return attached, uplink
 }
 
 // greet runs both sides of a greeting in memory. The node signs with the key of m and calls itself id; claims
 // is the certificate that the proxy has verified. It returns both ends and the error of each side.
 func greet(
 	t testing.TB,
-	m machine,
+	node machine,
 	claims identity.Peer,
 	id identity.MachineID,
 	proxyNow, nodeNow func() time.Time,
@@ -79,26 +79,26 @@ func greet(
 	}
 	done := make(chan result, 1)
 	go func() {
-		u, err := tunnel.Connect(context.Background(), far, m.key, id, "v1.2.3", nodeNow)
-		done <- result{u, err}
+		uplink, err := tunnel.Connect(context.Background(), far, node.key, id, "v1.2.3", nodeNow)
+		done <- result{uplink, err}
 	}()
-	a, err := tunnel.Accept(t.Context(), near, claims, "proxy-1", proxyNow)
+	attached, err := tunnel.Accept(t.Context(), near, claims, "proxy-1", proxyNow)
 	r := <-done
-	return a, r.u, err, r.err
+	return attached, r.u, err, r.err
 }
 
 func TestGreetingIdentifiesBothSides(t *testing.T) {
-	m := newMachine(t, nodeID)
-	a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
+	node := newMachine(t, nodeID)
+	attached, uplink, err, err2 := greet(t, node, node.peer, nodeID, time.Now, time.Now)
 	if err != nil || err2 != nil {
 		t.Fatalf("greet: %v, %v", err, err2)
 	}
-	defer a.Close()
-	defer u.Close()
-	if u.Proxy() != "proxy-1" || a.Version() != "v1.2.3" {
-		t.Errorf("got proxy %q and version %q, want proxy-1 and v1.2.3", u.Proxy(), a.Version())
+	defer attached.Close()
+	defer uplink.Close()
+	if uplink.Proxy() != "proxy-1" || attached.Version() != "v1.2.3" {
+		t.Errorf("got proxy %q and version %q, want proxy-1 and v1.2.3", uplink.Proxy(), attached.Version())
 	}
-	at, err := a.Attachment().Verify(m.key.Public())
+	at, err := attached.Attachment().Verify(node.key.Public())
 	if err != nil || at.Node != nodeID || at.Proxy != "proxy-1" {
 		t.Errorf("got evidence %+v, %v, want one of %s at proxy-1", at, err, nodeID)
 	}
@@ -107,7 +107,7 @@ func TestGreetingIdentifiesBothSides(t *testing.T) {
 // A proxy refuses a node whose attachment is signed by another key, names another node, or has another time.
 // Both sides get the same fault.
 func TestGreetingRefuses(t *testing.T) {
-	m, other := newMachine(t, nodeID), newMachine(t, nodeID)
+	node, other := newMachine(t, nodeID), newMachine(t, nodeID)
 	late := func() time.Time { return time.Now().Add(10 * time.Minute) }
 	for _, tt := range []struct {
 		name   string
@@ -118,11 +118,11 @@ func TestGreetingRefuses(t *testing.T) {
 		says   string
 	}{
 		{"an attachment of another key", other, nodeID, time.Now, fault.Denied, "not signed by this node"},
-		{"an attachment of another node", m, otherID, time.Now, fault.Denied, "not signed by this node"},
-		{"a clock ten minutes ahead", m, nodeID, late, fault.Invalid, "clock is off by 10m"},
+		{"an attachment of another node", node, otherID, time.Now, fault.Denied, "not signed by this node"},
+		{"a clock ten minutes ahead", node, nodeID, late, fault.Invalid, "clock is off by 10m"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, _, err, err2 := greet(t, tt.signer, m.peer, tt.id, time.Now, tt.node)
+			_, _, err, err2 := greet(t, tt.signer, node.peer, tt.id, time.Now, tt.node)
 			for _, err := range []error{err, err2} {
 				if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) ||
 					fault.Remedy(err) == "" {
@@ -135,13 +135,13 @@ func TestGreetingRefuses(t *testing.T) {
 
 // A greeting with a peer that says nothing ends after greetTimeout, on either side.
 func TestSilentPeerEndsTheGreeting(t *testing.T) {
-	m := newMachine(t, nodeID)
+	node := newMachine(t, nodeID)
 	tunnel.Bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		go io.Copy(io.Discard, far)
 		start := time.Now()
-		_, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now)
+		_, err := tunnel.Accept(t.Context(), near, node.peer, "proxy-1", time.Now)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want a deadline", err)
 		}
@@ -153,7 +153,7 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		go io.Copy(io.Discard, far)
-		if _, err := tunnel.Connect(t.Context(), near, m.key, nodeID, "v1", time.Now); err == nil {
+		if _, err := tunnel.Connect(t.Context(), near, node.key, nodeID, "v1", time.Now); err == nil {
 			t.Error("got a tunnel to a silent proxy, want an error")
 		}
 	})
@@ -161,13 +161,13 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 
 var header = tunnel.Header{From: "192.0.2.7:50123", Protocol: "dial"}
 
-func open(t testing.TB, a *tunnel.Attached, u *tunnel.Uplink) (near, far net.Conn) {
+func open(t testing.TB, attached *tunnel.Attached, uplink *tunnel.Uplink) (near, far net.Conn) {
 	t.Helper()
-	near, err := a.Open(t.Context(), header)
+	near, err := attached.Open(t.Context(), header)
 	if err != nil {
 		t.Fatal(err)
 	}
-	far, h, err := u.Accept()
+	far, h, err := uplink.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,8 +179,8 @@ func open(t testing.TB, a *tunnel.Attached, u *tunnel.Uplink) (near, far net.Con
 
 // A stream carries more than its window, and goes on in the other direction after a half-close.
 func TestStreamCarriesBytesBothWays(t *testing.T) {
-	a, u := newTunnel(t, time.Now)
-	near, far := open(t, a, u)
+	attached, uplink := newTunnel(t, time.Now)
+	near, far := open(t, attached, uplink)
 	sent := make([]byte, 3*tunnel.Window)
 	_, _ = rand.Read(sent)
 	go func() {
@@ -204,8 +204,8 @@ func TestStreamCarriesBytesBothWays(t *testing.T) {
 // A stream has the errors of a net.Conn: for a deadline, for a read that Close interrupts, and for the end at
 // the other side.
 func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
-	a, u := newTunnel(t, time.Now)
-	near, far := open(t, a, u)
+	attached, uplink := newTunnel(t, time.Now)
+	near, far := open(t, attached, uplink)
 	defer near.Close()
 	far.SetReadDeadline(time.Now())
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -229,23 +229,23 @@ func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
 // Of several pushes that the node did not take, it gets the last. A push over the limit fails.
 func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 	tunnel.Bubble(t, func(t *testing.T) {
-		m := newMachine(t, nodeID)
-		a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
+		node := newMachine(t, nodeID)
+		attached, uplink, err, err2 := greet(t, node, node.peer, nodeID, time.Now, time.Now)
 		if err != nil || err2 != nil {
 			t.Fatalf("greet: %v, %v", err, err2)
 		}
-		defer a.Close()
-		defer u.Close()
+		defer attached.Close()
+		defer uplink.Close()
 		for _, set := range []string{"one", "two", "three"} {
-			if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: []byte(set)}); err != nil {
+			if err := attached.PushRules(t.Context(), tunnel.RulesPush{Set: []byte(set)}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		synctest.Wait()
-		if got := string((<-u.Rules()).Set); got != "three" {
+		if got := string((<-uplink.Rules()).Set); got != "three" {
 			t.Errorf("got %q, want three", got)
 		}
-		if err := a.PushRules(t.Context(),
+		if err := attached.PushRules(t.Context(),
 			tunnel.RulesPush{Set: make([]byte, tunnel.MaxFrameBytes+1)}); err == nil {
 			t.Error("got an oversize set pushed, want an error")
 		}
@@ -253,27 +253,27 @@ func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 }
 
 func TestOpenRefusesInvalidHeaders(t *testing.T) {
-	a, _ := newTunnel(t, time.Now)
+	attached, _ := newTunnel(t, time.Now)
 	for _, h := range []tunnel.Header{{From: "nowhere", Protocol: "dial"},
 		{From: "192.0.2.7:1", Protocol: "a way"}, {Protocol: "dial"}} {
-		if _, err := a.Open(t.Context(), h); err == nil {
+		if _, err := attached.Open(t.Context(), h); err == nil {
 			t.Errorf("got %+v opened, want refused", h)
 		}
 	}
 }
 
 func TestEndOfOneSideEndsTheOther(t *testing.T) {
-	a, u := newTunnel(t, time.Now)
-	near, _ := open(t, a, u)
-	u.Close()
-	<-a.Done()
+	attached, uplink := newTunnel(t, time.Now)
+	near, _ := open(t, attached, uplink)
+	uplink.Close()
+	<-attached.Done()
 	if _, err := near.Read(make([]byte, 1)); err == nil {
 		t.Error("got bytes from a tunnel that ended")
 	}
-	if _, err := a.Open(t.Context(), header); !fault.Is(err, fault.Unavailable) {
+	if _, err := attached.Open(t.Context(), header); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}
-	if _, _, err := u.Accept(); !errors.Is(err, net.ErrClosed) {
+	if _, _, err := uplink.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want net.ErrClosed", err)
 	}
 }
@@ -297,34 +297,34 @@ func (f cuttableConn) Write(b []byte) (int, error) {
 // When the network vanishes without a word, the tunnel ends within a minute.
 func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
 	tunnel.Bubble(t, func(t *testing.T) {
-		m := newMachine(t, nodeID)
+		node := newMachine(t, nodeID)
 		near, far := net.Pipe()
 		cut := make(chan struct{})
 		up := make(chan *tunnel.Uplink, 1)
 		go func() {
-			u, _ := tunnel.Connect(t.Context(), cuttableConn{far, cut}, m.key, nodeID, "v1", time.Now)
-			up <- u
+			uplink, _ := tunnel.Connect(t.Context(), cuttableConn{far, cut}, node.key, nodeID, "v1", time.Now)
+			up <- uplink
 		}()
-		a, err := tunnel.Accept(t.Context(), cuttableConn{near, cut}, m.peer, "proxy-1", time.Now)
+		attached, err := tunnel.Accept(t.Context(), cuttableConn{near, cut}, node.peer, "proxy-1", time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := <-up
+		uplink := <-up
 		close(cut)
 		start := time.Now()
-		<-a.Done()
+		<-attached.Done()
 		if took := time.Since(start); took > time.Minute {
 			t.Errorf("got it noticed after %s, want at most 1m", took)
 		}
-		a.Close()
-		u.Close()
+		attached.Close()
+		uplink.Close()
 	})
 }
 
 // rawNode is a node that does not keep to the protocol: raw yamux.
 func rawNode(t *testing.T) (*tunnel.Attached, *yamux.Session) {
 	t.Helper()
-	m := newMachine(t, nodeID)
+	node := newMachine(t, nodeID)
 	near, far := net.Pipe()
 	cfg := yamux.DefaultConfig()
 	cfg.LogOutput = io.Discard
@@ -336,18 +336,18 @@ func rawNode(t *testing.T) (*tunnel.Attached, *yamux.Session) {
 	go func() {
 		c, err := session.Open()
 		if err == nil {
-			err = tunnel.AnswerForTest(c, m.key, nodeID)
+			err = tunnel.AnswerForTest(c, node.key, nodeID)
 		}
 		if err != nil {
 			t.Errorf("raw greeting: %v", err)
 		}
 	}()
-	a, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now)
+	attached, err := tunnel.Accept(t.Context(), near, node.peer, "proxy-1", time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { a.Close() })
-	return a, session
+	t.Cleanup(func() { attached.Close() })
+	return attached, session
 }
 
 func TestNodeOpensNoStreams(t *testing.T) {
@@ -373,13 +373,13 @@ func rulesPush(doc, head string) tunnel.RulesPush {
 // alone when they did not, and both when pushes were merged.
 func TestOnlyTheHeadIsPushedWhileTheDocumentsAreUnchanged(t *testing.T) {
 	tunnel.Bubble(t, func(t *testing.T) {
-		m := newMachine(t, nodeID)
-		a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
+		node := newMachine(t, nodeID)
+		attached, uplink, err, err2 := greet(t, node, node.peer, nodeID, time.Now, time.Now)
 		if err != nil || err2 != nil {
 			t.Fatalf("greet: %v, %v", err, err2)
 		}
-		defer a.Close()
-		defer u.Close()
+		defer attached.Close()
+		defer uplink.Close()
 		for _, tt := range []struct {
 			push      []tunnel.RulesPush // pushed before the node takes any
 			set, head string
@@ -399,12 +399,12 @@ func TestOnlyTheHeadIsPushedWhileTheDocumentsAreUnchanged(t *testing.T) {
 			{[]tunnel.RulesPush{rulesPush("D", "13")}, "D by 13", ""},
 		} {
 			for _, n := range tt.push {
-				if err := a.PushRules(t.Context(), n); err != nil {
+				if err := attached.PushRules(t.Context(), n); err != nil {
 					t.Fatal(err)
 				}
 			}
 			synctest.Wait()
-			if got := <-u.Rules(); string(got.Set) != tt.set || string(got.Head) != tt.head {
+			if got := <-uplink.Rules(); string(got.Set) != tt.set || string(got.Head) != tt.head {
 				t.Errorf("got set %q and head %q, want %q and %q", got.Set, got.Head, tt.set, tt.head)
 			}
 		}
