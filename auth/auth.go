@@ -195,7 +195,7 @@ func (s *Server) serve(ctx context.Context) error {
 		return err
 	}
 	s.services = svc
-	s.ready.Set() // the socket is open: whoever connects now waits only until the port accepts
+	s.ready.Set() // services is set; the socket is open, and who connects waits only until the port accepts
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.port.Run(ctx, portConfig(svc)) })
 	g.Go(func() error { return svc.publisher.Run(ctx) })

@@ -207,9 +207,9 @@ func (s *Store) openRaft(res *resources, log *wal.Log, snaps raft.SnapshotStore)
 
 // bootstrap makes this replica the first and only member of a new cluster, unless it has a log or a snapshot.
 //
-// raft stores the first term before it writes the first entry, and takes a stored term as proof that a
-// cluster exists. A bootstrap that was interrupted between the two would never be finished. bootstrap
-// therefore resets the term where it finds the first term, no vote and no entry.
+// raft stores the first term before it writes the first entry, and refuses to bootstrap if a term is stored.
+// If an earlier bootstrap stopped between the two, bootstrap sets the term back to 0; it recognizes this by
+// the first term, no vote and no entry.
 func bootstrap(cfg *raft.Config, log *wal.Log, snaps raft.SnapshotStore, transport raft.Transport) error {
 	const firstTerm = 1
 	lastIndex, err := log.LastIndex()

@@ -65,10 +65,10 @@ func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.C
 }
 
 // tlsFault returns the fault for err, the error of a TLS connection to the proxy at addr: Denied if the
-// server belongs to another cluster than the pin, Expired for a server certificate that is not valid now,
-// Unauthenticated if the server refuses the client certificate, and Unavailable if there is no connection. A
-// fault, which an HTTP proxy on the way causes, is returned as it is. It returns context.Canceled if the user
-// interrupted tsh.
+// server belongs to a cluster other than the pinned one, Expired for a server certificate that is not valid
+// now, Unauthenticated if the server refuses the client certificate, and Unavailable if there is no
+// connection. If err is a fault already, from an HTTP proxy on the way, it is returned unchanged. It returns
+// context.Canceled if the user interrupted tsh.
 func tlsFault(addr string, err error) error {
 	var pin *identity.PinError
 	var expired *identity.ExpiredError
@@ -86,7 +86,7 @@ func tlsFault(addr string, err error) error {
 			"ask an administrator for the cluster's pin, then run: tsh login --proxy "+addr+" --pin sha256:…")
 	case errors.As(err, &expired):
 		return fault.Wrap(err, fault.Expired, "", "the server's "+expired.Error(), hintClock)
-	case isRemoteAlert(err), errors.As(err, &alert):
+	case isRemoteAlert(err), errors.As(err, &alert): // crypto/tls reports an alert in either form
 		return fault.Wrap(err, fault.Unauthenticated, "",
 			"the proxy does not accept the certificate of this login",
 			"run: tsh login; if that fails too, check the address")

@@ -37,8 +37,8 @@ var allowedCodes = map[identity.Kind][]audit.Code{
 
 // AppendMachineEvents stores the events that a machine sends. from is the identity in the certificate of its
 // connection. It stores all events or none; one whose id is stored already, because the machine sends it
-// again after a lost answer, is stored only once. An event that the machine may not send, that is malformed,
-// or that exceeds authrpc.MaxEvents makes the whole call fail with fault Invalid.
+// again after a lost answer, is stored only once. The whole call fails with fault Invalid if an event is
+// malformed or not one that the machine may send, or if there are more than authrpc.MaxEvents.
 func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, events []audit.Event) error {
 	const op = "audit.AppendMachineEvents"
 	if len(events) > authrpc.MaxEvents {

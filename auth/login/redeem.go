@@ -99,9 +99,10 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	return s.redeemPending(ctx, pending, keys, req.Keys)
 }
 
-// redeemPending returns the Assured of a stored login and deletes the login, if encoded has the verifier and
-// the keys to which its challenge committed. The roles are those of the login that the user still has. keys
-// are the keys of encoded, parsed; encoded has the bytes that the challenge hashed.
+// redeemPending exchanges a stored login for an Assured, the proof that a login has passed every check, and
+// deletes the stored login. The verifier and the keys in encoded must hash to the challenge with which the
+// login was started. Of the login's roles, the Assured has those that the user still has. keys is the parsed
+// form of the keys in encoded; encoded is needed too, because the challenge is a hash of its bytes.
 //
 // A login that has expired, was redeemed by another call, or belongs to a user who was removed gets the same
 // error as an unknown code. The login is deleted only after every check has passed.

@@ -51,7 +51,8 @@ func (k roleKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, s
 	return documents(got, err, k.document)
 }
 
-// apply creates or replaces a role. The name is in the metadata; a name in the spec is an unknown key.
+// apply creates or replaces a role. The name is in the metadata. A spec that contains a name is
+// refused, as for any unknown key.
 //
 // There is no check of what the role grants: whoever may apply roles may grant anything. The checks keep the
 // cluster administrable and the rules small enough to publish.
@@ -76,7 +77,8 @@ func (k roleKind) apply(
 	if err := checkRevision(doc.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
-	// The policy as it will be: a new deny in any role may take from the caller the right to apply roles.
+	// The policy after the change is checked as a whole: a new deny in any role could take away the caller's
+	// own right to apply roles.
 	after := maps.Clone(by.policy)
 	after[role.Name] = role
 	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {

@@ -120,14 +120,15 @@ func (a *Attachments) KeepProxyLease(
 // last-seen time, so a transaction stays well under raftstore's bound.
 const attachmentsPerTxn = 500
 
-// ChangeAttachments stores the attached and removes the detached attachments of the proxy. New ones end with
-// the proxy's lease; without a lease it returns fault NotFound. now becomes the time when each of these nodes
-// was last seen. A long list takes several transactions: after an error some of them may be committed, and
-// the proxy's next report does the rest.
+// ChangeAttachments stores the attachments in attached and removes those in detached, all of one proxy. A new
+// attachment disappears when the proxy's lease ends; if the proxy has no lease, the call returns fault
+// NotFound. now becomes the time when each node in attached or detached was last seen. A long list takes
+// several transactions: after an error some of them may be committed, and the proxy's next report does the
+// rest.
 func (a *Attachments) ChangeAttachments(
 	ctx context.Context, proxy identity.MachineID, attached, detached []Attachment, now time.Time,
 ) error {
-	have, err := proxyLeases.get(ctx, a.Reader, string(proxy))
+	lease, err := proxyLeases.get(ctx, a.Reader, string(proxy))
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func (a *Attachments) ChangeAttachments(
 		var c change
 		n := min(len(attached), attachmentsPerTxn)
 		for _, attachment := range attached[:n] {
-			attach(&c, proxy, attachment, have.Value.Lease, now)
+			attach(&c, proxy, attachment, lease.Value.Lease, now)
 		}
 		attached = attached[n:]
 		n = min(len(detached), attachmentsPerTxn)

@@ -128,7 +128,8 @@ func (c *client) Write(b []byte) (n int, err error) {
 	return c.Conn.Write(b)
 }
 
-// Read reads bytes of the node, the first time after the proxy's reply.
+// Read reads what the node sends. The first Read also consumes the proxy's reply, which comes before it. If
+// the proxy refused, this and every later Read return the refusal.
 func (c *client) Read(b []byte) (int, error) {
 	c.firstRead.Do(func() {
 		reply, err := ReadReply(c.Conn)
@@ -140,7 +141,7 @@ func (c *client) Read(b []byte) (int, error) {
 				"the proxy closed the connection without an answer",
 				"try again; if it happens again, ask an administrator to look at the proxy",
 			)
-		default:
+		default: // nil if the proxy accepted
 			c.refusal = err
 		}
 	})

@@ -115,8 +115,9 @@ func requestTunnel(conn net.Conn, proxy *url.URL, addr string) (net.Conn, error)
 var errBadReply = errors.New("the reply is not HTTP, or too long")
 
 // readReply reads the status line and header of an HTTP response, up to the empty line that ends them, and
-// leaves what follows in r: it belongs to the tunnel. The error is errBadReply for anything but HTTP, and for
-// more than maxReplyBytes. http.ReadResponse alone would read without a limit.
+// leaves what follows in r: it belongs to the tunnel. The error is errBadReply if it is not HTTP, or if a
+// line or the whole is too long, and otherwise the error of r. http.ReadResponse alone would read without a
+// limit.
 func readReply(r *bufio.Reader) (*http.Response, error) {
 	var head []byte
 	for {

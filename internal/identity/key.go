@@ -23,15 +23,16 @@ const (
 func CheckKey(key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case ed25519.PublicKey:
-		if len(k) == ed25519.PublicKeySize {
-			return nil
+		if len(k) != ed25519.PublicKeySize {
+			return fmt.Errorf("an Ed25519 key must have %d bytes", ed25519.PublicKeySize)
 		}
+		return nil
 	case *ecdsa.PublicKey:
 		if k == nil || (k.Curve != elliptic.P256() && k.Curve != elliptic.P384()) {
 			return errors.New("an ECDSA key must be on P-256 or P-384")
 		}
 		if _, err := k.ECDH(); err != nil {
-			return fmt.Errorf("the ECDSA key is no point of its curve: %w", err)
+			return fmt.Errorf("the ECDSA key is not a point on its curve: %w", err)
 		}
 		return nil
 	case *rsa.PublicKey:

@@ -102,8 +102,9 @@ func (s *Sockets) ListenAgent(ctx context.Context) (net.Listener, error) {
 	return s.listen(ctx, opListenAgent, "")
 }
 
-// listen asks the helper to listen. kind is opListen, with the path, or opListenAgent, for which the helper
-// chooses the path.
+// listen asks the helper, the process that runs as the account, to listen on a Unix socket. kind is opListen,
+// with the path, or opListenAgent, for which the helper chooses the path. ctx limits only this call, not the
+// listener.
 func (s *Sockets) listen(ctx context.Context, kind op, path string) (net.Listener, error) {
 	helper, err := s.runningHelper()
 	if err != nil {

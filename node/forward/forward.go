@@ -192,10 +192,11 @@ func (f *Forwarder) Acquire() (release func(), err error) {
 	}), nil
 }
 
-// audit returns nil once a forward in this direction with this target is audited. It calls Config.Audit only
-// for targets that this connection has not used before, and for those it waits if they come faster than
-// auditRate. Two goroutines that use a new target at the same time may both audit it. The error is a fault of
-// kind Exhausted if ctx ends during that wait, or that of Config.Audit.
+// audit makes sure that there is an audit event for forwards in this direction to this target. It calls
+// Config.Audit only for targets that this connection has not used before, and for those it waits if they come
+// faster than auditRate. After maxAudited targets it forgets them all, and audits each once more when it is
+// used. Two goroutines that use a new target at the same time may both audit it. The error is a fault of kind
+// Exhausted if ctx ends during that wait, or that of Config.Audit.
 func (f *Forwarder) audit(ctx context.Context, direction Direction, target, rule string) error {
 	key := string(direction) + " " + target
 	f.mu.Lock()

@@ -53,9 +53,9 @@ func (l *listener) ended() bool {
 type opener func(net.Conn) (name string, data []byte)
 
 // Listen serves a request to forward a listener (ssh -R): it listens on target, and forwards each connection
-// to the client until Cancel closes the listener or ctx ends. reply is the data of the reply to the request:
-// the port, which the kernel has chosen if target has port 0. rule is the rule that allows the forward, for
-// the audit event. The error is a fault, or that of Config.Sockets.
+// to the client until Cancel closes the listener or ctx ends. reply is the data of the SSH reply: the
+// port, which the kernel chooses if target has port 0, and 0 for a Unix socket. rule is the rule that allows
+// the forward, for the audit event. The error is a fault, or the error that Config.Sockets returned.
 func (f *Forwarder) Listen(ctx context.Context, target Target, rule string) (reply []byte, err error) {
 	sockets, err := f.cfg.Sockets()
 	if err != nil {
@@ -66,14 +66,14 @@ func (f *Forwarder) Listen(ctx context.Context, target Target, rule string) (rep
 		return nil, err
 	}
 	opened := &listener{direction: Remote, release: release, done: make(chan struct{})}
-	if err := f.listen(ctx, sockets, opened, &target, rule); err != nil {
+	if err := f.listen(ctx, sockets, opened, &target, rule); err != nil { // it sets a target.Port of 0
 		release()
 		return nil, err
 	}
 	f.mu.Lock()
 	if old := f.listeners[target.String()]; old != nil {
-		// The old listener has ended by itself, for example because the helper was killed: otherwise the
-		// target would have been in use. Its place in the quota is given back.
+		// The old listener has ended by itself, for example because the account helper was killed: otherwise
+		// the target would have been in use. Its place in the quota is given back.
 		old.release()
 	}
 	f.listeners[target.String()] = opened

@@ -124,7 +124,8 @@ func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, wa
 }
 
 // performGlobalRequest authorizes a global request and does what it asks for. reply is the data of the reply.
-// The error is a fault that says why the request was refused or why it failed.
+// waitingOpens is how many channel opens were received and wait to be handled; no-more-sessions does not
+// apply to them. The error is a fault that says why the request was refused or why it failed.
 func (c *connection) performGlobalRequest(
 	ctx context.Context,
 	r *ssh.Request,
@@ -140,11 +141,11 @@ func (c *connection) performGlobalRequest(
 	}
 	switch {
 	case r.Type == noMoreSessionsRequest:
-		if !c.noMoreSessions { // a second one must not admit what the first one refuses
+		if !c.noMoreSessions { // only the first counts: a second would admit opens that came after the first
 			c.noMoreSessions, c.earlierOpens = true, waitingOpens
 		}
 	case key.needsGrant():
 		return c.handleForwardRequest(ctx, r, rule)
 	}
-	return nil, nil // a keepalive: the client only waits for the reply
+	return nil, nil // no-more-sessions, or a keepalive, of which the client only awaits the reply
 }

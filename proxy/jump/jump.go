@@ -124,10 +124,11 @@ func accessRequest(who caller, node access.Node, action access.Action, now time.
 	return access.Request{Who: who.Identity, Node: node, Action: action, Now: now, From: from.Addr().Unmap()}
 }
 
-// explainFailure returns the fault for a node to which there is no stream. It asks the auth service for the
-// nodes of that name, because a node may be attached to another proxy or to none. The fault is Unavailable if
-// the caller may reach the node, Denied if the caller may only list it, and NotFound if there is no such node
-// or the caller may not know of it.
+// explainFailure returns the fault that tells the caller why this proxy has no connection to the node called
+// name. It asks the auth service for the nodes of that name, because a node may be attached to another proxy
+// or to none. The fault is Unavailable if the caller may reach the node or the auth service does not answer,
+// Denied if the caller may only list the node, and NotFound if there is none or the caller may not know of
+// it. Of several nodes with the name, the first that the caller may know of counts.
 func (s *Server) explainFailure(
 	ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time,
 ) error {

@@ -25,10 +25,10 @@ const (
 // ServeSSH serves one SSH connection until it ends or ctx does, and closes conn. It accepts direct-tcpip
 // channels, as ssh -J opens them, and connects each to a node. It refuses every other channel and request.
 //
-// It calls peerKnown as soon as the user is verified, and returns nil however the connection ends afterwards.
-// The error says why no user was verified. For a client that tried to authenticate it is of kind fault.Denied
-// for an invalid certificate, fault.Expired for one whose only defect is that it has expired, and
-// fault.Unauthenticated when there was none.
+// It calls peerKnown as soon as the user is verified. It returns an error only if the handshake failed, and
+// nil however a connection ends after that. For a client that tried to authenticate, the error is of kind
+// fault.Denied for an invalid certificate, fault.Expired for one whose only defect is that it has expired,
+// and fault.Unauthenticated when the client offered no certificate.
 func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, peerKnown func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

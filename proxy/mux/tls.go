@@ -171,8 +171,8 @@ func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 }
 
 // verifyPeer verifies the client certificate of a handshake and stores the identity in peer. The certificate
-// must be of the given kind (user or node) and signed by an authority in force; alpn must have been agreed
-// on. Every error is a certificateError.
+// must be of the given kind (user or node) and signed by an authority in force, and the handshake must have
+// negotiated alpn. Every error is a certificateError.
 func (m *Mux) verifyPeer(
 	state tls.ConnectionState, alpn string, kind identity.Kind, peer *identity.Peer,
 ) error {

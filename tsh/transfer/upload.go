@@ -168,10 +168,9 @@ func (c *Copier) resolveLinks(ctx context.Context, dst string) (remoteTarget, er
 }
 
 // send writes the contents of the local file in, which info describes, to the file out on the node and shows
-// the progress. dst is the name of the destination in the progress line and in errors. If out is another file
-// than dst, it is a temporary file, which send creates and which must not exist before. On an error send
-// leaves what it has written. It returns localFault for an error of reading, remoteFault for one of the node,
-// and the error of ctx if ctx ends.
+// the progress. dst is the final name, used in the progress line and in errors. out is dst itself, or a
+// temporary file, which must not exist yet. On an error send does not remove the partial file. It returns
+// localFault for an error of reading, remoteFault for one of the node, and the error of ctx if ctx ends.
 func (c *Copier) send(ctx context.Context, in *os.File, info fs.FileInfo, out, dst string) error {
 	flags := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
 	if out != dst {
