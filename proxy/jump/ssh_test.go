@@ -176,7 +176,9 @@ func TestSSHServerRefusesKeys(t *testing.T) {
 	srv, foreign := newTestServer(t), newTestServer(t)
 	alice := srv.User("alice@example.com", "ops")
 	ofAnotherCluster := foreign.UserSigner(alice, nil, "ubuntu")
-	changed := func(change func(*ssh.Certificate)) ssh.Signer { return srv.UserSigner(alice, change, "ubuntu") }
+	changed := func(change func(*ssh.Certificate)) ssh.Signer {
+		return srv.UserSigner(alice, change, "ubuntu")
+	}
 	withOption := func(name, value string) ssh.Signer {
 		return changed(func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{name: value} })
 	}

@@ -32,12 +32,13 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 	auth := proxytest.New(t)
 	port := startMux(t, auth, openRules(t, auth))
 	alice := auth.UserCertificate(auth.User("alice@example.com"), nil)
+	web1 := auth.MachineCertificate(auth.Machine(identity.Node, "web-1", nil), nil)
 	for _, tt := range []struct {
 		alpn, by string
 		cert     *tls.Certificate
 	}{
 		{identity.ALPNDial, "dial", alice},
-		{identity.ALPNTunnel, "tunnel", auth.MachineCertificate(auth.Machine(identity.Node, "web-1", nil), nil)},
+		{identity.ALPNTunnel, "tunnel", web1},
 	} {
 		cert := func() (*tls.Certificate, error) { return tt.cert, nil }
 		cfg := identity.PinnedTLS(auth.Pin(), clustertest.Name, tt.alpn, cert, time.Now, identity.Proxy)
