@@ -179,8 +179,8 @@ func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 // the order depends on the request:
 //
 //   - A further program on the channel is only refused: the first one goes on.
-//   - The client of a subsystem closes the connection when it reads the refusal. So the message is sent first,
-//     and the refusal when the client has read it.
+//   - The client of a subsystem closes the connection when it reads the refusal. So the message is sent
+//     first, and the refusal when the client has read it.
 //   - OpenSSH prints a line of its own after a refused exec or shell request. So the request succeeds, and
 //     the "program" prints why and exits with refusedStatus.
 func (s *sessionChannel) refuseProgram(r *ssh.Request, err error) {
