@@ -179,7 +179,8 @@ func dialPinned(c *proxytest.Auth, addr, protocol string, cert *tls.Certificate)
 	return tls.Dial("tcp", addr, cfg)
 }
 
-// startEchoNode connects the node of the users, which echoes.
+// startEchoNode connects the node of the users, which echoes, and waits until the proxy leads users to it: a
+// tunnel is connected a moment before that.
 func startEchoNode(t *testing.T, c *proxytest.Auth, addr string) {
 	t.Helper()
 	id := c.Machine(identity.Node, "wanted", nil)
@@ -202,27 +203,33 @@ func startEchoNode(t *testing.T, c *proxytest.Auth, addr string) {
 			go func() { _, _ = io.Copy(s, s); s.Close() }()
 		}
 	}()
+	harness.Eventually(t, "the proxy has attached the node", func() bool { return echoOnce(c, addr) == nil })
 }
 
 // dialOnce connects a user to the node, and returns how long it took until the node answered.
 func dialOnce(t *testing.T, c *proxytest.Auth, addr string) time.Duration {
 	t.Helper()
-	cert := c.UserCertificate(c.User("alice@example.com", "ops"), nil)
 	start := time.Now()
+	if err := echoOnce(c, addr); err != nil {
+		t.Errorf("a user: %v", err)
+	}
+	return time.Since(start)
+}
+
+// echoOnce connects a user to the node and waits for its answer.
+func echoOnce(c *proxytest.Auth, addr string) error {
+	cert := c.UserCertificate(c.User("alice@example.com", "ops"), nil)
 	conn, err := dialPinned(c, addr, identity.ALPNDial, cert)
 	if err != nil {
-		t.Errorf("a user: %v", err)
-		return time.Since(start)
+		return err
 	}
 	defer conn.Close()
 	node := dial.Client(conn, dial.Request{Node: "wanted"})
 	if _, err := io.WriteString(node, "hello"); err != nil {
-		t.Errorf("a user: %v", err)
+		return err
 	}
-	if _, err := io.ReadFull(node, make([]byte, 5)); err != nil {
-		t.Errorf("a user: %v", err)
-	}
-	return time.Since(start)
+	_, err = io.ReadFull(node, make([]byte, 5))
+	return err
 }
 
 // testProxy is a proxy that records when connections arrived.
