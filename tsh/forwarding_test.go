@@ -119,6 +119,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
+// ssh -N forwards by -L and -D without a command, until a signal ends it.
 func TestForwardingAlone(t *testing.T) {
 	tc := newTestCluster(t)
 	targets := make(chan string, 8)
@@ -152,6 +153,8 @@ func TestForwardingAlone(t *testing.T) {
 	}
 }
 
+// A forward that is impossible is reported before the command runs: a local port in use even before tsh
+// connects, and a refusal with the node's reason.
 func TestForwardsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
@@ -179,6 +182,8 @@ func TestForwardsThatAreRefused(t *testing.T) {
 	c.refused(255, []string{"ssh", "-A", "web-1"}, "no ssh-agent", "SSH_AUTH_SOCK")
 }
 
+// If the node refuses a forwarded connection, tsh prints its reason, and prints it once for several
+// connections.
 func TestRefusedForwardedConnectionIsReported(t *testing.T) {
 	tc := newTestCluster(t)
 	tc.addNode("web-1")
@@ -339,6 +344,7 @@ func TestTheOpeningCarriesTheCommand(t *testing.T) {
 	}
 }
 
+// Flags and options of ssh that scripts use mean the same for tsh ssh. Others are refused with a hint.
 func TestFlagsOfOpenSSH(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)

@@ -63,6 +63,7 @@ func (c *client) loginHeadless(answers []string, flags ...string) (result, []str
 	return r, pages
 }
 
+// A headless login polls until the user has approved it, also while the auth service is unavailable.
 func TestHeadlessLoginWaitsForApproval(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)

@@ -13,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// The list of nodes comes in pages. ls shows all of them, in each format, without control characters.
 func TestLSShowsEveryPage(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
@@ -77,6 +78,7 @@ metadata: {name: bob}
 spec: {since: 2026-01-01, count: 3, on: true}
 `
 
+// apply creates the documents of a file, and what get prints can be applied again.
 func TestResourcesRoundTrip(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
@@ -207,6 +209,8 @@ func TestTokenInMachineReadableFormats(t *testing.T) {
 	c.refused(1, []string{"token", "create", "--format=csv"}, "text, json or yaml")
 }
 
+// The Tab key completes flags, commands and the nodes that the user can log in to, but no name that is not
+// valid, which a shell could execute.
 func TestCompletionKnowsNodes(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)

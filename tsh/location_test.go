@@ -2,6 +2,7 @@ package tsh
 
 import "testing"
 
+// An argument of scp with a colon before any slash is on a node; anything else is on this machine.
 func TestParseLocation(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

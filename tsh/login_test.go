@@ -58,6 +58,7 @@ func neverBrowse(t *testing.T, name string) func(string) {
 	return func(page string) { t.Errorf("%s: got %s opened, want a refusal before", name, page) }
 }
 
+// A login with --ca-file or --pin leaves a profile that only the user can read, and shows who is logged in.
 func TestLoginLeavesAProfile(t *testing.T) {
 	t.Parallel()
 	for name, flags := range map[string]func(*testCluster) []string{
@@ -113,6 +114,8 @@ func checkModes(t *testing.T, home string) {
 	}
 }
 
+// Wrong flags, a wrong pin and an unknown web certificate are refused before the browser is opened, and
+// nothing is written.
 func TestLoginRefuses(t *testing.T) {
 	t.Parallel()
 	tc, other := newTestCluster(t), newTestCluster(t)
@@ -158,6 +161,8 @@ func TestLearnedPinIsKept(t *testing.T) {
 	}
 }
 
+// After a cluster was rebuilt, its root certificate in --ca-file is enough to log in, although the profile
+// has the old pin.
 func TestFileWithTheClusterRootReplacesTheKeptPin(t *testing.T) {
 	t.Parallel()
 	old := newTestCluster(t)
@@ -179,6 +184,7 @@ func TestFileWithTheClusterRootReplacesTheKeptPin(t *testing.T) {
 	}
 }
 
+// Requests of other web pages to the callback do not end the login: without its state they are refused.
 func TestLoopbackAcceptsOnlyItsOwnState(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
@@ -212,6 +218,7 @@ func TestLoopbackAcceptsOnlyItsOwnState(t *testing.T) {
 	}
 }
 
+// Nothing of an answer of the auth service is stored if one part of it cannot be verified.
 func TestLoginRefusesInvalidResponsesOfAuth(t *testing.T) {
 	t.Parallel()
 	otherKey, err := ssh.NewPublicKey(newKey(t).Public())
@@ -334,6 +341,7 @@ func TestExpiredLoginFailsBeforeTheNetwork(t *testing.T) {
 	}
 }
 
+// The time left is shown in minutes, also when less than one is left.
 func TestStatusSaysHowLongALoginIsValid(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t).loggedIn()
@@ -373,6 +381,7 @@ func TestDamagedProfileIsReported(t *testing.T) {
 	}
 }
 
+// A logout deletes everything but the pin. Afterwards commands say that the user is not logged in.
 func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)

@@ -98,6 +98,8 @@ func TestSCPKeepsTimesAndModesWhenAsked(t *testing.T) {
 	}
 }
 
+// A copy to a symbolic link replaces the file to which the link leads, and this file keeps its mode. That
+// holds in both directions.
 func TestSCPReplacesWithoutLosingModeOrLink(t *testing.T) {
 	t.Parallel()
 	c, remote, local := scpFixture(t)
@@ -123,6 +125,7 @@ func TestSCPReplacesWithoutLosingModeOrLink(t *testing.T) {
 	}
 }
 
+// Folders are copied only with -r, in both directions, also the home folder under its own name.
 func TestSCPCopiesFolders(t *testing.T) {
 	t.Parallel()
 	c, remote, local := scpFixture(t)
@@ -150,6 +153,7 @@ func TestSCPCopiesFolders(t *testing.T) {
 	c.refused(1, []string{"scp", "web-1:tree", local}, "-r")
 }
 
+// A copy that cannot work is refused with the reason, leaves the previous file and leaves no temporary file.
 func TestSCPRefuses(t *testing.T) {
 	t.Parallel()
 	c, remote, local := scpFixture(t)
@@ -205,6 +209,8 @@ func TestSCPRefusesUnsafeNamesFromTheNode(t *testing.T) {
 	}
 }
 
+// A destination that leads through links to a folder, or in a loop, is refused. The message contains a name
+// that the node chose, so it is cleaned: a line break in it must not forge a hint of tsh.
 func TestSCPRefusesUnsafeLinksOnTheNode(t *testing.T) {
 	t.Parallel()
 	c, remote, local := scpFixture(t)

@@ -20,6 +20,8 @@ type sessionReport struct {
 	Env     map[string]string
 }
 
+// A command gets its input, the user's language and no terminal. Its outputs stay separate, and its status is
+// tsh's. For a whole name nothing but the dial request is sent.
 func TestSSHRunsACommandWithOneDial(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
@@ -52,6 +54,8 @@ func TestSSHSendsTheTerminalType(t *testing.T) {
 	}
 }
 
+// A node can be named by its whole name, its first label or its id. Only the last two cost a call of the auth
+// service.
 func TestSSHNames(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
@@ -101,6 +105,7 @@ func TestSSHNames(t *testing.T) {
 	) // by the first label in the cluster's domain
 }
 
+// The login is that of LOGIN@ or -l, else the name of the local user if it is one of the logins.
 func TestSSHLogins(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
@@ -145,6 +150,7 @@ func TestSSHReportsTheReasonOfTheNode(t *testing.T) {
 	}
 }
 
+// tsh runs nothing on a host that cannot prove, by a certificate of the cluster, that it is the named node.
 func TestSSHRefusesAnotherHost(t *testing.T) {
 	t.Parallel()
 	tc, other := newTestCluster(t), newTestCluster(t)
@@ -171,6 +177,8 @@ func TestSSHRefusesAnotherHost(t *testing.T) {
 	}
 }
 
+// The exit status is that of the command, at most 255, or 128 plus the number of the signal that ended it. A
+// lost connection is 255.
 func TestSSHExitStatusIsTheCommands(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)

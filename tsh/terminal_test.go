@@ -55,6 +55,8 @@ func sendSignal(t *testing.T, s syscall.Signal) {
 	}
 }
 
+// At a terminal every key reaches the program as a byte, a new size is sent to the node, and ~. ends the
+// connection.
 func TestTerminalRawModeResizeAndDisconnect(t *testing.T) {
 	tc := newTestCluster(t)
 	node := tc.addNode("web-1")
@@ -86,6 +88,7 @@ func TestTerminalRawModeResizeAndDisconnect(t *testing.T) {
 	}
 }
 
+// A signal ends tsh at a terminal, and the terminal gets its previous mode back.
 func TestSignalAtATerminalRestoresTheTerminal(t *testing.T) {
 	tc := newTestCluster(t)
 	tc.addNode("web-1").command = func(_ string, ch ssh.Channel) ssh.Signal {

@@ -7,6 +7,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
+// The page has a mark only for a feature that a test has shown, and pages that differ only in versions are
+// the same.
 func TestPageListsOnlyWhatClientsShowed(t *testing.T) {
 	report := &harness.CompatibilityReport{}
 	client := report.AddClient(t, "some client", "echo", "version 1.2.3-beta")

@@ -45,6 +45,7 @@ func connect(t *testing.T, addr string) net.Conn {
 	return c
 }
 
+// The count includes TCP's handshake, and each round trip takes the time that was asked for.
 func TestRelayCountsRoundTrips(t *testing.T) {
 	echo := func(c net.Conn) { _, _ = io.Copy(c, c) }
 	greet := func(c net.Conn) { fmt.Fprint(c, "x"); echo(c) }
@@ -109,6 +110,7 @@ func TestRelayCountsNoRoundTripTwice(t *testing.T) {
 	}
 }
 
+// All bytes arrive in order in both directions, and the end of one direction does not end the other.
 func TestRelayKeepsBytesAndHalfCloses(t *testing.T) {
 	received := make(chan []byte, 1)
 	r := harness.StartRelay(t, serve(t, func(c net.Conn) {

@@ -109,6 +109,7 @@ func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
 	}
 }
 
+// An agent that does not know session-bind answers it with a failure. It is forwarded all the same.
 func TestAgentWithoutSessionBindIsForwarded(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "agent")

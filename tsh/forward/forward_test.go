@@ -118,6 +118,7 @@ func local(addr net.Addr) forward.Addr {
 	return port("127.0.0.1", uint16(addr.(*net.TCPAddr).Port))
 }
 
+// -L and -R forward from a port or a socket to a port or a socket, with half-closes.
 func TestForwardsBothWaysWithPortsAndSockets(t *testing.T) {
 	dir := t.TempDir()
 	tcp, unix := local(echo(t, "tcp", "127.0.0.1:0")), socket(filepath.Join(dir, "service"))
@@ -149,6 +150,7 @@ func TestForwardsBothWaysWithPortsAndSockets(t *testing.T) {
 	}
 }
 
+// Many listeners and connections at once do not mix their data, and afterwards none is open.
 func TestManyForwardsAndConnectionsAtOnce(t *testing.T) {
 	t.Parallel()
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
@@ -173,6 +175,7 @@ func TestManyForwardsAndConnectionsAtOnce(t *testing.T) {
 	}
 }
 
+// -D, and -R without a target, serve each version of SOCKS. A refusal is reported to the user.
 func TestDynamicForwards(t *testing.T) {
 	t.Parallel()
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
@@ -207,6 +210,8 @@ func TestDynamicForwards(t *testing.T) {
 	}
 }
 
+// Without an address a listener accepts connections only from this machine, and only its owner can use a
+// socket.
 func TestLocalListenersAreLoopbackAndPrivate(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -237,6 +242,7 @@ func TestLocalListenersAreLoopbackAndPrivate(t *testing.T) {
 	}
 }
 
+// A listener that cannot be opened, on this machine or on the node, is an error with a remedy.
 func TestForwardsThatFailAreReportedAtOnce(t *testing.T) {
 	taken := local(echo(t, "tcp", "127.0.0.1:0"))
 	path := filepath.Join(t.TempDir(), "s")
@@ -436,6 +442,7 @@ func TestNoListenerReplacesAFileOrFollowsALink(t *testing.T) {
 	}
 }
 
+// After Close, Drain waits for the open connections until its context ends.
 func TestDrainLetsConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	target, err := net.Listen("tcp", "127.0.0.1:0")

@@ -11,6 +11,7 @@ func port(host string, n uint16) forward.Addr { return forward.Addr{Host: host, 
 
 func socket(path string) forward.Addr { return forward.Addr{Path: path} }
 
+// The values of -L, -R, -D and -W mean what they mean for OpenSSH.
 func TestRulesAsOpenSSHReadsThem(t *testing.T) {
 	t.Parallel()
 	none := forward.Addr{}
@@ -49,6 +50,7 @@ func TestRulesAsOpenSSHReadsThem(t *testing.T) {
 	}
 }
 
+// A value that is not valid for its flag is refused with an example.
 func TestRulesThatAreRefused(t *testing.T) {
 	t.Parallel()
 	parsers := map[string]func(string) error{

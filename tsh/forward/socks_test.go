@@ -17,6 +17,8 @@ type socksConn struct {
 
 func (c *socksConn) Read(b []byte) (int, error) { return c.Reader.Read(b) }
 
+// Requests of versions 4, 4a and 5 are read to their last byte and no further, and are answered in their
+// version.
 func TestSOCKSRequests(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -53,6 +55,7 @@ func TestSOCKSRequests(t *testing.T) {
 	}
 }
 
+// A request that is cut off, not CONNECT or without a usable address, and text that is no SOCKS, is an error.
 func TestSOCKSRequestsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, sent := range map[string]string{

@@ -54,6 +54,8 @@ func start(t *testing.T, ctx context.Context) (l *Listener, answers <-chan callb
 	return l, done
 }
 
+// Requests with a wrong state, path, method or host name are refused, and the login goes on until the right
+// one.
 func TestOnlyTheFirstAnswerWithTheStateCounts(t *testing.T) {
 	t.Parallel()
 	l, answers := start(t, t.Context())
@@ -87,6 +89,7 @@ func TestOnlyTheFirstAnswerWithTheStateCounts(t *testing.T) {
 	}
 }
 
+// A callback after the first gets a page that says so, and does not replace the result.
 func TestASecondAnswerIsRefused(t *testing.T) {
 	t.Parallel()
 	l, err := Listen(state)

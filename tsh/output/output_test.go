@@ -13,6 +13,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// Whatever a value contains, no format writes a character that a terminal obeys; JSON and YAML keep the
+// value.
 func TestNoFormatWritesInvisibleCharacters(t *testing.T) {
 	t.Parallel()
 	value := map[string]string{"note": "x\x1b[2J\u202e\U000e0041y"}

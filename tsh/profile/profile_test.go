@@ -29,6 +29,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// An address becomes host:port. Text that would be unsafe in a file name or an OpenSSH configuration is
+// refused.
 func TestParseProxy(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
@@ -80,6 +82,7 @@ func TestUnknownProxy(t *testing.T) {
 	}
 }
 
+// A profile of a newer format, or a damaged one, is refused with a remedy.
 func TestProfileOfANewerTshIsRefused(t *testing.T) {
 	t.Parallel()
 	h := profile.Home(t.TempDir())

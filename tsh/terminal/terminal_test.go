@@ -34,6 +34,7 @@ func TestCleanKeepsReadableText(t *testing.T) {
 	}
 }
 
+// Escape sequences are recognised only at the start of a line, however the input is split into reads.
 func TestEscapeSequences(t *testing.T) {
 	t.Parallel()
 	readers := map[string]func(io.Reader) io.Reader{

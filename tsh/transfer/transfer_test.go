@@ -12,6 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// A progress line shows percentage, size, speed and time left, as far as they are known, within the width.
 func TestProgressLines(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
