@@ -149,11 +149,11 @@ func TestIssueRefuses(t *testing.T) {
 		{"a point that is not on its curve", userRequest, func(r *ca.Request) {
 			//lint:ignore SA1019 no other way makes a key that is invalid
 			r.X509Key = &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}
-		}, "no point"},
+		}, "not a point"},
 		{"a private key in place of a public key", userRequest, useX509Key(p521), "not accepted"},
 		{
 			"an Ed25519 key of the wrong size", userRequest,
-			useX509Key(ed25519.PublicKey("short")), "not accepted",
+			useX509Key(ed25519.PublicKey("short")), "32 bytes",
 		},
 		{"a nil key with a type", userRequest, useX509Key((*rsa.PublicKey)(nil)), "RSA"},
 		{"the user authority as SSH key", userRequest, useSSHKey(p.UserSSH[0]), "own authorities"},

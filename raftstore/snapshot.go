@@ -145,8 +145,9 @@ func (r *reader) decodeStream() (st stream) {
 	return st
 }
 
-// readSnapshot decodes a snapshot and returns its state. It never panics, whatever the bytes are. A version
-// or section that this release does not know is errUnsupported.
+// readSnapshot decodes a snapshot and returns its state. It never panics, whatever the bytes are. The
+// error is errUnsupported if the bytes do not begin with the magic, which contains the version, or if this
+// release does not know a section.
 func readSnapshot(from io.Reader) (*state, error) {
 	in := bufio.NewReaderSize(from, bufferBytes)
 	var magic [len(snapshotMagic)]byte
@@ -156,7 +157,8 @@ func readSnapshot(from io.Reader) (*state, error) {
 	if string(magic[:]) != snapshotMagic {
 		return nil, errUnsupported
 	}
-	// The sections set revision, term and clock, and no section appends to a stream's files.
+	// Revision, term and clock start at 0: the sections set them. There are no stream files (nil), because no
+	// section appends to a stream.
 	builder := newState().newBuilder(0, 0, 0, nil)
 	for {
 		kind, body, err := readSection(in)

@@ -9,7 +9,7 @@ import (
 )
 
 // forwarder returns the Forwarder for -L, -D, -R and -A. It opens no connection or listener. It returns an
-// Invalid fault for a value that is not valid, that of -W included, and for -A without an ssh-agent.
+// Invalid fault if a value is not valid (it checks that of -W too), and for -A without an ssh-agent.
 func (a *app) forwarder(opts sshOptions) (*forward.Forwarder, error) {
 	cfg := forward.Config{Notify: func(msg string) {
 		fmt.Fprintf(a.Stderr, "tsh: %s\r\n", terminal.Clean(msg)) // \r: the terminal may be in raw mode
@@ -20,7 +20,7 @@ func (a *app) forwarder(opts sshOptions) (*forward.Forwarder, error) {
 		rules  *[]forward.Rule
 	}{
 		{opts.local, forward.ParseLocal, &cfg.Local},
-		{opts.dynamic, forward.ParseDynamic, &cfg.Local},
+		{opts.dynamic, forward.ParseDynamic, &cfg.Local}, // -D also listens on this machine
 		{opts.remote, forward.ParseRemote, &cfg.Remote},
 	} {
 		for _, value := range flag.values {

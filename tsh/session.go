@@ -43,19 +43,19 @@ func (s *session) program(command string) dial.ChannelRequest {
 }
 
 // run runs a shell, a command or a subsystem on the node until it ends. It requests a terminal (a PTY) for
-// the program with -t, and also for a shell if standard input is a terminal, unless -T is given. From the
-// start of the program to its end it puts the local terminal into raw mode, so that every key reaches the
-// program.
+// the program with -t, and also for a shell if standard input is a terminal, unless -T or -n is given. If it
+// requested a PTY and reads from a terminal, it keeps that in raw mode while the program runs, so that every
+// key reaches the program.
 //
 // It returns nil if the program ended with status 0, and an exitStatus if it ended otherwise or a signal
 // ended tsh. If the node refuses the program, it prints the node's reason to standard error and returns a
-// Denied fault. It returns an Unavailable fault if the connection was lost or the user ended it.
+// Denied fault. It returns an Unavailable fault if the connection was lost or the user closed it (~.).
 func (s *session) run(ctx context.Context, command string) error {
 	a, opts := s.app, s.opts
 	stdin, stdinIsTerminal := terminal.File(a.Stdin)
 	interactive := stdinIsTerminal && !opts.noInput
 	isShell := command == ""
-	wantPTY := opts.tty || isShell && interactive && !opts.noTTY
+	wantPTY := opts.tty || (isShell && interactive && !opts.noTTY)
 	requests := a.envRequests(opts.env)
 	if wantPTY {
 		if interactive {

@@ -101,11 +101,11 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 
 // redeemPending exchanges a stored login for an Assured, the proof that a login has passed every check, and
 // deletes the stored login. The verifier and the keys in encoded must hash to the challenge with which the
-// login was started. Of the login's roles, the Assured has those that the user still has. keys is the parsed
+// login was started. Roles that the user has lost since are left out. keys is the parsed
 // form of the keys in encoded; encoded is needed too, because the challenge is a hash of its bytes.
 //
 // A login that has expired, was redeemed by another call, or belongs to a user who was removed gets the same
-// error as an unknown code. The login is deleted only after every check has passed.
+// error as a login code that does not exist. The login is deleted only after every check has passed.
 func (s *Service) redeemPending(
 	ctx context.Context, stored state.Stored[state.PendingLogin], keys keyPair, encoded authrpc.Keys,
 ) (Assured, error) {

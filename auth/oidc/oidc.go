@@ -92,9 +92,9 @@ func (p *Providers) List(ctx context.Context) ([]Choice, error) {
 	return out, nil
 }
 
-// currentProvider returns the provider for the connector as it is stored now. It keeps one for each connector
-// until the connector changes, because a provider caches its metadata and keys. An unknown connector gets
-// fault NotFound.
+// currentProvider returns a provider made from the newest stored version of the connector. Providers are
+// cached by the connector's name until its revision changes, because a provider holds fetched metadata and
+// keys. An unknown connector gets fault NotFound.
 func (p *Providers) currentProvider(ctx context.Context, name string) (*provider, error) {
 	rec, err := p.source.Connector(ctx, name)
 	if fault.Is(err, fault.NotFound) {

@@ -123,9 +123,9 @@ func (s *Service) Verify(ctx context.Context, answer Answer) (Proof, error) {
 		"wait for the next code, then try again")
 }
 
-// tryVerify makes one attempt of Verify: it reads the user's factor, judges the code by it, and stores what
-// the judgement changes. If another call wrote the factor between the read and the write, nothing is stored
-// and the error is fault Conflict: Verify then calls it again.
+// tryVerify makes one attempt of Verify: it reads the user's factor, judges the code by it, and stores the
+// factor if the code changed it. If another call wrote the factor between the read and the write, nothing is
+// stored and the error is fault Conflict: Verify then calls it again.
 func (s *Service) tryVerify(ctx context.Context, answer Answer, code parsedCode) (Proof, error) {
 	stored, err := s.store.Factor(ctx, answer.Who.UserKey())
 	if err != nil {

@@ -109,10 +109,11 @@ func HandleStream[Req, Res any](
 	s.register(r.Name, r.Path(), r.Callers, r.AllowExpired, handler)
 }
 
-// register makes s serve the route name at path. For each request the server first finds out who the caller
-// is, and checks that it is of one of the kinds and that its certificate has not expired; allowExpired leaves
-// the last check out. Then it calls fn, which writes the response. If the caller is refused or fn returns an
-// error, the server answers with a fault. So fn must return nil once it has written a part of the response.
+// register makes s serve path; name is the route's name in faults. For each request the server first finds
+// out who the caller is, and checks that the caller's kind is one of kinds and that its certificate has not
+// expired; allowExpired leaves the last check out. Then it calls fn, which writes the response. If the caller
+// is refused or fn returns an error, the server answers with a fault. So fn must return nil once it has
+// written a part of the response.
 func (s *Server) register(
 	name, path string,
 	kinds []identity.Kind,
@@ -180,9 +181,9 @@ func callerName(c Caller) string {
 	return c.Identity.String()
 }
 
-// readBody decodes the JSON body of a request into the value that into points to. An empty body leaves that
-// as it is. limit bounds the body in bytes; 0 stands for MaxBodyBytes. For an anonymous caller the bound is
-// always MaxAnonymousBody. The error is a fault of kind Invalid.
+// readBody decodes the JSON body of a request into *into. An empty body leaves it unchanged. limit bounds the
+// body in bytes; 0 stands for MaxBodyBytes. For an anonymous caller the bound is always MaxAnonymousBody. The
+// error is a fault of kind Invalid.
 func readBody(w http.ResponseWriter, r *http.Request, c Caller, limit int64, into any) error {
 	if limit == 0 {
 		limit = MaxBodyBytes
@@ -195,7 +196,8 @@ func readBody(w http.ResponseWriter, r *http.Request, c Caller, limit int64, int
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return fault.Wrap(err, fault.Invalid, r.URL.Path, "the request is too large", "send less at once")
+		return fault.Wrap(err, fault.Invalid, strings.TrimPrefix(r.URL.Path, "/v1/"),
+			"the request is too large", "send less at once")
 	case err != nil && !errors.Is(err, io.EOF):
 		return fault.Wrap(err, fault.Invalid, strings.TrimPrefix(r.URL.Path, "/v1/"),
 			"the request could not be read",

@@ -128,8 +128,9 @@ func (c *client) Write(b []byte) (n int, err error) {
 	return c.Conn.Write(b)
 }
 
-// Read reads what the node sends. The first Read also consumes the proxy's reply, which comes before it. If
-// the proxy refused, this and every later Read return the refusal.
+// Read reads what the node sends. The proxy's reply arrives before that; the first Read consumes it, so that
+// the client need not wait for the reply before it writes. If the proxy refused, or its reply could not be
+// read, this and every later Read return that error.
 func (c *client) Read(b []byte) (int, error) {
 	c.firstRead.Do(func() {
 		reply, err := ReadReply(c.Conn)

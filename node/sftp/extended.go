@@ -25,8 +25,8 @@ var extensions = []struct{ name, version string }{
 	{"users-groups-by-id@openssh.com", "1"},
 }
 
-// extended serves SSH_FXP_EXTENDED (draft section 8): it reads the name of the extension and serves the
-// request. It returns errUnsupported for an unknown name.
+// extended serves SSH_FXP_EXTENDED (draft-ietf-secsh-filexfer-02 section 8): it reads the name of the
+// extension and serves the request. It returns errUnsupported for an unknown name.
 func (s *server) extended(req *packet) error {
 	switch string(req.readBytes()) {
 	case "posix-rename@openssh.com":
@@ -215,8 +215,8 @@ func (s *server) usersGroups(req *packet) error {
 }
 
 // copyData serves copy-data: it copies bytes from one open file to another, without sending them to the
-// client. The request names for each the handle and the offset, and the number of bytes; 0 means up to the
-// end of the file. Copying within one file is refused.
+// client. The request gives a handle and an offset for each file, and a number of bytes; 0 means up to the
+// end of the source. Copying within one file is refused.
 func (s *server) copyData(req *packet) error {
 	from, err := s.fileHandle(req)
 	if err != nil {

@@ -20,9 +20,10 @@ const (
 	drainBytes   = 64 << 10
 )
 
-// ServeDial serves one threshold-dial connection of a verified user: it reads the dial request, opens a
-// stream to the node, and relays until either end closes or ctx ends. It closes conn. If there is no stream,
-// the client gets a reply with the fault that says why.
+// ServeDial serves one connection of a verified user, of the threshold-dial protocol of package dial: it
+// takes a place in the user's quota, reads the dial request, opens a stream to the node, and relays until
+// either end closes or ctx ends. It closes conn. If there is no stream, the client gets a reply with the
+// fault that says why.
 func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Peer) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

@@ -75,9 +75,9 @@ type caller struct {
 // not: Unavailable (the rules of this proxy are too old, or the node is offline), Expired (the caller's
 // certificate), Denied, or NotFound.
 //
-// A caller who may not even list a node gets the answer for a node that does not exist. In both cases the
-// auth service is asked first, so that neither the answer nor the time it takes tells whether the node
-// exists.
+// A caller who may not even list a node gets the answer for a node that does not exist. For such a node and
+// for a missing one the auth service is asked first, so that neither the answer nor the time it takes tells
+// whether the node exists. A timeout bounds the opening alone, not the stream.
 func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Conn, error) {
 	const op = "proxy.openNode"
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
@@ -115,7 +115,8 @@ func (s *Server) findNode(name string) (access.Node, bool) {
 	return access.Node{}, false
 }
 
-// anyAction is the action for the question whether the rules allow a caller anything at all on a node.
+// anyAction is the action for the question whether the rules allow a caller at least one action on a node
+// that needs a connection; listing the node needs none.
 const anyAction access.Action = ""
 
 // accessRequest returns the question whether the caller may do action on the node at the time now.

@@ -155,8 +155,9 @@ func (c *cluster) serve(public net.Listener, version string, log *slog.Logger, o
 	return printCodes(c.stack.Context(), out, c.state.Users)
 }
 
-// startProvider starts the OIDC provider in c.stack. It listens on the port of earlier runs, which is a part
-// of the issuer's name and so must stay. In the first run the system chooses the port, which is saved.
+// startProvider starts the OIDC provider in c.stack. The provider listens on the address of earlier runs: it
+// is part of the issuer URL, so it must not change between runs. In the first run the system chooses the
+// port, and startProvider saves the address.
 func (c *cluster) startProvider() error {
 	listener, err := server.Listen(c.state.Provider,
 		"end another demo that uses the same folder, or use another folder: --data DIR")

@@ -49,8 +49,8 @@ func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 }
 
 // readSOCKS4 reads the rest of a SOCKS4 request after the version: command, port, IPv4 address and user. In
-// SOCKS4a the address is 0.0.0.x, with x other than 0, and a host name comes after the user. See ReadSOCKS
-// for the results.
+// SOCKS4a the address is 0.0.0.x, with x other than 0, and a host name comes after the user. The
+// request is returned also with an error, so that the caller can answer it in its version.
 func readSOCKS4(rw io.ReadWriter) (SOCKSRequest, error) {
 	req := SOCKSRequest{Version: socks4}
 	var head [7]byte // command, port, address

@@ -139,9 +139,9 @@ func (h Home) Load(proxy string) (*Profile, error) {
 	return prof, nil
 }
 
-// read reads the other files of the login into p; the caller has read profile.yaml into p.Info and set p.Dir.
-// The pin of profile.yaml must verify the authorities, they must name the same cluster as profile.yaml, and
-// each certificate must be for its key.
+// read reads the authorities and the SSH and X.509 files of the login into p; the caller has read
+// profile.yaml into p.Info and set p.Dir. The pin of profile.yaml must verify the authorities, they must name
+// the same cluster as profile.yaml, and each certificate must match the private key that is stored with it.
 func (p *Profile) read() (err error) {
 	if p.Pin, err = identity.ParsePin(p.Info.Pin); err != nil {
 		return err
@@ -157,8 +157,8 @@ func (p *Profile) read() (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: %w", authoritiesFile, err)
 	}
-	if cluster != p.Cluster {
-		return fmt.Errorf("%s is of cluster %q, not %q", authoritiesFile, cluster, p.Cluster)
+	if cluster != p.Info.Cluster {
+		return fmt.Errorf("%s is of cluster %q, not %q", authoritiesFile, cluster, p.Info.Cluster)
 	}
 	p.Authorities = parsed
 	return errors.Join(p.readSSH(), p.readX509())
