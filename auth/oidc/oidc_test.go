@@ -137,11 +137,11 @@ func newFixture(t *testing.T, alg string) *fixture {
 // signIn starts a flow, signs alice in at the provider's page, and returns the callback parameters.
 func (f *fixture) signIn(t *testing.T) (oidc.Flow, oidc.CallbackParams) {
 	t.Helper()
-	begun, page, err := f.Start(t.Context(), "corp", redirect, "")
+	started, page, err := f.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return begun, signInAt(t, page)
+	return started, signInAt(t, page)
 }
 
 // signInAt signs alice in at the provider's page and returns the callback parameters.
@@ -175,8 +175,8 @@ func TestFinishReturnsTheVerifiedUser(t *testing.T) {
 	t.Parallel()
 	for _, alg := range []string{"RS256", "ES256"} {
 		f := newFixture(t, alg)
-		begun, back := f.signIn(t)
-		user, err := f.Finish(t.Context(), begun, back)
+		started, back := f.signIn(t)
+		user, err := f.Finish(t.Context(), started, back)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -201,16 +201,16 @@ func TestFinishReturnsTheVerifiedUser(t *testing.T) {
 func TestPKCEIsS256AndSecretsAreNotSent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "ES256")
-	begun, page, err := f.Start(t.Context(), "corp", redirect, "")
+	started, page, err := f.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	u, _ := url.Parse(page)
-	if u.Query().Get("code_challenge_method") != "S256" || u.Query().Get("nonce") != begun.Nonce ||
-		u.Query().Get("state") != begun.State {
+	if u.Query().Get("code_challenge_method") != "S256" || u.Query().Get("nonce") != started.Nonce ||
+		u.Query().Get("state") != started.State {
 		t.Errorf("got %s, want S256, nonce and state", page)
 	}
-	if strings.Contains(page, begun.Verifier) || strings.Contains(page, "client-secret") {
+	if strings.Contains(page, started.Verifier) || strings.Contains(page, "client-secret") {
 		t.Error("the page's address contains a secret")
 	}
 }
@@ -281,7 +281,7 @@ func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 			fault.Invalid, "does not belong"},
 		{"no state", callback(func(back *params) { back.State = "" }), fault.Invalid, "does not belong"},
 		{"a flow without state", tamper{
-			flow:     func(begun *oidc.Flow) { begun.State = "" },
+			flow:     func(started *oidc.Flow) { started.State = "" },
 			callback: func(back *params) { back.State = "" },
 		}, fault.Invalid, "does not belong"},
 		{"neither code nor error", callback(func(back *params) { back.Code = "" }), fault.Invalid, "neither"},
@@ -289,9 +289,9 @@ func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 			fault.Invalid, "does not know this code"},
 		{"a code too long", callback(func(back *params) { back.Code = strings.Repeat("x", 5000) }),
 			fault.Invalid, "too large"},
-		{"another PKCE verifier", flow(func(begun *oidc.Flow) { begun.Verifier = strings.Repeat("v", 43) }),
+		{"another PKCE verifier", flow(func(started *oidc.Flow) { started.Verifier = strings.Repeat("v", 43) }),
 			fault.Invalid, "does not know this code"},
-		{"another redirect", flow(func(begun *oidc.Flow) { begun.Redirect += "x" }),
+		{"another redirect", flow(func(started *oidc.Flow) { started.Redirect += "x" }),
 			fault.Invalid, "does not know this code"},
 		{"another issuer beside the code", callback(func(back *params) { back.Issuer = "https://evil.example" }),
 			fault.Invalid, "another identity provider"},
@@ -342,14 +342,14 @@ func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f.SetFaults(tt.tamper.faults)
-			begun, back := f.signIn(t)
+			started, back := f.signIn(t)
 			if tt.tamper.flow != nil {
-				tt.tamper.flow(&begun)
+				tt.tamper.flow(&started)
 			}
 			if tt.tamper.callback != nil {
 				tt.tamper.callback(&back)
 			}
-			user, err := f.Finish(t.Context(), begun, back)
+			user, err := f.Finish(t.Context(), started, back)
 			if !fault.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
 				t.Errorf("got %v (kind %s, remedy %q), want %s with %q",
 					err, fault.KindOf(err), fault.Remedy(err), tt.want, tt.says)
@@ -361,8 +361,8 @@ func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 	}
 	f.advance(time.Minute) // beyond the rate limit of key fetches
 	f.SetFaults(oidctest.Faults{})
-	begun, back := f.signIn(t)
-	if _, err := f.Finish(t.Context(), begun, back); err != nil {
+	started, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), started, back); err != nil {
 		t.Errorf("got %v from the provider without faults, want success", err)
 	}
 }
@@ -374,8 +374,8 @@ func TestClockSkewOfAMinuteIsAccepted(t *testing.T) {
 		f.SetFaults(oidctest.Faults{Claims: func(c map[string]any) {
 			c["iat"], c["exp"] = f.clock().Add(d).Unix(), f.clock().Add(d).Add(time.Second).Unix()
 		}})
-		begun, back := f.signIn(t)
-		if _, err := f.Finish(t.Context(), begun, back); err != nil {
+		started, back := f.signIn(t)
+		if _, err := f.Finish(t.Context(), started, back); err != nil {
 			t.Errorf("clock off by %s: got %v, want success", d, err)
 		}
 	}
@@ -384,11 +384,11 @@ func TestClockSkewOfAMinuteIsAccepted(t *testing.T) {
 func TestAuthorizationCodeWorksOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "ES256")
-	begun, back := f.signIn(t)
-	if _, err := f.Finish(t.Context(), begun, back); err != nil {
+	started, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), started, back); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Finish(t.Context(), begun, back); !fault.Is(err, fault.Invalid) {
+	if _, err := f.Finish(t.Context(), started, back); !fault.Is(err, fault.Invalid) {
 		t.Errorf("got %v, want the used code refused", err)
 	}
 }
@@ -400,8 +400,8 @@ func TestRolesByEmailNeedAVerifiedAddress(t *testing.T) {
 	spec.NameClaim = "uid"
 	f.source.put("corp", spec)
 	f.SetFaults(withClaim("email_verified", false))
-	begun, back := f.signIn(t)
-	user, err := f.Finish(t.Context(), begun, back)
+	started, back := f.signIn(t)
+	user, err := f.Finish(t.Context(), started, back)
 	if err != nil || strings.Contains(strings.Join(user.Roles(), " "), "staff") || user.Name() != "alice" {
 		t.Errorf("got %v %v and %v, want no role by the address", user.Name(), user.Roles(), err)
 	}
@@ -411,8 +411,8 @@ func TestKeyRotationIsFollowed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "ES256")
 	for i := range 2 {
-		begun, back := f.signIn(t)
-		if _, err := f.Finish(t.Context(), begun, back); err != nil {
+		started, back := f.signIn(t)
+		if _, err := f.Finish(t.Context(), started, back); err != nil {
 			t.Fatalf("key %d: %v", i+1, err)
 		}
 		if err := f.Rotate(); err != nil {
@@ -454,8 +454,8 @@ func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
 	f.SetFaults(oidctest.Faults{Signature: oidctest.UnknownKey})
 	var last error
 	for range 10 {
-		begun, back := f.signIn(t)
-		if _, last = f.Finish(t.Context(), begun, back); last == nil {
+		started, back := f.signIn(t)
+		if _, last = f.Finish(t.Context(), started, back); last == nil {
 			t.Fatal("got a foreign key accepted")
 		}
 	}
@@ -504,8 +504,8 @@ func TestMissingKeySetIsUnavailable(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "ES256")
 	f.SetFaults(oidctest.Faults{NoKeys: true})
-	begun, back := f.signIn(t)
-	if _, err := f.Finish(t.Context(), begun, back); !fault.Is(err, fault.Unavailable) {
+	started, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), started, back); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}
 }
@@ -540,14 +540,14 @@ func TestWrongClientSecretNamesTheConnector(t *testing.T) {
 	spec := f.spec()
 	spec.ClientSecret = "old"
 	f.source.put("corp", spec)
-	begun, back := f.signIn(t)
-	if _, err := f.Finish(t.Context(), begun, back); !fault.Is(err, fault.Unavailable) ||
+	started, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), started, back); !fault.Is(err, fault.Unavailable) ||
 		!strings.Contains(fault.Remedy(err), "connector corp") {
 		t.Errorf("got %v with remedy %q, want the connector named", err, fault.Remedy(err))
 	}
 	f.source.put("corp", f.spec())
-	begun, back = f.signIn(t)
-	if _, err := f.Finish(t.Context(), begun, back); err != nil {
+	started, back = f.signIn(t)
+	if _, err := f.Finish(t.Context(), started, back); err != nil {
 		t.Errorf("got %v after the correction, want success", err)
 	}
 }
