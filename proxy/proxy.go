@@ -226,7 +226,7 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 	muxCfg.Web, muxCfg.Challenge = cert.Get, cert.Challenge
 	muxCfg.ServeWeb = func(conn net.Conn) {
 		// The web server outlives ctx: it closes the queue when it stops.
-		browsers.Put(context.WithoutCancel(ctx), conn)
+		_ = browsers.Put(context.WithoutCancel(ctx), conn)
 	}
 	port = mux.New(muxCfg)
 

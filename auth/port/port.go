@@ -231,10 +231,10 @@ func (p *Port) handle(ctx context.Context, raw net.Conn, cfg RunConfig) {
 		return
 	}
 	if conn.Conn.(*tls.Conn).ConnectionState().NegotiatedProtocol == identity.ALPNRaft {
-		p.raft.Put(ctx, conn)
+		_ = p.raft.Put(ctx, conn) // after an error it is closed
 		return
 	}
-	p.api.Put(ctx, conn)
+	_ = p.api.Put(ctx, conn)
 }
 
 // Bounds of linger.

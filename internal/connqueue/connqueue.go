@@ -25,14 +25,30 @@ func New(addr net.Addr) *Listener {
 }
 
 // Put gives conn to Accept, and waits until a call of Accept has taken it. If the listener is closed or ctx
-// ends first, Put closes conn. In both cases conn is no longer the caller's.
-func (l *Listener) Put(ctx context.Context, conn net.Conn) {
+// ends first, Put closes conn and returns net.ErrClosed or the error of ctx. In no case is conn the caller's
+// any more.
+func (l *Listener) Put(ctx context.Context, conn net.Conn) error {
+	err := l.offer(ctx, conn)
+	if err != nil {
+		_ = conn.Close()
+	}
+	return err
+}
+
+// offer waits until a call of Accept takes conn.
+func (l *Listener) offer(ctx context.Context, conn net.Conn) error {
+	select { // first alone: the next select could also choose a call of Accept that still waits
+	case <-l.done:
+		return net.ErrClosed
+	default:
+	}
 	select {
 	case l.conns <- conn:
+		return nil
 	case <-l.done:
-		_ = conn.Close()
+		return net.ErrClosed
 	case <-ctx.Done():
-		_ = conn.Close()
+		return ctx.Err()
 	}
 }
 

@@ -27,7 +27,9 @@ func TestAcceptYieldsWhatWasPut(t *testing.T) {
 	put := make(chan struct{})
 	go func() {
 		defer close(put)
-		listener.Put(t.Context(), near)
+		if err := listener.Put(t.Context(), near); err != nil {
+			t.Errorf("got %v from Put, want nil", err)
+		}
 	}()
 	got, err := listener.Accept()
 	if err != nil || got != near {
@@ -47,17 +49,15 @@ func TestConnectionsThatNobodyAcceptsAreClosed(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	near, far := net.Pipe()
-	listener.Put(ctx, near)
-	if !isClosed(t, far) {
-		t.Error("its context had ended: the connection is still open")
+	if err := listener.Put(ctx, near); !errors.Is(err, context.Canceled) || !isClosed(t, far) {
+		t.Errorf("its context had ended: got %v, want the context's error and the connection closed", err)
 	}
 	if err := errors.Join(listener.Close(), listener.Close()); err != nil {
 		t.Errorf("closing twice: got %v, want nil", err)
 	}
 	near, far = net.Pipe()
-	listener.Put(t.Context(), near)
-	if !isClosed(t, far) {
-		t.Error("the listener was closed: the connection is still open")
+	if err := listener.Put(t.Context(), near); !errors.Is(err, net.ErrClosed) || !isClosed(t, far) {
+		t.Errorf("the listener was closed: got %v, want net.ErrClosed and the connection closed", err)
 	}
 	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want net.ErrClosed", err)

@@ -37,7 +37,7 @@ var internalImports = map[string][]string{
 	"fault":       {},
 	"identity":    {"fault"},
 	"config":      {"fault"},
-	"testnet":     {},
+	"testnet":     {"connqueue"},
 	"formbrowser": {},
 	"lifecycle":   {"fault"},
 	"backoff":     {},

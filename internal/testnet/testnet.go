@@ -6,6 +6,7 @@ package testnet
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/connqueue"
 )
 
 // bufferBytes is how much one direction of a connection holds before Write waits for the reader.
@@ -24,38 +27,13 @@ const (
 	ClientAddr = "198.51.100.7:40022"
 )
 
-// Listener is a net.Listener in memory. It is safe for concurrent use.
-type Listener struct {
-	addr  net.Addr
-	conns chan net.Conn // unbuffered: Dial returns once Accept has the other end
-	done  chan struct{} // closed by Close
-	close sync.Once
-}
+// Listener is a net.Listener in memory. It is safe for concurrent use. Closing it leaves open the connections
+// that were accepted.
+type Listener struct{ *connqueue.Listener }
 
 // Listen makes a listener that reports addr, an IP address and port, as its address. It panics on another
 // text, which is a mistake in the test.
-func Listen(addr string) *Listener {
-	return &Listener{addr: tcpAddr(addr), conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-// Accept implements net.Listener. After Close it returns net.ErrClosed.
-func (l *Listener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener. Connections that were accepted stay open.
-func (l *Listener) Close() error {
-	l.close.Do(func() { close(l.done) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (l *Listener) Addr() net.Addr { return l.addr }
+func Listen(addr string) *Listener { return &Listener{connqueue.New(tcpAddr(addr))} }
 
 // DialContext connects to the listener; it ignores network and address, so that it fits
 // http.Transport.DialContext. The client's address is ClientAddr. It returns when Accept has taken the other
@@ -68,21 +46,15 @@ func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, erro
 // DialFrom is DialContext for a client at the given address.
 func (l *Listener) DialFrom(ctx context.Context, client string) (net.Conn, error) {
 	from := tcpAddr(client)
-	refused := &net.OpError{Op: "dial", Net: "tcp", Source: from, Addr: l.addr, Err: syscall.ECONNREFUSED}
-	select { // the second select could also choose a call of Accept that still waits
-	case <-l.done:
-		return nil, refused
-	default:
-	}
-	near, far := newPair(from, l.addr)
-	select {
-	case l.conns <- far:
+	near, far := newPair(from, l.Addr())
+	err := l.Put(ctx, far)
+	if err == nil {
 		return near, nil
-	case <-l.done:
-		return nil, refused
-	case <-ctx.Done():
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Source: from, Addr: l.addr, Err: ctx.Err()}
 	}
+	if errors.Is(err, net.ErrClosed) {
+		err = syscall.ECONNREFUSED
+	}
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Source: from, Addr: l.Addr(), Err: err}
 }
 
 // Pipe returns the two ends of a connection from ClientAddr to ListenAddr.
