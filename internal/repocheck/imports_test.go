@@ -18,8 +18,8 @@ var components = map[string][]string{
 	"proxy":       {"internal"},
 	"node":        {"internal"},
 	"tsh":         {"internal"},
-	"ca":          {"internal/identity", "internal/fault", "internal/durable"},
-	"raftstore":   {"internal/fault", "internal/durable"},
+	"ca":          {"internal/identity", "internal/fault", "internal/wire", "internal/durable"},
+	"raftstore":   {"internal/fault", "internal/wire", "internal/durable"},
 	"integration": {"auth", "proxy", "node", "tsh", "internal"},
 }
 
@@ -30,12 +30,13 @@ var testImports = map[string][]string{
 	"cmd":  {"node"},
 }
 
-// internalImports are the packages under internal, with what each may import of the module: fault ← identity
-// ← access ← rules ← {audit dial} ← authrpc. tunnel is beside access; config is a leaf that any may read
-// files with.
+// internalImports are the packages under internal, with what each may import of the module: fault ← wire ←
+// identity ← access ← rules ← {audit dial} ← authrpc. tunnel is beside access; config is a leaf that any may
+// read files with.
 var internalImports = map[string][]string{
 	"fault":       {},
-	"identity":    {"fault"},
+	"wire":        {"fault"},
+	"identity":    {"fault", "wire"},
 	"config":      {"fault"},
 	"testnet":     {"connqueue"},
 	"formbrowser": {},
@@ -44,26 +45,28 @@ var internalImports = map[string][]string{
 	"connqueue":   {},
 	"prefixconn":  {},
 	"limitedlog":  {},
-	"rulesfile":   {"durable", "fault", "identity", "config", "access", "rules"},
-	"sshprofile":  {"fault", "identity"},
+	"rulesfile":   {"wire", "durable", "fault", "identity", "config", "access", "rules"},
+	"sshprofile":  {"fault", "wire", "identity"},
 	"durable":     {},
 	"daemon":      {"fault"},
 	"limit":       {},
 	"keepalive":   {},
 	"coalesce":    {},
 	"repocheck":   {},
-	"access":      {"fault", "identity", "config"},
-	"tunnel":      {"fault", "coalesce", "identity"},
-	"rules":       {"fault", "identity", "config", "access"},
-	"audit":       {"fault", "identity", "config", "access", "rules"},
-	"dial":        {"fault", "identity", "config", "access", "rules"},
-	"egress":      {"fault", "coalesce", "identity", "keepalive", "dial", "prefixconn"},
+	"access":      {"fault", "wire", "identity", "config"},
+	"tunnel":      {"wire", "fault", "coalesce", "identity"},
+	"rules":       {"wire", "fault", "identity", "config", "access"},
+	"audit":       {"wire", "fault", "identity", "config", "access", "rules"},
+	"dial":        {"wire", "fault", "identity", "config", "access", "rules"},
+	"egress":      {"fault", "wire", "coalesce", "identity", "keepalive", "dial", "prefixconn"},
 	"authrpc": {
-		"keepalive", "limitedlog", "prefixconn", "fault", "identity", "config", "access", "rules",
+		"keepalive", "limitedlog", "prefixconn", "fault", "wire", "identity", "config", "access", "rules",
 		"tunnel", "audit", "dial",
 	},
-	"member":      {"fault", "identity", "rules", "authrpc", "backoff", "durable"},
-	"clustertest": {"fault", "identity", "access", "rules", "audit", "authrpc", "connqueue", "testnet"},
+	"member": {"fault", "wire", "identity", "rules", "authrpc", "backoff", "durable"},
+	"clustertest": {
+		"fault", "wire", "identity", "access", "rules", "audit", "authrpc", "connqueue", "testnet",
+	},
 }
 
 // layers give each package inside a component its height: imports go from a lower number to a higher one,

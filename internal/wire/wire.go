@@ -1,0 +1,145 @@
+// Package wire answers: may this program use a structure that a newer one wrote?
+//
+// Every structure that is stored or sent has a version and may have a list of critical fields: the names of
+// fields that a reader must know to use the structure, as the critical extensions of X.509 or "crit" of JOSE
+// (RFC 7515 section 4.1.11). A reader ignores a field that it does not know unless the list names it. So a
+// format can grow by fields that may be ignored, and by fields that may not, and old readers tell them apart.
+package wire
+
+import (
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// maxCritical bounds a list of critical fields. A structure has fewer fields than that.
+const maxCritical = 256
+
+// remedy is the remedy of every fault of this package.
+const remedy = "update this program to the release that wrote it, or to a newer one"
+
+// Check returns nil if a program may use a structure: it knows the version v of it, because v is between 1
+// and newest, and it knows every field that the structure calls critical. Otherwise it returns a fault of
+// kind Invalid. what names the structure in the message, as "the head of the rules". known is the names of
+// the fields that the program reads; see Fields.
+func Check(what string, v, newest int, critical []string, known ...string) error {
+	if v < 1 || v > newest {
+		msg := fmt.Sprintf("%s is of version %d, this program reads 1 to %d", what, v, newest)
+		return fault.New(fault.Invalid, "wire.Check", msg, remedy)
+	}
+	if err := CheckCritical(critical, known...); err != nil {
+		msg := fmt.Sprintf("%s, of version %d, needs a newer program", what, v)
+		return fault.Wrap(err, fault.Invalid, "wire.Check", msg+": "+fault.Message(err), remedy)
+	}
+	return nil
+}
+
+// CheckCritical returns nil if every name in the list of critical fields is known, and otherwise a fault of
+// kind Invalid that has the first name that is not.
+func CheckCritical(names []string, known ...string) error {
+	if len(names) > maxCritical {
+		msg := fmt.Sprintf("it has %d critical fields, more than %d", len(names), maxCritical)
+		return fault.New(fault.Invalid, "wire.CheckCritical", msg, remedy)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			msg := fmt.Sprintf("this program does not know the field %.64q, which is critical", name)
+			return fault.New(fault.Invalid, "wire.CheckCritical", msg, remedy)
+		}
+	}
+	return nil
+}
+
+// Fields returns the names of the JSON fields that a struct like v has, in the order of their declaration. A
+// field inside another one is named with its path, as "options.cert_ttl". Lists do not add to a path. The
+// type of v must not contain itself.
+func Fields(v any) []string {
+	return appendFields(nil, "", reflect.ValueOf(v), true)
+}
+
+// FieldsIn is Fields for those fields alone that are not empty in v. In a list, a field counts if it is not
+// empty in any element. The names are sorted.
+func FieldsIn(v any) []string {
+	names := appendFields(nil, "", reflect.ValueOf(v), false)
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// appendFields appends the names of the fields under path. With all it looks at the type of v, and v may be
+// invalid or nil inside; otherwise it looks at the values.
+func appendFields(names []string, path string, v reflect.Value, all bool) []string {
+	switch {
+	case isLeaf(v.Type()):
+		return names
+	case v.Kind() == reflect.Pointer:
+		if all {
+			return appendFields(names, path, reflect.Zero(v.Type().Elem()), all)
+		}
+		if !v.IsNil() {
+			return appendFields(names, path, v.Elem(), all)
+		}
+	case v.Kind() == reflect.Slice && all:
+		return appendFields(names, path, reflect.Zero(v.Type().Elem()), all)
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			names = appendFields(names, path, v.Index(i), all)
+		}
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			names = appendField(names, path, v.Type().Field(i), v.Field(i), all)
+		}
+	}
+	return names
+}
+
+// appendField appends the name of one field of a struct, and the names of what is inside it.
+func appendField(
+	names []string,
+	path string,
+	field reflect.StructField,
+	v reflect.Value,
+	all bool,
+) []string {
+	name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+	switch {
+	case name == "-" || !field.IsExported() && !field.Anonymous:
+		return names
+	case name == "" && field.Anonymous: // its fields are fields of the outer struct
+		return appendFields(names, path, v, all)
+	case name == "":
+		name = field.Name
+	}
+	if !all && v.IsZero() {
+		return names
+	}
+	name = path + name
+	return appendFields(append(names, name), name+".", v, all)
+}
+
+var (
+	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
+	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+)
+
+// isLeaf reports whether values of the type have no fields in JSON: the type writes its JSON itself, or is
+// neither a struct, nor a list of structs, nor a pointer to one.
+func isLeaf(t reflect.Type) bool {
+	writesItself := func(t reflect.Type) bool {
+		return t.Implements(jsonMarshaler) || t.Implements(textMarshaler)
+	}
+	if writesItself(t) || writesItself(reflect.PointerTo(t)) {
+		return true
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		return false
+	case reflect.Slice, reflect.Pointer:
+		return isLeaf(t.Elem())
+	}
+	return true
+}
