@@ -18,9 +18,9 @@ func TestAMachineJoinsAndRenews(t *testing.T) {
 	}
 	trust, err := rules.Open(s.auth.Pin(), n.res.Rules)
 	s.must(err)
-	if trust.Cluster != "example.com" || len(trust.Policy) != 3 {
+	if trust.Cluster != "example.com" || len(trust.Policy.Roles) != 3 {
 		t.Errorf("got rules of %q with %d roles, want example.com with admin, ops and viewer",
-			trust.Cluster, len(trust.Policy))
+			trust.Cluster, len(trust.Policy.Roles))
 	}
 	res, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: time.Now()})
 	s.must(err)

@@ -187,7 +187,7 @@ func TestRulesStreamToAProxy(t *testing.T) {
 		if trust, err = trust.Advance(u.Set); err != nil {
 			return err
 		}
-		if _, known := trust.Policy["new"]; known {
+		if _, known := trust.Policy.Roles["new"]; known {
 			return arrived
 		}
 		return nil

@@ -165,7 +165,7 @@ func (l *listing) addNamed(ctx context.Context, name string) error {
 func (l *listing) add(ctx context.Context, m state.Machine) error {
 	node, now := access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}, l.dir.cfg.Now()
 	visible := access.Request{Who: l.who, Node: node, Action: access.List, Now: now}
-	if !matchesLabels(l.labels, node) || !access.Decide(l.policy, visible).Allow {
+	if !matchesLabels(l.labels, node) || !l.policy.Decide(visible).Allow {
 		return nil
 	}
 	info, err := l.dir.describe(ctx, m)

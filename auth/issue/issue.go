@@ -196,7 +196,7 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 func sshExtensions(policy access.Policy, who identity.Identity) []string {
 	granted := func(actions ...access.Action) bool {
 		for _, role := range who.Roles {
-			for _, grant := range policy[role].Allow {
+			for _, grant := range policy.Roles[role].Allow {
 				if len(grant.Nodes) == 0 {
 					continue // a grant on resources
 				}

@@ -168,7 +168,7 @@ func mapsAdmin(s oidc.Spec) bool {
 func noteUnknownRoles(p access.Policy, spec oidc.Spec) string {
 	for _, rule := range spec.Roles {
 		for _, role := range rule.Roles {
-			if _, known := p[role]; !known {
+			if _, known := p.Roles[role]; !known {
 				return noteUnknownRole(role)
 			}
 		}

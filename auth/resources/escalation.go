@@ -76,9 +76,9 @@ func (c caller) checkRelabel(before, after access.Node) error {
 		for _, action := range access.NodeActions() {
 			request := access.Request{Who: c.who, Login: login, Action: action, Now: c.now}
 			request.Node = before
-			allowedBefore := access.Decide(c.policy, request).Allow
+			allowedBefore := c.policy.Decide(request).Allow
 			request.Node = after
-			allowedAfter := access.Decide(c.policy, request).Allow
+			allowedAfter := c.policy.Decide(request).Allow
 			if allowedAfter && !allowedBefore {
 				return needsRoleAdminFault(
 					"with these labels you could %s, which you could not before",

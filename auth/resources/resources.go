@@ -3,7 +3,7 @@
 // Roles, connectors, users, tokens, machines and events are documents of one shape. A call passes these
 // steps:
 //
-//  1. access.Decide decides it by the roles of the caller. A denial is stored as an audit event.
+//  1. Policy.Decide of package access decides it by the roles of the caller. A denial is stored as an audit event.
 //  2. The spec is decoded strictly: an unknown key is an error, because it may be a misspelt one.
 //  3. If the caller names a revision, it must be that of the stored document. The write itself is a
 //     compare-and-set on the document that was read, so of two concurrent changes one gets fault Conflict.
@@ -76,7 +76,7 @@ type caller struct {
 // may reports whether the rules allow the caller the action on a kind of document.
 func (c caller) may(action access.Action, plural access.Resource) bool {
 	request := access.Request{Who: c.who, Action: action, Resource: plural, Now: c.now}
-	return access.Decide(c.policy, request).Allow
+	return c.policy.Decide(request).Allow
 }
 
 // New makes a service. It checks nothing: auth wires it, and all of cfg is required.
@@ -211,7 +211,7 @@ func (s *Service) authorize(
 	}
 	by := caller{who: who, policy: policy, now: s.now()}
 	request := access.Request{Who: who, Action: action, Resource: plural, Now: by.now}
-	decision := access.Decide(policy, request)
+	decision := policy.Decide(request)
 	if decision.Allow {
 		return k, by, nil
 	}

@@ -272,7 +272,7 @@ func TestRoleIsReadAsApplied(t *testing.T) {
 	}
 	policy, err := f.st.Policy(t.Context())
 	f.must(err)
-	if r := policy["ops"]; len(r.Allow) != 1 || time.Duration(r.Options.CertTTL) != 4*time.Hour {
+	if r := policy.Roles["ops"]; len(r.Allow) != 1 || time.Duration(r.Options.CertTTL) != 4*time.Hour {
 		t.Errorf("got %+v in the policy, want the role", r)
 	}
 }
@@ -295,7 +295,7 @@ func TestSessionLimitsAreReadAsApplied(t *testing.T) {
 		MaxSessions:        3,
 		EndWithCertificate: true,
 	}
-	if got := policy["ops"].Options; got != want {
+	if got := policy.Roles["ops"].Options; got != want {
 		t.Errorf("got %+v in the policy, want %+v", got, want)
 	}
 }

@@ -79,12 +79,13 @@ func (k roleKind) apply(
 	}
 	// The policy after the change is checked as a whole: a new deny in any role could take away the caller's
 	// own right to apply roles.
-	after := maps.Clone(by.policy)
-	after[role.Name] = role
+	after := by.policy
+	after.Roles = maps.Clone(after.Roles)
+	after.Roles[role.Name] = role
 	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {
 		return out, err
 	}
-	if err := CheckSize(slices.Collect(maps.Values(after))); err != nil {
+	if err := CheckSize(slices.Collect(maps.Values(after.Roles))); err != nil {
 		return out, err
 	}
 	// A compare-and-set: fault Conflict if the role was changed since it was read above.
@@ -109,8 +110,9 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 		return err
 	}
 	// The caller may have the right to apply roles from this very role.
-	after := maps.Clone(by.policy)
-	delete(after, name)
+	after := by.policy
+	after.Roles = maps.Clone(after.Roles)
+	delete(after.Roles, name)
 	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {
 		return err
 	}
@@ -145,14 +147,14 @@ func checkAdminRole(role access.Role) error {
 	}
 	// Someone who has only this role: other roles may be removed.
 	who := identity.Identity{Kind: identity.User, Name: "an administrator", Roles: []string{role.Name}}
-	policy := access.Policy{role.Name: role}
+	policy := access.Policy{Roles: map[string]access.Role{role.Name: role}}
 	for _, action := range []access.Action{access.Get, access.Apply, access.Remove} {
 		for _, plural := range access.Resources {
 			if plural == access.Events && action != access.Get {
 				continue
 			}
 			request := access.Request{Who: who, Action: action, Resource: plural}
-			if !access.Decide(policy, request).Allow {
+			if !policy.Decide(request).Allow {
 				return fault.New(fault.Denied, "resources.Apply",
 					fmt.Sprintf("the role admin must keep %s on %s: nobody could restore it", action, plural),
 					"leave the grant on resources in the role admin, and make another role for less")

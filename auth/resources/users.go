@@ -165,7 +165,7 @@ func (k userKind) apply(
 	out.Note = "added roles take effect at the next login; removed roles no longer count " +
 		"at the auth service, but nodes accept them until the certificates issued before expire"
 	for _, role := range next.Roles {
-		if _, known := by.policy[role]; !known {
+		if _, known := by.policy.Roles[role]; !known {
 			out.Note = noteUnknownRole(role)
 		}
 	}

@@ -93,7 +93,7 @@ func TestTheSetVerifiesFromThePinAlone(t *testing.T) {
 	f.must(f.Publish(t.Context()))
 	trust, err := signed.Open(f.keys.Pin(), f.current())
 	f.must(err)
-	if _, known := trust.Policy["one"]; !known || trust.Cluster != cluster {
+	if _, known := trust.Policy.Roles["one"]; !known || trust.Cluster != cluster {
 		t.Errorf("got %+v of %q, want the role one of %s", trust.Policy, trust.Cluster, cluster)
 	}
 	chain, err := f.Authorities(t.Context())
@@ -113,7 +113,7 @@ func TestAChangedRoleAdvancesTheSet(t *testing.T) {
 	f.must(f.Publish(t.Context()))
 	newer, err := trust.Advance(f.current())
 	f.must(err)
-	if _, known := newer.Policy["two"]; !known {
+	if _, known := newer.Policy.Roles["two"]; !known {
 		t.Errorf("got %+v, want the role two", newer.Policy)
 	}
 	if _, err := newer.Advance(trust.Set()); err == nil {
@@ -162,7 +162,7 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 	trust, err := signed.Open(f.keys.Pin(), <-sets)
 	f.must(err)
 	f.addRole("two")
-	for known := false; !known; _, known = trust.Policy["two"] {
+	for known := false; !known; _, known = trust.Policy.Roles["two"] {
 		if trust, err = trust.Advance(<-sets); err != nil {
 			t.Fatal(err)
 		}

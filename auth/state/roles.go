@@ -102,10 +102,11 @@ func (r *Reader) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*Rol
 	if err != nil || after.Revision != at.Revision {
 		return nil, err
 	}
-	set := &RoleSet{Policy: access.Policy{}, Revision: at.Revision, Time: at.Value.Time}
+	policy := access.Policy{Roles: map[string]access.Role{}}
+	set := &RoleSet{Policy: policy, Revision: at.Revision, Time: at.Value.Time}
 	for _, role := range all {
 		set.Roles = append(set.Roles, role.Value)
-		set.Policy[role.Value.Name] = role.Value
+		set.Policy.Roles[role.Value.Name] = role.Value
 	}
 	r.roleSet.Store(set)
 	return set, nil
@@ -115,7 +116,7 @@ func (r *Reader) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*Rol
 func (r *Reader) Policy(ctx context.Context) (access.Policy, error) {
 	set, err := r.RoleSet(ctx)
 	if err != nil {
-		return nil, err
+		return access.Policy{}, err
 	}
 	return set.Policy, nil
 }

@@ -19,7 +19,7 @@ func TestRoleSetFollowsEveryChange(t *testing.T) {
 	must(t, err)
 	set, err := s.RoleSet(t.Context())
 	must(t, err)
-	if set.Revision != rev || len(set.Policy) != 1 {
+	if set.Revision != rev || len(set.Policy.Roles) != 1 {
 		t.Errorf("got %+v, want the role at revision %d", set, rev)
 	}
 	if again, err := s.RoleSet(t.Context()); err != nil || again != set {
@@ -31,7 +31,7 @@ func TestRoleSetFollowsEveryChange(t *testing.T) {
 	must(t, err)
 	must(t, s.Roles.RemoveRole(t.Context(), old, time.Now()))
 	must(t, <-waited)
-	if set, err = s.RoleSet(t.Context()); err != nil || len(set.Policy) != 0 || set.Revision <= rev {
+	if set, err = s.RoleSet(t.Context()); err != nil || len(set.Policy.Roles) != 0 || set.Revision <= rev {
 		t.Errorf("got %+v, %v, want no role", set, err)
 	}
 }

@@ -9,8 +9,11 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Policy has every role under its name.
-type Policy map[string]Role
+// Policy is what decisions are made by.
+type Policy struct {
+	Roles    map[string]Role // by name
+	Settings Settings
+}
 
 // Node is what grants can match of a node.
 type Node struct {
@@ -46,7 +49,7 @@ type Decision struct {
 // Decide answers the request by the roles in p that r.Who has. It depends on nothing but its arguments, and
 // has no effect. Only users are allowed anything. If a deny entry of any role matches, the answer is no,
 // whatever the allow entries say. Otherwise it is yes if an allow entry matches, and no if none does.
-func Decide(p Policy, r Request) Decision {
+func (p Policy) Decide(r Request) Decision {
 	if r.Who.Kind != identity.User {
 		return denial("", fmt.Sprintf("%s is not a user", r.Who), "log in as a user: tsh login")
 	}
@@ -107,7 +110,7 @@ func (r Request) String() string {
 // the user that are not in p are skipped.
 func (p Policy) firstMatch(r Request, inAllowList bool) (rule string, ok bool) {
 	for _, name := range r.Who.Roles {
-		role, known := p[name]
+		role, known := p.Roles[name]
 		if !known {
 			continue
 		}
@@ -239,7 +242,7 @@ func (g Grant) allowsReaching() bool {
 func (p Policy) Logins(who identity.Identity) []identity.Login {
 	var out []identity.Login
 	for _, name := range who.Roles {
-		for _, g := range p[name].Allow {
+		for _, g := range p.Roles[name].Allow {
 			if !g.allowsReaching() {
 				continue
 			}
@@ -258,7 +261,7 @@ func (p Policy) LoginsAt(who identity.Identity, n Node, now time.Time) []identit
 	var out []identity.Login
 	for _, l := range p.Logins(who) {
 		for _, a := range nodeActions {
-			if a != List && Decide(p, Request{Who: who, Node: n, Login: l, Action: a, Now: now}).Allow {
+			if a != List && p.Decide(Request{Who: who, Node: n, Login: l, Action: a, Now: now}).Allow {
 				out = append(out, l)
 				break
 			}
@@ -272,7 +275,7 @@ func (p Policy) LoginsAt(who identity.Identity, n Node, now time.Time) []identit
 func (p Policy) CertTTL(who identity.Identity) time.Duration {
 	ttl := time.Duration(0)
 	for _, name := range who.Roles {
-		if t := time.Duration(p[name].Options.CertTTL); t > 0 && (ttl == 0 || t < ttl) {
+		if t := time.Duration(p.Roles[name].Options.CertTTL); t > 0 && (ttl == 0 || t < ttl) {
 			ttl = t
 		}
 	}

@@ -37,7 +37,9 @@ func nodes(key string, values ...string) map[string]access.Strings {
 	return map[string]access.Strings{key: values}
 }
 
-func policy(r access.Role) access.Policy { return access.Policy{"r": r} }
+func policy(r access.Role) access.Policy {
+	return access.Policy{Roles: map[string]access.Role{"r": r}}
+}
 
 func allow(g ...access.Grant) access.Role { return access.Role{Name: "r", Allow: g} }
 
@@ -57,9 +59,9 @@ func TestNothingIsAllowedByDefault(t *testing.T) {
 	if d := (access.Decision{}); d.Allow {
 		t.Error("the zero decision allows")
 	}
-	for _, p := range []access.Policy{nil, {}, policy(access.Role{}), policy(allow(access.Grant{})),
+	for _, p := range []access.Policy{{}, policy(access.Role{}), policy(allow(access.Grant{})),
 		policy(allow(access.Grant{Actions: access.Strings{"shell"}, Logins: access.Strings{"alice"}}))} {
-		d := access.Decide(p, request(user("r"), prod, "alice", access.Shell))
+		d := p.Decide(request(user("r"), prod, "alice", access.Shell))
 		if d.Allow || d.Reason == "" || d.Remedy == "" {
 			t.Errorf("%v: got %+v, want a refusal with reason and remedy", p, d)
 		}
@@ -87,7 +89,7 @@ func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
 	} {
 		r := request(user("r"), prod, "alice", access.Shell)
 		tt.change(&r)
-		if got := access.Decide(p, r); got.Allow != tt.want {
+		if got := p.Decide(r); got.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, got, tt.want)
 		}
 	}
@@ -144,8 +146,7 @@ func TestNodesMatchByLabels(t *testing.T) {
 			false},
 	} {
 		g := access.Grant{Nodes: tt.nodes, Logins: access.Strings{"alice"}, Actions: access.Strings{"shell"}}
-		d := access.Decide(
-			policy(allow(g)),
+		d := policy(allow(g)).Decide(
 			request(withTraits(user("r"), tt.traits), tt.node, "alice", access.Shell),
 		)
 		if d.Allow != tt.want {
@@ -195,8 +196,7 @@ func TestLogins(t *testing.T) {
 		{"a star written out", []string{"*"}, nil, "alice", false},
 		{"a star written out, asked as star", []string{"*"}, nil, "*", false},
 	} {
-		d := access.Decide(
-			policy(allow(shellAs(tt.logins...))),
+		d := policy(allow(shellAs(tt.logins...))).Decide(
 			request(withTraits(user("r"), tt.traits), prod, tt.asked, access.Shell),
 		)
 		if d.Allow != tt.want {
@@ -240,7 +240,7 @@ func TestActions(t *testing.T) {
 		{"a shell by list alone", []string{"list"}, []string{"a1"}, "a1", access.Shell, false},
 	} {
 		g := access.Grant{Nodes: nodes("*", "*"), Logins: tt.logins, Actions: tt.actions}
-		if d := access.Decide(policy(allow(g)),
+		if d := policy(allow(g)).Decide(
 			request(user("r"), prod, tt.login, tt.asked)); d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
@@ -303,12 +303,12 @@ func TestDenyWins(t *testing.T) {
 			user("opener", "closer"),
 			identity.Traits{"unix": {"alice"}, "su": {"root"}, "team": {"web"}},
 		)
-		p := access.Policy{
+		p := access.Policy{Roles: map[string]access.Role{
 			"opener": {Name: "opener", Allow: []access.Grant{everything}},
 			"closer": {Name: "closer", Deny: []access.Grant{tt.deny}},
-		}
+		}}
 		for range 2 {
-			d := access.Decide(p, request(who, prod, tt.login, tt.asked))
+			d := p.Decide(request(who, prod, tt.login, tt.asked))
 			if d.Allow != tt.want {
 				t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 			}
@@ -334,13 +334,13 @@ func TestDecisionsNameTheirRule(t *testing.T) {
 			shellAs("alice"),
 		),
 	)
-	d := access.Decide(p, request(user("r"), prod, "alice", access.Shell))
+	d := p.Decide(request(user("r"), prod, "alice", access.Shell))
 	if !d.Allow || d.Rule != "role r, allow 2" ||
 		d.Reason != "role r, allow 2 allows shell as alice on web-1" ||
 		d.Remedy != "" {
 		t.Errorf("got %+v, want the second allow named", d)
 	}
-	d = access.Decide(p, request(user("r"), prod, "root", access.Shell))
+	d = p.Decide(request(user("r"), prod, "root", access.Shell))
 	if d.Allow || d.Rule != "" || !strings.Contains(d.Reason, "shell as root on web-1") ||
 		!strings.Contains(d.Reason, "roles: r") ||
 		d.Remedy == "" {
@@ -383,15 +383,14 @@ func TestResources(t *testing.T) {
 			access.Role{Allow: []access.Grant{grant("*", "get")},
 				Deny: []access.Grant{grant("users", "get")}}, access.Roles, access.Get, true},
 	} {
-		d := access.Decide(
-			policy(tt.role),
+		d := policy(tt.role).Decide(
 			access.Request{Who: user("r"), Resource: tt.kind, Action: tt.asked, Now: now},
 		)
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
 	}
-	if d := access.Decide(policy(allow(grant("machines", "get"))),
+	if d := policy(allow(grant("machines", "get"))).Decide(
 		request(user("r"), prod, "alice", access.Shell)); d.Allow {
 		t.Errorf("got %+v, want no shell by a grant about documents", d)
 	}
@@ -400,7 +399,7 @@ func TestResources(t *testing.T) {
 // Logins collects what the roles allow on any node, without duplicates.
 func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	t.Parallel()
-	p := access.Policy{
+	p := access.Policy{Roles: map[string]access.Role{
 		"a": {
 			Allow: []access.Grant{
 				shellAs("ubuntu", "alice"),
@@ -412,7 +411,7 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 			Deny:  []access.Grant{{Nodes: nodes("env", "prod"), Logins: access.Strings{"ubuntu"}}},
 		},
 		"c": {Allow: []access.Grant{shellAs("root")}},
-	}
+	}}
 	who := withTraits(user("a", "b", "unknown"), identity.Traits{"unix": {"al", "root"}})
 	if got, want := p.Logins(who), []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -438,13 +437,13 @@ func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 	ttl := func(d time.Duration) access.Role {
 		return access.Role{Options: access.Options{CertTTL: access.Duration(d)}}
 	}
-	p := access.Policy{
+	p := access.Policy{Roles: map[string]access.Role{
 		"none":  {},
 		"hour":  ttl(time.Hour),
 		"day":   ttl(24 * time.Hour),
 		"week":  ttl(7 * 24 * time.Hour),
 		"minus": ttl(-time.Hour),
-	}
+	}}
 	for _, tt := range []struct {
 		roles []string
 		want  time.Duration

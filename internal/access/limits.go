@@ -58,7 +58,7 @@ type Limits struct {
 func (p Policy) Limits(who identity.Identity) Limits {
 	var limits Limits
 	for _, role := range who.Roles {
-		options := p[role].Options
+		options := p.Roles[role].Options
 		keepStrictest(&limits.IdleTimeout, time.Duration(options.IdleTimeout), role, "idle_timeout")
 		keepStrictest(&limits.MaxSession, time.Duration(options.MaxSession), role, "max_session")
 		keepStrictest(&limits.MaxSessions, int(options.MaxSessions), role, "max_sessions")

@@ -20,13 +20,13 @@ func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 			},
 		}
 	}
-	p := access.Policy{
+	p := access.Policy{Roles: map[string]access.Role{
 		"free":   {},
 		"short":  role(time.Minute, 8*time.Hour, 5, false),
 		"few":    role(time.Hour, 0, 1, true),
 		"day":    role(0, time.Hour, 0, true),
 		"broken": role(-1, -1, -1, false),
-	}
+	}}
 	d := func(at time.Duration, rule string) access.Limit[time.Duration] {
 		return access.Limit[time.Duration]{Value: at, Rule: rule}
 	}

@@ -276,7 +276,7 @@ func FuzzTraitsNeverWiden(f *testing.F) {
 		}
 		p := policy(allow(g))
 		n := node("n", identity.Labels{"k": value})
-		if access.Decide(p, request(who, n, "", access.List)).Allow && trait != value {
+		if p.Decide(request(who, n, "", access.List)).Allow && trait != value {
 			t.Errorf("trait %q matches label %q", trait, value)
 		}
 		for _, l := range p.Logins(who) {

@@ -254,7 +254,7 @@ type NodeInfo struct {
 	Logins   []identity.Login   `json:"logins,omitempty"` // those that the caller may use there
 }
 
-// Access is the node in the form that access.Decide takes.
+// Access is the node in the form that Policy.Decide of package access takes.
 func (n NodeInfo) Access() access.Node {
 	return access.Node{ID: n.ID, Name: n.Name, Labels: n.Labels}
 }

@@ -225,7 +225,7 @@ func TestOpenTrustsAWholeSetFromThePinAlone(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.firstSet())
-	if _, ok := trust.Policy["ops"]; !ok || trust.Cluster != clusterName ||
+	if _, ok := trust.Policy.Roles["ops"]; !ok || trust.Cluster != clusterName ||
 		len(trust.Authorities.HostSSH) != 1 ||
 		trust.Pin != c.pin() {
 		t.Errorf("got %+v, want cluster, roles and authorities", trust)
@@ -242,14 +242,14 @@ func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.rotated())
-	if len(trust.Policy) != 2 || len(trust.Set().Chain) != 3 {
+	if len(trust.Policy.Roles) != 2 || len(trust.Set().Chain) != 3 {
 		t.Errorf(
 			"got %d roles under a chain of %d, want 2 under 3",
-			len(trust.Policy), len(trust.Set().Chain),
+			len(trust.Policy.Roles), len(trust.Set().Chain),
 		)
 	}
 	advanced, err := mustOpen(t, c, c.firstSet()).Advance(c.rotated())
-	if err != nil || len(advanced.Set().Chain) != 3 || len(advanced.Policy) != 2 {
+	if err != nil || len(advanced.Set().Chain) != 3 || len(advanced.Policy.Roles) != 2 {
 		t.Errorf("got %v, want the same by advancing", err)
 	}
 	tail := c.rotated()
@@ -433,7 +433,7 @@ func TestRolesHaveTheLowestVersionThatEnforcesThem(t *testing.T) {
 			tt.want,
 		)
 		trust := mustOpen(t, c, set)
-		if got := trust.Policy["ops"].Options.LimitsSessions(); got != (tt.want == `"v":2`) {
+		if got := trust.Policy.Roles["ops"].Options.LimitsSessions(); got != (tt.want == `"v":2`) {
 			t.Errorf("%s: got limits %v", tt.name, got)
 		}
 	}
@@ -557,10 +557,10 @@ func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
 	if _, err := trust.Advance(c.rotated()); err != nil {
 		t.Fatal(err)
 	}
-	if len(trust.Set().Chain) != 1 || len(trust.Policy) != 1 {
+	if len(trust.Set().Chain) != 1 || len(trust.Policy.Roles) != 1 {
 		t.Errorf(
 			"got a chain of %d and %d roles, want the old 1 and 1",
-			len(trust.Set().Chain), len(trust.Policy),
+			len(trust.Set().Chain), len(trust.Policy.Roles),
 		)
 	}
 }

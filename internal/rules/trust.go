@@ -262,23 +262,24 @@ func decodeAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
 func verifyRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy, Revision, error) {
 	payload, err := s.verify(RolesKind, keys)
 	if err != nil {
-		return nil, Revision{}, err
+		return access.Policy{}, Revision{}, err
 	}
 	var body Roles
 	doc, err := decodeDocument(payload, RolesKind, &body)
 	if err != nil {
-		return nil, Revision{}, err
+		return access.Policy{}, Revision{}, err
 	}
 	if doc.Cluster != cluster {
-		return nil, Revision{}, fmt.Errorf("rules: roles are of cluster %q, not %q", doc.Cluster, cluster)
+		err := fmt.Errorf("rules: roles are of cluster %q, not %q", doc.Cluster, cluster)
+		return access.Policy{}, Revision{}, err
 	}
-	policy := access.Policy{}
+	policy := access.Policy{Roles: map[string]access.Role{}}
 	for _, role := range body.Roles {
-		if _, duplicate := policy[role.Name]; duplicate {
+		if _, duplicate := policy.Roles[role.Name]; duplicate {
 			// Only one of the two would be in force, and the other may have a deny.
-			return nil, Revision{}, fmt.Errorf("rules: there are two roles named %q", role.Name)
+			return access.Policy{}, Revision{}, fmt.Errorf("rules: there are two roles named %q", role.Name)
 		}
-		policy[role.Name] = role
+		policy.Roles[role.Name] = role
 	}
 	return policy, doc.Revision, nil
 }

@@ -53,7 +53,7 @@ func flipBit(head signed.Signed) signed.Signed {
 }
 
 func hasRole(k *rules.Keeper, name string) bool {
-	_, ok := k.Current().Policy[name]
+	_, ok := k.Current().Policy.Roles[name]
 	return ok
 }
 

@@ -53,9 +53,9 @@ func newLimitedConnection(ctx context.Context, o access.Options, life time.Durat
 
 // allow puts roles in force.
 func (l *limitedConnection) allow(roles ...access.Role) {
-	p := access.Policy{}
+	p := access.Policy{Roles: map[string]access.Role{}}
 	for _, r := range roles {
-		p[r.Name] = r
+		p.Roles[r.Name] = r
 	}
 	l.trust.Store(&rules.Trust{Policy: p})
 }

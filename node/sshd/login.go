@@ -196,12 +196,12 @@ func (s *Server) decide(
 		From:   from,
 	}
 	if action != anyAction {
-		return access.Decide(trust.Policy, req)
+		return trust.Policy.Decide(req)
 	}
 	var denial access.Decision
 	for i, a := range loginActions {
 		req.Action = a
-		decision := access.Decide(trust.Policy, req)
+		decision := trust.Policy.Decide(req)
 		if decision.Allow {
 			return decision
 		}

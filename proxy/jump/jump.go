@@ -91,12 +91,12 @@ func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Con
 		return nil, fault.New(fault.Expired, op, "your certificate has expired", "run: tsh login")
 	}
 	if node, attached := s.findNode(name); attached {
-		decision := access.Decide(trust.Policy, accessRequest(who, node, anyAction, now))
+		decision := trust.Policy.Decide(accessRequest(who, node, anyAction, now))
 		if decision.Allow {
 			header := tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol}
 			return s.cfg.Nodes.Open(ctx, node.ID, header)
 		}
-		mayList := access.Decide(trust.Policy, accessRequest(who, node, access.List, now)).Allow
+		mayList := trust.Policy.Decide(accessRequest(who, node, access.List, now)).Allow
 		if mayList { // the caller knows the node anyway, so the true reason is safe to tell
 			return nil, fault.New(fault.Denied, op, decision.Reason, decision.Remedy)
 		}
@@ -141,8 +141,8 @@ func (s *Server) explainFailure(
 			"try again in a moment; if it happens again, ask an administrator to check the auth service")
 	}
 	for _, node := range res.Nodes {
-		decision := access.Decide(trust.Policy, accessRequest(who, node.Access(), anyAction, now))
-		mayList := access.Decide(trust.Policy, accessRequest(who, node.Access(), access.List, now)).Allow
+		decision := trust.Policy.Decide(accessRequest(who, node.Access(), anyAction, now))
+		mayList := trust.Policy.Decide(accessRequest(who, node.Access(), access.List, now)).Allow
 		switch {
 		case decision.Allow:
 			return offlineFault(op, node)

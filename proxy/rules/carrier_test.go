@@ -115,7 +115,7 @@ func TestARulesPushTellsWhetherDocumentsChanged(t *testing.T) {
 	f.Publish(f.SignRulesAt(time.Now().Add(2 * time.Second)))
 	for {
 		n := <-pushes
-		if _, ok := verified(t, f, n).Policy["ops"]; !ok {
+		if _, ok := verified(t, f, n).Policy.Roles["ops"]; !ok {
 			continue
 		}
 		if n.DocsDigest == first.DocsDigest {
@@ -138,11 +138,11 @@ func TestNewRulesReachSubscribersDiskAndCurrent(t *testing.T) {
 	f.SetRoles(role("ops"))
 	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
 	for {
-		if _, ok := next(t, f, pushes).Policy["ops"]; ok {
+		if _, ok := next(t, f, pushes).Policy.Roles["ops"]; ok {
 			break
 		}
 	}
-	if _, ok := f.Current().Policy["ops"]; !ok || f.Current().Head.Time.Before(first.Head.Time) {
+	if _, ok := f.Current().Policy.Roles["ops"]; !ok || f.Current().Head.Time.Before(first.Head.Time) {
 		t.Error("got the old rules, want the new ones")
 	}
 	stop()
@@ -170,7 +170,7 @@ func TestOldAndForeignRulesChangeNothing(t *testing.T) {
 		if !got.Head.Time.After(time.Now().Add(-time.Minute)) || got.Cluster != f.Current().Cluster {
 			t.Errorf("got a head of %s, want no older one", got.Head.Time)
 		}
-		if _, ok := got.Policy["ops"]; ok {
+		if _, ok := got.Policy.Roles["ops"]; ok {
 			break
 		}
 	}
@@ -188,7 +188,7 @@ func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
 	f.SetRoles(role("ops"))
 	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
 	for {
-		if _, ok := next(t, f, pushes).Policy["ops"]; ok {
+		if _, ok := next(t, f, pushes).Policy.Roles["ops"]; ok {
 			break
 		}
 	}
@@ -204,7 +204,7 @@ func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if _, ok := again.Current().Policy["ops"]; !ok {
+		if _, ok := again.Current().Policy.Roles["ops"]; !ok {
 			t.Errorf("%s: got the older rules, want those on disk", name)
 		}
 	}
@@ -246,7 +246,7 @@ func TestRunReconnectsToAuth(t *testing.T) {
 	defer unsubscribe()
 	f.SetDown(false)
 	for {
-		if _, ok := next(t, f, pushes).Policy["ops"]; ok { // the first message of the new stream
+		if _, ok := next(t, f, pushes).Policy.Roles["ops"]; ok { // the first message of the new stream
 			return
 		}
 	}
