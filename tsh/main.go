@@ -67,7 +67,7 @@ func Main(ctx context.Context, env Env) int {
 	case errors.As(err, &status):
 		return int(status)
 	}
-	a.report(err)
+	a.report(cmd, err)
 	if cmd.Name() == "ssh" { // "tsh ssh" and "tsh proxy ssh"
 		return exitSSHError
 	}
@@ -181,7 +181,15 @@ func usageError(cmd *cobra.Command, err error) error {
 	if errors.As(err, &f) {
 		return err
 	}
-	return fault.New(fault.Invalid, "", err.Error(), "see: "+cmd.CommandPath()+" --help")
+	return usageInvalid.New("", fault.Args{"why": err, "hint": "see: " + cmd.CommandPath() + " --help"})
+}
+
+// usageInvalid is for arguments and flags that tsh does not understand.
+var usageInvalid = fault.Code{
+	Name:   "usage-invalid",
+	Kind:   fault.Invalid,
+	Text:   "{why}",
+	Remedy: "{hint}",
 }
 
 // home is the folder of all profiles. It need not exist.

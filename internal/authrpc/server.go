@@ -151,6 +151,7 @@ func (s *Server) refuse(w http.ResponseWriter, name string, c Caller, err error)
 	public := fault.Public(err)
 	s.logRefusal(name, c, public, err)
 	w.Header().Set("Content-Type", "application/json")
+	SetRetryAfter(w.Header(), public)
 	w.WriteHeader(Status(public.Kind))
 	_ = json.NewEncoder(w).Encode(public) // fails only when the caller has hung up
 }

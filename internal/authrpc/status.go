@@ -2,6 +2,8 @@ package authrpc
 
 import (
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
 )
@@ -28,4 +30,13 @@ func Status(kind fault.Kind) int {
 		return http.StatusTooManyRequests
 	}
 	return http.StatusInternalServerError
+}
+
+// SetRetryAfter sets the header Retry-After of a response with the fault e, if the fault says when to try
+// again (RFC 9110 section 10.2.3).
+func SetRetryAfter(header http.Header, e *fault.Error) {
+	if e.RetryAfter > 0 {
+		seconds := (e.RetryAfter + time.Second - 1) / time.Second
+		header.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
 }

@@ -48,8 +48,16 @@ func WriteRequest(w io.Writer, r Request, extra []byte) error { return writeMess
 // ReadRequest reads a request. The caller sets the deadline.
 func ReadRequest(r io.Reader) (req Request, err error) { return req, readMessage(r, &req) }
 
-// WriteReply sends a reply.
-func WriteReply(w io.Writer, r Reply) error { return writeMessage(w, r, nil) }
+// WriteReply sends a reply. A fault that has no room in it loses its arguments and a part of its text.
+func WriteReply(w io.Writer, r Reply) error {
+	if r.Fault != nil {
+		const around = len(`{"fault":}`)
+		if b, err := json.Marshal(r.Fault); err != nil || around+len(b) > MaxBytes {
+			r.Fault = r.Fault.Shorten(MaxBytes - around)
+		}
+	}
+	return writeMessage(w, r, nil)
+}
 
 // ReadReply reads a reply.
 func ReadReply(r io.Reader) (rep Reply, err error) { return rep, readMessage(r, &rep) }

@@ -1,16 +1,18 @@
 // Package fault answers: what went wrong, and what should the user do now?
 //
-// One error type crosses every process border (auth to proxy, proxy to tsh, node to tsh). The caller reads
-// Msg and Remedy. The cause stays in the log of the process where it happened, and ID finds it there.
+// One error type crosses every process border (auth to proxy, proxy to tsh, node to tsh). A Code declares one
+// way to fail, once; a fault has the code, the arguments and the English text that they make. A receiver that
+// knows the code may translate it; all others show Msg and Remedy. The cause stays in the log of the process
+// where it happened, and ID finds it there.
 package fault
 
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Kind classifies a fault. The set is append-only: a kind's name is on the wire.
@@ -29,14 +31,18 @@ const (
 	Exhausted       Kind = "exhausted"       // a limit is reached: disk, attempts, size, rate
 )
 
-// Error is a fault: an error with what a user needs to act on it. Kind and Msg must be set.
+// Error is a fault: an error with what a user needs to act on it. Kind and Msg must be set. See MarshalJSON
+// for what of it leaves the process.
 type Error struct {
-	Kind   Kind   `json:"kind"`
-	Op     string `json:"op,omitempty"`     // the operation, as "auth.FinishLogin"
-	Msg    string `json:"msg"`              // what happened, safe for the caller to read
-	Remedy string `json:"remedy,omitempty"` // one command or action, as "run: tsh login"
-	ID     string `json:"id,omitempty"`     // finds the log line; set by Public
-	Err    error  `json:"-"`                // the cause; never leaves the process
+	Code       string // the name of the Code; empty: it has none
+	Kind       Kind
+	Op         string            // the operation, as "auth.FinishLogin"
+	Msg        string            // what happened, safe for the caller to read
+	Remedy     string            // one command or action, as "run: tsh login"
+	Args       map[string]string // what Msg and Remedy name, by name
+	RetryAfter time.Duration     // when it is worth while to try again; 0: nothing is known
+	ID         string            // finds the log line; set by Public
+	Err        error             // the cause; never leaves the process
 }
 
 // New makes a fault with no cause.
@@ -66,6 +72,21 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// Because returns a copy of e with err as its cause.
+func (e *Error) Because(err error) *Error {
+	out := *e
+	out.Err = err
+	return &out
+}
+
+// internalError is what other processes learn of an error that is no fault.
+var internalError = Code{
+	Name:   "internal-error",
+	Kind:   Internal,
+	Text:   "internal error",
+	Remedy: "ask an administrator to look up the error id in the log",
+}
+
 // Public returns what another process may know of err: a copy of the first fault in err's chain, without its
 // cause. An err without a fault becomes an Internal fault that says nothing about it. The copy has an ID, a
 // new one if the fault had none. The caller writes that ID into the log beside err, so that a user who quotes
@@ -73,11 +94,7 @@ func (e *Error) Unwrap() error { return e.Err }
 func Public(err error) *Error {
 	var e *Error
 	if !errors.As(err, &e) {
-		e = &Error{
-			Kind:   Internal,
-			Msg:    "internal error",
-			Remedy: "ask an administrator to look up the error id in the log",
-		}
+		e = internalError.New("")
 	}
 	out := *e
 	out.Err = nil
@@ -97,6 +114,15 @@ func KindOf(err error) Kind {
 		return e.Kind
 	}
 	return Internal
+}
+
+// CodeOf returns the name of the code of the first fault in err's chain, or "".
+func CodeOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
 }
 
 // Is reports whether err is a fault of the kind.
@@ -127,21 +153,6 @@ func Report(w io.Writer, program string, err error) {
 	if hint := Remedy(err); hint != "" {
 		fmt.Fprintf(w, "%s: hint: %s\n", program, hint)
 	}
-}
-
-// Decode reads a fault from its JSON form. Bytes that are no fault give an Internal one, so a caller always
-// has one to show.
-func Decode(b []byte) *Error {
-	var e Error
-	if err := json.Unmarshal(b, &e); err != nil || e.Kind == "" || e.Msg == "" {
-		return &Error{
-			Kind:   Internal,
-			Msg:    "the server's answer could not be read",
-			Remedy: "check that client and server versions match: tsh version",
-			Err:    fmt.Errorf("decode fault: %d bytes", len(b)),
-		}
-	}
-	return &e
 }
 
 func newID() string {

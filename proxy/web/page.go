@@ -110,6 +110,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	public := fault.Public(err)
 	s.logRefusal("page refused", r, public, err)
+	authrpc.SetRetryAfter(w.Header(), public)
 	s.render(w, r, authrpc.Status(public.Kind), "error", newErrorView(languageOf(r), public))
 }
 
