@@ -176,23 +176,24 @@ func TestRulesStreamToAProxy(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	arrived := errors.New("the new role has arrived")
-	var trust *rules.Trust
-	receive := func(u authrpc.RulesUpdate) (err error) {
-		if trust == nil {
-			if trust, err = rules.Open(s.auth.Pin(), u.Set); err == nil {
-				_, err = s.apply(admin, "role", authrpc.Metadata{Name: "new"})
-			}
+	first, err := rules.Open(s.auth.Pin(), p.res.Rules)
+	s.must(err)
+	machine, added := rules.NewReceiver(first, time.Now()), false
+	receive := func(u authrpc.RulesUpdate) error {
+		received, err := machine.Offer(time.Now(), u.Piece)
+		if err != nil || received.InForce == nil {
 			return err
 		}
-		if trust, err = trust.Advance(u.Set); err != nil {
-			return err
-		}
-		if _, known := trust.Policy.Roles["new"]; known {
+		if _, known := received.InForce.Policy.Roles["new"]; known {
 			return arrived
 		}
-		return nil
+		if !added {
+			added = true
+			_, err = s.apply(admin, "role", authrpc.Metadata{Name: "new"})
+		}
+		return err
 	}
-	err := authrpc.Stream(ctx, p.Client, authrpc.WatchRules, authrpc.WatchRulesRequest{}, receive)
+	err = authrpc.Stream(ctx, p.Client, authrpc.WatchRules, authrpc.WatchRulesRequest{}, receive)
 	if !errors.Is(err, arrived) {
 		t.Errorf("got %v, want the new role on the stream", err)
 	}

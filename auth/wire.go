@@ -118,7 +118,7 @@ func (s *Server) createCluster(ctx context.Context, st *state.State) error {
 func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
 	cluster, now, log := svc.cluster.Name, s.cfg.Now, s.cfg.Log
 	svc.publisher = rules.New(rules.Config{
-		Source:  svc.state.Reader,
+		Source:  svc.state.Rules,
 		Cluster: cluster,
 		Signer:  svc.keys.RulesSigner(),
 		Now:     now,
@@ -220,6 +220,7 @@ func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handle
 			Policies:   svc.state.Reader,
 			Events:     svc.state.Events,
 			Roles:      svc.state.Roles,
+			Settings:   svc.state.Settings,
 			Connectors: connectors,
 			Users:      svc.state.Users,
 			Tokens:     svc.state.Tokens,

@@ -56,8 +56,16 @@ func authorities(t *testing.T, c *harness.Client) keySet {
 	if err := json.Unmarshal(doc.Body, &a); err != nil {
 		t.Fatal(err)
 	}
-	k := keySet{ed25519: map[string]ed25519.PublicKey{"rules": a.Rules[0]}, p256: map[string][]byte{}}
-	for name, wire := range map[string][]byte{"user-SSH": a.UserSSH[0], "host-SSH": a.HostSSH[0]} {
+	public := map[rules.Authority][]byte{}
+	for _, key := range a.Keys {
+		public[key.Authority] = key.Key
+	}
+	k := keySet{
+		ed25519: map[string]ed25519.PublicKey{"rules": public[rules.RulesKey]},
+		p256:    map[string][]byte{},
+	}
+	sshKeys := map[string][]byte{"user-SSH": public[rules.UserSSH], "host-SSH": public[rules.HostSSH]}
+	for name, wire := range sshKeys {
 		key, err := ssh.ParsePublicKey(wire)
 		if err != nil {
 			t.Fatal(err)
@@ -66,8 +74,8 @@ func authorities(t *testing.T, c *harness.Client) keySet {
 	}
 	certificates := map[string][]byte{
 		"root":          a.Root,
-		"user-X.509":    a.UserX509[0],
-		"service-X.509": a.ServiceX509[0],
+		"user-X.509":    public[rules.UserX509],
+		"service-X.509": public[rules.ServiceX509],
 	}
 	for name, der := range certificates {
 		cert, err := x509.ParseCertificate(der)

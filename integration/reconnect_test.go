@@ -167,7 +167,7 @@ func newUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tu
 		Now:      time.Now,
 		Log:      slog.New(slog.DiscardHandler),
 		Attached: attached,
-		Rules:    func(tunnel.RulesPush) {},
+		Rules:    func(tunnel.PushedRules) []string { return nil },
 		Handle:   func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() },
 	})
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/node"
 )
@@ -96,11 +97,11 @@ func (p *testProxy) serve(ctx context.Context, conn *tls.Conn) {
 
 // pushRules pushes the cluster's rules through a tunnel.
 func pushRules(ctx context.Context, c *clustertest.Cluster, a *tunnel.Attached) error {
-	b, err := c.SignRules().Encode()
+	feed, err := rules.NewFeed(c.SignRules())
 	if err != nil {
 		return err
 	}
-	return a.PushRules(ctx, tunnel.RulesPush{Set: b})
+	return a.PushRules(ctx, feed)
 }
 
 // testNode is a node under test.
@@ -401,6 +402,11 @@ func TestPushedRulesApplyAtOnce(t *testing.T) {
 	loginUntil(t, c, a, isAllowed)
 }
 
+// garbage is rules that nobody can read.
+type garbage struct{}
+
+func (garbage) Next(map[string][32]byte) (parts [][]byte, head []byte) { return nil, []byte("{") }
+
 // Of 5000 broken pushes few are logged, and good rules that come after them take effect.
 func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 	t.Parallel()
@@ -410,7 +416,7 @@ func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 	a := receive(t, "the tunnel", p.tunnels)
 	start := time.Now()
 	for range 5000 {
-		if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: []byte("{")}); err != nil {
+		if err := a.PushRules(t.Context(), garbage{}); err != nil {
 			t.Fatal(err)
 		}
 	}

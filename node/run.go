@@ -61,6 +61,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		Dir:   n.cfg.Dir,
 		Pin:   membership.Pin(),
 		First: membership.FirstRules(),
+		Now:   n.cfg.Now,
 		Log:   n.cfg.Log,
 	})
 	if err != nil {
@@ -117,6 +118,7 @@ func (n *Node) uplinkConfig(
 		Dialer:  n.dialer,
 		Pin:     membership.Pin(),
 		Cluster: id.Cluster,
+		Tunnels: keeper.Current().Policy.Settings.WithDefaults().Tunnels,
 		ID:      id.ID,
 		Key:     membership.Key(),
 		Cert:    membership.TLSCertificate,
@@ -127,26 +129,19 @@ func (n *Node) uplinkConfig(
 			origin := sshd.Origin{From: header.From, Proxy: proxy, Protocol: header.Protocol}
 			server.Serve(ctx, conn, origin)
 		},
-		Rules: func(push tunnel.RulesPush) {
-			if err := applyPush(keeper, push); err != nil {
+		Rules: func(pushed tunnel.PushedRules) (lacking []string) {
+			pieces := pushed.Pieces
+			if pushed.Head != nil {
+				pieces = append(pieces, pushed.Head)
+			}
+			lacking, err := keeper.Offer(pieces...)
+			if err != nil {
 				n.cfg.Log.Warn("pushed rules are not used", "err", err)
 			}
+			return lacking
 		},
 		Attached: n.ready.Set,
 	}
-}
-
-// applyPush offers the keeper what a proxy pushed: a whole set of rules, and then a head that is newer than
-// the set. Either may be missing from the push. The error says which of them is not used, and why.
-func applyPush(keeper *rules.Keeper, push tunnel.RulesPush) error {
-	var errSet, errHead error
-	if push.Set != nil {
-		errSet = keeper.Offer(push.Set)
-	}
-	if push.Head != nil {
-		errHead = keeper.OfferHead(push.Head)
-	}
-	return errors.Join(errSet, errHead)
 }
 
 // join returns the membership of this node. It loads the membership from disk, or joins the cluster. If the

@@ -25,7 +25,7 @@ const maxApplyBytes = config.MaxBytes
 func (a *app) getCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "get KIND [NAME]",
-		Short:   "Show roles, connectors, users, tokens, machines or events",
+		Short:   "Show roles, connectors, users, tokens, machines, settings or events",
 		GroupID: admin,
 		Example: `  tsh get roles
   tsh get role ops --format=yaml > ops.yaml     # edit it, then: tsh apply -f ops.yaml`,
@@ -78,7 +78,12 @@ func resourceKind(word string) (access.Resource, error) {
 }
 
 // singular is the kind as documents have it: role for roles.
-func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
+func singular(r access.Resource) string {
+	if r == access.ClusterSettings {
+		return string(r) // there is one document of the kind
+	}
+	return strings.TrimSuffix(string(r), "s")
+}
 
 // fetchResources fetches all pages of the resources of a kind. If name is not empty, it fetches only the
 // resource with this name. If there is none, the result is empty and the error nil.

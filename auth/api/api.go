@@ -24,7 +24,6 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
 // State is what the API itself reads; it writes nothing. state.Reader is one.
@@ -228,30 +227,34 @@ func (h handlers) renew(
 	return h.Issuer.ForMachine(ctx, admitted)
 }
 
-// watchRules sends the current rules and then every new head, until the machine disconnects or is no longer a
-// member. Membership is checked before each send, because the stream may last for weeks.
+// watchRules sends what the machine lacks of the current rules and then what changes, until the machine
+// disconnects or is no longer a member. Membership is checked before each send, because the stream may last
+// for weeks.
 func (h handlers) watchRules(
 	ctx context.Context,
 	caller authrpc.Caller,
-	_ authrpc.WatchRulesRequest,
+	req authrpc.WatchRulesRequest,
 	send func(authrpc.RulesUpdate) error,
 ) error {
-	return h.Rules.Watch(ctx, func(s signed.Set) error {
+	return h.Rules.Watch(ctx, req.Have, func(piece []byte) error {
 		if _, err := h.Join.VerifyMember(ctx, caller); err != nil {
 			return err
 		}
-		return send(authrpc.RulesUpdate{Set: s})
+		return send(authrpc.RulesUpdate{Piece: piece})
 	})
 }
 
-// getRules gives the rules once, to a machine that has no stream of them.
+// getRules gives once what a machine lacks of the rules, which has no stream of them.
 func (h handlers) getRules(
 	_ context.Context,
 	_ authrpc.Caller,
-	_ authrpc.WatchRulesRequest,
-) (authrpc.RulesUpdate, error) {
-	set, _, err := h.Rules.Current()
-	return authrpc.RulesUpdate{Set: set}, err
+	req authrpc.WatchRulesRequest,
+) (res authrpc.GetRulesResponse, err error) {
+	pieces, err := h.Rules.Pieces(req.Have)
+	for _, piece := range pieces {
+		res.Pieces = append(res.Pieces, piece)
+	}
+	return res, err
 }
 
 // reportNodes takes the list of the nodes that are attached to the calling proxy.

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/threshold-access/threshold/auth/rules"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/ca/keyring"
@@ -122,29 +120,15 @@ func (m *memoryStore) Save(_ context.Context, _, doc []byte) error {
 	return nil
 }
 
-// authoritiesOf is the body of the authorities document: the public keys and certificates of all authorities.
+// authoritiesOf is the body of the first authorities document: the public keys and certificates of all
+// authorities, of which a new cluster has one each.
 func authoritiesOf(public keyring.Public) signed.Authorities {
-	out := signed.Authorities{
-		Root:    public.Root.Raw,
-		UserSSH: marshalKeys(public.UserSSH),
-		HostSSH: marshalKeys(public.HostSSH),
-	}
-	for _, cert := range public.UserX509 {
-		out.UserX509 = append(out.UserX509, cert.Raw)
-	}
-	for _, cert := range public.ServiceX509 {
-		out.ServiceX509 = append(out.ServiceX509, cert.Raw)
-	}
-	for _, key := range public.Rules {
-		out.Rules = append(out.Rules, key)
-	}
-	return out
-}
-
-func marshalKeys(keys []ssh.PublicKey) [][]byte {
-	out := make([][]byte, len(keys))
-	for i, k := range keys {
-		out[i] = k.Marshal()
-	}
-	return out
+	const generation = 1
+	return signed.Authorities{Root: public.Root.Raw, Keys: []signed.AuthorityKey{
+		signed.SSHKey(signed.UserSSH, generation, signed.Active, public.UserSSH[0]),
+		signed.SSHKey(signed.HostSSH, generation, signed.Active, public.HostSSH[0]),
+		signed.X509Key(signed.UserX509, generation, signed.Active, public.UserX509[0]),
+		signed.X509Key(signed.ServiceX509, generation, signed.Active, public.ServiceX509[0]),
+		signed.SigningKey(generation, signed.Active, public.Rules[0]),
+	}}
 }

@@ -84,7 +84,7 @@ func newFixture(t *testing.T) *fixture {
 	})
 	f.must(err)
 	publisher := rules.New(rules.Config{
-		Source:  st.Reader,
+		Source:  st.Rules,
 		Cluster: statetest.Cluster,
 		Signer:  keys.RulesSigner(),
 		Now:     time.Now,

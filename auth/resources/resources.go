@@ -1,9 +1,9 @@
 // Package resources answers: which documents may be read and changed, and by whom?
 //
-// Roles, connectors, users, tokens, machines and events are documents of one shape. A call passes these
-// steps:
+// Roles, connectors, users, tokens, machines, settings and events are documents of one shape. A call passes
+// these steps:
 //
-//  1. Policy.Decide of package access decides it by the roles of the caller. A denial is stored as an audit event.
+//  1. The policy decides it by the roles of the caller. A denial is stored as an audit event.
 //  2. The spec is decoded strictly: an unknown key is an error, because it may be a misspelt one.
 //  3. If the caller names a revision, it must be that of the stored document. The write itself is a
 //     compare-and-set on the document that was read, so of two concurrent changes one gets fault Conflict.
@@ -39,6 +39,7 @@ type Config struct {
 	Tokens     Tokens
 	Join       TokenCreator
 	Machines   Machines
+	Settings   Settings
 	Log        Log
 	Now        func() time.Time
 }
@@ -86,24 +87,26 @@ func New(cfg Config) *Service {
 		events:   cfg.Events,
 		now:      cfg.Now,
 		kinds: map[access.Resource]kind{
-			access.Roles:      roleKind{cfg.Roles},
-			access.Connectors: connectorKind{cfg.Connectors},
-			access.Users:      userKind{cfg.Users},
-			access.Tokens:     tokenKind{cfg.Tokens, cfg.Join, cfg.Now},
-			access.Machines:   machineKind{cfg.Machines},
-			access.Events:     eventKind{cfg.Log},
+			access.Roles:           roleKind{cfg.Roles},
+			access.Connectors:      connectorKind{cfg.Connectors},
+			access.Users:           userKind{cfg.Users},
+			access.Tokens:          tokenKind{cfg.Tokens, cfg.Join, cfg.Now},
+			access.Machines:        machineKind{cfg.Machines},
+			access.ClusterSettings: settingsKind{cfg.Settings},
+			access.Events:          eventKind{cfg.Log},
 		},
 	}
 }
 
 // singular maps the name of a kind in rules and requests to what the kind field of a document says.
 var singular = map[access.Resource]string{
-	access.Roles:      "role",
-	access.Connectors: "connector",
-	access.Users:      "user",
-	access.Tokens:     "token",
-	access.Machines:   "machine",
-	access.Events:     "event",
+	access.Roles:           "role",
+	access.Connectors:      "connector",
+	access.Users:           "user",
+	access.Tokens:          "token",
+	access.Machines:        "machine",
+	access.ClusterSettings: "settings",
+	access.Events:          "event",
 }
 
 // pluralOf is the inverse of singular. An unknown kind gets fault Invalid.
@@ -119,7 +122,7 @@ func pluralOf(kind string) (access.Resource, error) {
 // unknownKindFault is the error for a kind, in either form, that does not exist.
 func unknownKindFault(kind string) error {
 	return fault.New(fault.Invalid, "resources", fmt.Sprintf("there is no kind of document %.40q", kind),
-		"use one of: role, connector, user, token, machine, event")
+		"use one of: role, connector, user, token, machine, settings, event")
 }
 
 // Get returns the document of that name, or without a name one page of the kind. The user who must have the

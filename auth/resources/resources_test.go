@@ -75,6 +75,7 @@ func newFixture(t *testing.T) *fixture {
 		Tokens:     st.Tokens,
 		Join:       f.join,
 		Machines:   st.Machines,
+		Settings:   st.Settings,
 		Log:        audit.New(st.Events),
 		Now:        time.Now,
 	})
@@ -478,7 +479,8 @@ func TestNoKindEscalatesToAnother(t *testing.T) {
 			replaced(connectorSpec, "login.example.org", "mine.example.org"))),
 	}
 	others := []access.Resource{
-		access.Users, access.Connectors, access.Machines, access.Tokens, access.Events,
+		access.Users, access.Connectors, access.Machines, access.Tokens, access.ClusterSettings,
+		access.Events,
 	}
 	for _, kind := range others {
 		for what, try := range escalations {
@@ -647,10 +649,8 @@ func TestTotalSizeOfRolesIsBounded(t *testing.T) {
 	document := rules.Document{Kind: rules.RolesKind, Cluster: statetest.Cluster, Body: body}
 	signed, err := rules.SignDocument(key, document)
 	f.must(err)
-	set, err := rules.Set{Roles: signed}.Encode()
-	f.must(err)
-	if len(set) > rules.MaxSetBytes*9/10 {
-		t.Errorf("got a set of %d bytes, want it well under %d", len(set), rules.MaxSetBytes)
+	if size := len(signed.Payload); size > rules.MaxDocumentBytes*9/10 {
+		t.Errorf("got a document of %d bytes, want it well under %d", size, rules.MaxDocumentBytes)
 	}
 	if _, err := f.apply(admin, doc("role", "large-0", `{}`)); err != nil {
 		t.Errorf("a smaller one: got %v", err)

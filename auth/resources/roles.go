@@ -121,7 +121,7 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 }
 
 // maxRolesBytes bounds all roles together, as JSON. Signing and encoding make them larger, but they stay well
-// under rules.MaxSetBytes, beyond which no machine accepts a set.
+// under rules.MaxDocumentBytes, beyond which no machine accepts a document.
 const maxRolesBytes = 3 << 19
 
 // CheckSize returns fault Exhausted for roles that are together too large to be published.

@@ -77,6 +77,15 @@ type TokenCreator interface {
 	Create(ctx context.Context, w join.TokenRequest) (authrpc.Token, state.Stored[state.Token], error)
 }
 
+// Settings reads and changes the settings of the cluster. state.Settings implements it.
+type Settings interface {
+	Settings(ctx context.Context) (state.Stored[access.Settings], error)
+	PutSettings(
+		ctx context.Context, old state.Stored[access.Settings], next access.Settings, now time.Time,
+		events ...events.Event,
+	) error
+}
+
 // Machines reads, relabels and removes machines. state.Machines implements it.
 type Machines interface {
 	Machine(ctx context.Context, id identity.MachineID) (state.Stored[state.Machine], error)

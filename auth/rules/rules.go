@@ -1,9 +1,18 @@
 // Package rules answers: what are the signed rules now, and who gets them?
 //
-// It turns the roles and authorities in the store into the signed documents of internal/rules, and signs a
-// head over them every ten seconds and whenever a role changes. A document's bytes, revision and time come
-// from the commit that made it, so every replica signs the same document. Heads are not stored: the leader
-// signs them after a quorum has confirmed that it leads, and keeps the last one in memory.
+// It turns the authorities, roles and settings in the store into the signed documents of internal/rules, and
+// signs a head over them every ten seconds and whenever one changes. A document's bytes, revision and time
+// come from the commit that made it, so every replica signs the same document. Heads are not stored: the
+// leader signs them after a quorum has confirmed that it leads, and keeps the last one in memory.
+//
+// Heads are ordered by their number (term, counter), and two different heads never have the same one. A
+// Publisher takes its term from the store, by a compare-and-set that no two calls pass with the same number,
+// and counts its heads in memory. So after a crash, a restart or a change of the leader the term is another
+// one and higher. Before each head the Publisher has confirmed that it leads, and has read that the term is
+// still the last one: a leader that was away in between takes a new one. A head that is signed although
+// leadership was lost a moment ago has the older term, and is never taken for newer than one of the new
+// leader. A snapshot contains the term like any record. After a restore from a backup the store has forgotten
+// terms; state.BeginRulesTerm says why the next is higher all the same.
 package rules
 
 import (
@@ -18,8 +27,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -29,14 +40,19 @@ const HeadInterval = 10 * time.Second
 // firstEpoch is the epoch of the revisions in a cluster that was never restored from a backup.
 const firstEpoch = 1
 
-// Source is what a publisher reads; it writes nothing. state.Reader is one.
+// Source is what a publisher reads. It writes only the number of a term. state.Rules is one.
 type Source interface {
 	// Linearize returns nil when a quorum has confirmed that this replica leads.
 	Linearize(ctx context.Context) error
 	AuthoritiesChain(ctx context.Context) ([]state.Authorities, error)
 	RoleSet(ctx context.Context) (*state.RoleSet, error)
-	// AwaitRules waits until a role changes after the revision.
+	PublishedSettings(ctx context.Context) (state.PublishedSettings, error)
+	// RulesRevision is the revision of the last change of any rules, and AwaitRules waits for a later one.
+	RulesRevision(ctx context.Context) (uint64, error)
 	AwaitRules(ctx context.Context, after uint64) error
+	// RulesTerm is the number of the last term, and BeginRulesTerm begins the next one.
+	RulesTerm(ctx context.Context) (uint64, error)
+	BeginRulesTerm(ctx context.Context, now time.Time) (uint64, error)
 }
 
 // Config says what a publisher needs; all of it is required.
@@ -52,14 +68,27 @@ type Config struct {
 type Publisher struct {
 	cfg Config
 
-	mu        sync.Mutex    // guards the fields below; held only to copy or replace them
-	set       signed.Set    // the current one; empty while published is false
-	published bool          // a head was signed
-	changed   chan struct{} // closed when set is replaced, and replaced itself by a new channel
+	signing sync.Mutex                     // held while a head is signed; guards number and docs; before mu
+	number  signed.Sequence                // of the last head; zero before the first
+	docs    map[signed.Kind]signedDocument // the documents that were signed last
+
+	mu      sync.Mutex    // guards the fields below; held only to copy or replace them
+	set     signed.Set    // the current one; empty while feed is nil
+	feed    *signed.Feed  // set, encoded; nil: no head was signed yet
+	changed chan struct{} // closed when set is replaced, and replaced itself by a new channel
+}
+
+// signedDocument is a signed document with its entry in the head.
+type signedDocument struct {
+	signed.Signed
+	ref signed.Ref
 }
 
 // New makes a publisher. It signs nothing before Publish or Run.
-func New(cfg Config) *Publisher { return &Publisher{cfg: cfg, changed: make(chan struct{})} }
+func New(cfg Config) *Publisher {
+	docs := map[signed.Kind]signedDocument{}
+	return &Publisher{cfg: cfg, docs: docs, changed: make(chan struct{})}
+}
 
 // Run signs heads until ctx ends, and then returns nil. A head that could not be signed is logged; the
 // next one is tried at its time.
@@ -92,13 +121,13 @@ func (p *Publisher) signHeads(ctx context.Context, wake <-chan struct{}) error {
 // watchRetry is the pause after the store could not be read or watched.
 const watchRetry = time.Second
 
-// watchStore puts an element into wake whenever a role changes, unless one is there already. An error of the
-// store is logged, and watchStore goes on after watchRetry. It returns nil when ctx ends.
+// watchStore puts an element into wake whenever any rules change, unless one is there already. An error of
+// the store is logged, and watchStore goes on after watchRetry. It returns nil when ctx ends.
 func (p *Publisher) watchStore(ctx context.Context, wake chan<- struct{}) error {
 	for {
-		roles, err := p.cfg.Source.RoleSet(ctx)
+		revision, err := p.cfg.Source.RulesRevision(ctx)
 		if err == nil {
-			err = p.cfg.Source.AwaitRules(ctx, roles.Revision)
+			err = p.cfg.Source.AwaitRules(ctx, revision)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -118,35 +147,65 @@ func (p *Publisher) watchStore(ctx context.Context, wake chan<- struct{}) error 
 // Publish signs the rules as they are now, with a new head over them, and makes them the current set that
 // Current and Watch return. On an error the current set stays.
 func (p *Publisher) Publish(ctx context.Context) error {
+	p.signing.Lock()
+	defer p.signing.Unlock()
 	// A replica that has lost leadership unawares would sign a fresh head over old rules.
 	if err := p.cfg.Source.Linearize(ctx); err != nil {
 		return err
 	}
-	chain, authoritiesRevision, err := p.chain(ctx)
+	chain, newest, err := p.chain(ctx)
 	if err != nil {
 		return err
 	}
-	roles, rolesRevision, err := p.roles(ctx)
-	if err != nil {
-		return err
+	link := chain[len(chain)-1]
+	if err := signed.MaySign(link, p.cfg.Signer.Public()); err != nil {
+		return fault.Wrap(err, fault.Internal, "rules.Publish",
+			"this replica's rules key is none that machines trust now",
+			"start it with the keys of the newest authorities document")
 	}
-	head, err := signed.SignHead(p.cfg.Signer, signed.Head{
+	head := signed.Head{
 		Cluster: p.cfg.Cluster,
-		Epoch:   authoritiesRevision.Epoch,
-		Time:    p.cfg.Now().UTC(),
-		Docs: map[signed.Kind]signed.Ref{
-			signed.AuthoritiesKind: signed.RefTo(chain[len(chain)-1], authoritiesRevision),
-			signed.RolesKind:       signed.RefTo(roles, rolesRevision),
-		},
-	})
-	if err != nil {
+		Epoch:   newest.Epoch,
+		Docs:    map[signed.Kind]signed.Ref{signed.AuthoritiesKind: signed.RefTo(link, newest)},
+	}
+	set := signed.Set{V: signed.Version, Chain: chain, Docs: map[signed.Kind]signed.Signed{}}
+	if err := p.signDocuments(ctx, newest); err != nil {
 		return err
 	}
-	return p.setCurrent(signed.Set{Chain: chain, Roles: roles, Head: head})
+	for kind, doc := range p.docs {
+		set.Docs[kind], head.Docs[kind] = doc.Signed, doc.ref
+	}
+	if head.Sequence, err = p.nextNumber(ctx); err != nil {
+		return err
+	}
+	head.Time = p.cfg.Now().UTC()
+	if set.Head, err = signed.SignHead(p.cfg.Signer, head); err != nil {
+		return err
+	}
+	return p.setCurrent(set)
 }
 
-// chain returns the signed authorities documents, oldest first, and the revision of the newest. The result
-// has at least one: a store without any is fault Internal.
+// nextNumber returns the number of the next head. It begins a term if this publisher has none, or if another
+// one has begun a term since. The caller holds p.signing and has confirmed that this replica leads.
+func (p *Publisher) nextNumber(ctx context.Context) (signed.Sequence, error) {
+	last, err := p.cfg.Source.RulesTerm(ctx)
+	if err != nil {
+		return signed.Sequence{}, err
+	}
+	if p.number.Term == 0 || p.number.Term != last {
+		term, err := p.cfg.Source.BeginRulesTerm(ctx, p.cfg.Now())
+		if err != nil {
+			return signed.Sequence{}, err
+		}
+		p.number = signed.Sequence{Term: term}
+	}
+	p.number.Counter++
+	return p.number, nil
+}
+
+// chain returns the signed authorities documents of the present epoch, oldest first, and the revision of the
+// newest. What was before the root raised the epoch is not sent any more: the first document of the epoch is
+// signed by the root. The result has at least one: a store without any is fault Internal.
 func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision, error) {
 	docs, err := p.cfg.Source.AuthoritiesChain(ctx)
 	if err != nil {
@@ -157,50 +216,82 @@ func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision
 			"the store holds no authorities document",
 			"restore the data folder from a backup")
 	}
-	out := make([]signed.Signed, len(docs))
-	for i, d := range docs {
-		out[i] = d.Signed
+	newest := docs[len(docs)-1].Revision
+	var out []signed.Signed
+	for _, d := range docs {
+		if d.Revision.Epoch == newest.Epoch {
+			out = append(out, d.Signed)
+		}
 	}
-	return out, docs[len(docs)-1].Revision, nil
+	return out, newest, nil
 }
 
-// roles signs the roles document and returns it with its revision. Revision and time are those of the last
-// change of any role, so every replica signs the same bytes.
-func (p *Publisher) roles(ctx context.Context) (signed.Signed, signed.Revision, error) {
+// signDocuments signs the documents that have changed, and puts them into p.docs. The caller holds p.signing.
+func (p *Publisher) signDocuments(ctx context.Context, newest signed.Revision) error {
 	roles, err := p.cfg.Source.RoleSet(ctx)
 	if err != nil {
-		return signed.Signed{}, signed.Revision{}, err
+		return err
 	}
-	body, err := json.Marshal(signed.Roles{Roles: roles.Roles})
+	settings, err := p.cfg.Source.PublishedSettings(ctx)
 	if err != nil {
-		return signed.Signed{}, signed.Revision{}, fmt.Errorf("encode roles: %w", err)
+		return err
 	}
-	rev := signed.Revision{Epoch: firstEpoch, Index: roles.Revision}
+	body := signed.Roles{Roles: roles.Roles}
+	if err := p.signDocument(signed.RolesKind, newest, roles.Revision, roles.Time, body); err != nil {
+		return err
+	}
+	return p.signDocument(signed.SettingsKind, newest, settings.Revision, settings.Time, settings.Settings)
+}
+
+// signDocument signs one document and puts it into p.docs, unless it is there already. Revision and time are
+// those of the last change, so every replica signs the same bytes. A document is made anew when newer
+// authorities are in force, and so is always signed by a key that they have.
+func (p *Publisher) signDocument(
+	kind signed.Kind, newest signed.Revision, index uint64, changed time.Time, body any,
+) error {
+	revision := signed.Revision{Epoch: newest.Epoch, Index: max(index, newest.Index)}
+	if have, ok := p.docs[kind]; ok && have.ref.Revision == revision {
+		return nil
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", kind, err)
+	}
 	doc, err := signed.SignDocument(p.cfg.Signer, signed.Document{
-		Kind:     signed.RolesKind,
+		Kind:     kind,
 		Cluster:  p.cfg.Cluster,
-		Revision: rev,
-		Time:     roles.Time.UTC(),
-		Body:     body,
+		Revision: revision,
+		Time:     changed.UTC(),
+		Body:     raw,
 	})
-	return doc, rev, err
+	if err != nil {
+		return err
+	}
+	p.docs[kind] = signedDocument{doc, signed.RefTo(doc, revision)}
+	return nil
 }
 
 // setCurrent makes s the current set and wakes everyone who waits for one. A set that is too large for
 // machines is fault Exhausted already here, so that auth's log says it; the last set stays current.
 func (p *Publisher) setCurrent(s signed.Set) error {
-	b, err := s.Encode()
-	if err != nil {
-		return fmt.Errorf("encode rules: %w", err)
-	}
-	if len(b) > signed.MaxSetBytes {
+	if size := s.Size(); size > signed.MaxSetBytes {
 		msg := fmt.Sprintf("the rules are %d bytes, more than %d: machines keep the rules that they have",
-			len(b), signed.MaxSetBytes)
+			size, signed.MaxSetBytes)
 		return fault.New(fault.Exhausted, "rules.Publish", msg, "remove roles that are not used")
 	}
 	p.mu.Lock()
+	feed := p.feed
+	p.mu.Unlock()
+	if feed == nil {
+		feed = &signed.Feed{}
+	}
+	next, err := feed.Follow(s) // without mu: a large document takes time
+	if err != nil {
+		return fmt.Errorf("encode rules: %w", err)
+	}
+	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set, p.published = s, true
+	p.set, p.feed = s, next
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
@@ -211,25 +302,62 @@ func (p *Publisher) setCurrent(s signed.Set) error {
 func (p *Publisher) Current() (set signed.Set, changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.published {
-		return signed.Set{}, p.changed, fault.New(fault.Unavailable, "rules.Current",
-			"this auth replica has not signed the rules yet",
-			"try again in a moment")
+	if p.feed == nil {
+		return signed.Set{}, p.changed, notSignedFault()
 	}
 	return p.set, p.changed, nil
 }
 
-// Watch calls send with the current set, and then with the set of every new head, until ctx ends or send
-// fails; it returns the reason. It never returns nil. Before the first head it waits. While send runs, only
-// the newest head is kept: heads before that one are skipped.
-func (p *Publisher) Watch(ctx context.Context, send func(signed.Set) error) error {
-	for {
-		set, changed, err := p.Current()
-		if err == nil {
-			err = send(set)
+// notSignedFault is the fault of a publisher that has not signed a head yet.
+func notSignedFault() error {
+	return fault.New(fault.Unavailable, "rules.Current",
+		"this auth replica has not signed the rules yet",
+		"try again in a moment")
+}
+
+// Pieces returns the pieces of the current set that a machine lacks, which has the documents with these
+// digests. The head is the last one. Before the first head it returns fault Unavailable.
+func (p *Publisher) Pieces(have map[signed.Kind][]byte) ([][]byte, error) {
+	p.mu.Lock()
+	feed := p.feed
+	p.mu.Unlock()
+	if feed == nil {
+		return nil, notSignedFault()
+	}
+	pieces, head := feed.Next(carriedBy(have))
+	return append(pieces, head), nil
+}
+
+// carriedBy returns the documents that a machine says it has, in the form that a feed takes.
+func carriedBy(have map[signed.Kind][]byte) map[string]signed.Digest {
+	carried := map[string]signed.Digest{}
+	for kind, digest := range have {
+		if len(digest) == len(signed.Digest{}) {
+			carried[string(kind)] = signed.Digest(digest)
 		}
-		if err != nil && !fault.Is(err, fault.Unavailable) {
-			return err
+	}
+	return carried
+}
+
+// Watch calls send with each piece of the current set that a machine lacks, which has the documents with
+// these digests, and then with what changes by every new head: the pieces that are new to the machine, and
+// the head. It goes on until ctx ends or send fails, and returns the reason. It never returns nil. Before the
+// first head it waits. While send runs, only the newest set is kept: those before that one are skipped.
+func (p *Publisher) Watch(
+	ctx context.Context, have map[signed.Kind][]byte, send func(piece []byte) error,
+) error {
+	carried := carriedBy(have)
+	for {
+		p.mu.Lock()
+		feed, changed := p.feed, p.changed
+		p.mu.Unlock()
+		if feed != nil {
+			pieces, head := feed.Next(carried)
+			for _, piece := range append(pieces, head) {
+				if err := send(piece); err != nil {
+					return err
+				}
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -268,4 +396,40 @@ func FirstAuthorities(
 		Body:     body,
 	})
 	return state.Authorities{Revision: rev, Signed: doc}, err
+}
+
+// Chain is where authorities documents are kept. state.Rules is one.
+type Chain interface {
+	AuthoritiesChain(ctx context.Context) ([]state.Authorities, error)
+	AddAuthorities(
+		ctx context.Context, chain []state.Authorities, next state.Authorities, now time.Time,
+		events ...audit.Event,
+	) error
+}
+
+// AddAuthorities adds an authorities document to the chain, after it has checked that verifiers will follow
+// it: the rules key in force signed it, or the root with a higher epoch. That is how a stolen rules key is
+// replaced: the holder of the root key signs, on a machine of their own, a document with new keys. The caller
+// has checked that whoever asks may do this. It stores the events with the document, and returns the
+// document's revision. The error is a fault: Invalid for a document that does not follow.
+func AddAuthorities(
+	ctx context.Context, store Chain, pin identity.Pin, link signed.Signed, now time.Time,
+	events ...audit.Event,
+) (signed.Revision, error) {
+	chain, err := store.AuthoritiesChain(ctx)
+	if err != nil {
+		return signed.Revision{}, err
+	}
+	links := make([]signed.Signed, len(chain))
+	for i, d := range chain {
+		links[i] = d.Signed
+	}
+	revision, err := signed.CheckNextLink(pin, links, link)
+	if err != nil {
+		return signed.Revision{}, fault.Wrap(err, fault.Invalid, "rules.AddAuthorities",
+			"the authorities document does not follow those of the cluster",
+			"sign it by the cluster root, with an epoch higher than the present one")
+	}
+	next := state.Authorities{Revision: revision, Signed: link}
+	return revision, store.AddAuthorities(ctx, chain, next, now, events...)
 }

@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -49,7 +50,7 @@ func newFixture(t *testing.T) *fixture {
 		Roles:       []access.Role{{Name: "one"}},
 	}))
 	f.cfg = rules.Config{
-		Source:  f.st.Reader,
+		Source:  f.st.Rules,
 		Cluster: cluster,
 		Signer:  f.keys.RulesKey(),
 		Now:     time.Now,
@@ -131,9 +132,11 @@ func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
 	f.must(there.Publish(t.Context()))
 	other, _, err := there.Current()
 	f.must(err)
-	if string(here.Roles.Payload) != string(other.Roles.Payload) ||
-		string(here.Roles.Sig) != string(other.Roles.Sig) {
-		t.Errorf("got roles\n%s\nand\n%s, want the same bytes", here.Roles.Payload, other.Roles.Payload)
+	for kind, doc := range here.Docs {
+		if string(doc.Payload) != string(other.Docs[kind].Payload) ||
+			string(doc.Sig) != string(other.Docs[kind].Sig) {
+			t.Errorf("got %s\n%s\nand\n%s, want the same bytes", kind, doc.Payload, other.Docs[kind].Payload)
+		}
 	}
 }
 
@@ -146,12 +149,19 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 	ran := make(chan error, 1)
 	runCtx, stop := context.WithCancel(t.Context())
 	go func() { ran <- f.Publisher.Run(runCtx) }()
-	sets := make(chan signed.Set)
+	pieces := make(chan []byte)
 	watched := make(chan error, 1)
+	f.must(f.Publish(ctx))
+	trust, err := signed.Open(f.keys.Pin(), f.current())
+	f.must(err)
+	have := map[signed.Kind][]byte{}
+	for kind, ref := range trust.Head.Docs {
+		have[kind] = ref.Digest
+	}
 	go func() {
-		watched <- f.Watch(ctx, func(s signed.Set) error {
+		watched <- f.Watch(ctx, have, func(piece []byte) error {
 			select {
-			case sets <- s:
+			case pieces <- piece:
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -159,11 +169,10 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 		})
 	}()
 	began := time.Now()
-	trust, err := signed.Open(f.keys.Pin(), <-sets)
-	f.must(err)
+	machine := signed.NewReceiver(trust, began)
 	f.addRole("two")
-	for known := false; !known; _, known = trust.Policy.Roles["two"] {
-		if trust, err = trust.Advance(<-sets); err != nil {
+	for known := false; !known; _, known = machine.Current().Policy.Roles["two"] {
+		if _, err := machine.Offer(time.Now(), <-pieces); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -183,12 +192,14 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 func TestHeadsWriteNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
+	f.must(f.Publish(t.Context())) // begins a term
+	f.addRole("two")
 	before, err := f.st.RoleSet(t.Context())
 	f.must(err)
 	for range 3 {
 		f.must(f.Publish(t.Context()))
 	}
-	f.addRole("two")
+	f.addRole("three")
 	after, err := f.st.RoleSet(t.Context())
 	f.must(err)
 	if after.Revision != before.Revision+1 {
@@ -196,18 +207,154 @@ func TestHeadsWriteNothing(t *testing.T) {
 	}
 }
 
-// Machines reject a set that is signed by a key which is not the cluster's.
-func TestASetOfAnotherKeyIsRejected(t *testing.T) {
+// A publisher with a key that machines do not trust publishes nothing.
+func TestAKeyOfAnotherClusterPublishesNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	_, key, err := ed25519.GenerateKey(nil)
 	f.must(err)
 	f.cfg.Signer = key
 	forger := rules.New(f.cfg)
-	f.must(forger.Publish(t.Context()))
-	set, _, err := forger.Current()
+	if err := forger.Publish(t.Context()); !fault.Is(err, fault.Internal) || fault.Remedy(err) == "" {
+		t.Errorf("got %v, want an internal fault with a remedy", err)
+	}
+	if _, _, err := forger.Current(); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v, want no rules", err)
+	}
+}
+
+// headOf is the head of the current set of a publisher.
+func headOf(f *fixture, p *rules.Publisher) signed.Head {
+	f.Helper()
+	f.must(p.Publish(f.Context()))
+	set, _, err := p.Current()
 	f.must(err)
-	if _, err := signed.Open(f.keys.Pin(), set); err == nil {
-		t.Error("a set of another key was accepted")
+	trust, err := signed.Open(f.keys.Pin(), set)
+	f.must(err)
+	return trust.Head
+}
+
+// No two heads have the same number, whatever happens between them, and the head that is signed later by a
+// publisher that leads has the higher one. The clock of auth makes no difference.
+func TestHeadsAreNumbered(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	clock := time.Now()
+	f.cfg.Now = func() time.Time { return clock }
+	first, second := rules.New(f.cfg), rules.New(f.cfg)
+	var last signed.Head
+	for i, tt := range []struct {
+		name string
+		by   *rules.Publisher
+		off  time.Duration
+	}{
+		{"the first head", first, 0},
+		{"the next head", first, 0},
+		{"a clock an hour behind", first, -time.Hour},
+		{"another leader", second, -time.Hour},
+		{"the same leader", second, time.Hour},
+		{"the first leads again", first, 0},
+		{"after a restart", rules.New(f.cfg), -time.Hour},
+		{"a second restart with the clock ahead", rules.New(f.cfg), time.Hour},
+		{"a third restart with the clock right", rules.New(f.cfg), 0},
+	} {
+		clock = time.Now().Add(tt.off)
+		head := headOf(f, tt.by)
+		if i > 0 && !last.Sequence.Before(head.Sequence) {
+			t.Errorf("%s: got number %s after %s, want a higher one", tt.name, head.Sequence, last.Sequence)
+		}
+		if !head.Time.Equal(clock.UTC()) {
+			t.Errorf("%s: got the time %s, want that of the clock", tt.name, head.Time)
+		}
+		last = head
+	}
+}
+
+// The settings are a signed document with a revision of its own: a change of settings leaves the roles as
+// they are.
+func TestSettingsAreADocumentOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	before := headOf(f, f.Publisher)
+	old, err := f.st.Settings.Settings(t.Context())
+	f.must(err)
+	settings := access.Settings{RulesAge: access.Duration(time.Hour)}
+	f.must(f.st.Settings.PutSettings(t.Context(), old, settings, time.Now()))
+	after := headOf(f, f.Publisher)
+	if before.Docs[signed.RolesKind].Revision != after.Docs[signed.RolesKind].Revision ||
+		!before.Docs[signed.SettingsKind].Revision.Before(after.Docs[signed.SettingsKind].Revision) {
+		t.Errorf("got %+v after %+v, want newer settings and the same roles", after.Docs, before.Docs)
+	}
+	trust, err := signed.Open(f.keys.Pin(), f.current())
+	f.must(err)
+	if trust.MaxAge() != time.Hour {
+		t.Errorf("got a rules_age of %s, want the one that was set", trust.MaxAge())
+	}
+	err = f.st.Settings.PutSettings(t.Context(), old, settings, time.Now())
+	if !fault.Is(err, fault.Conflict) {
+		t.Errorf("over settings that have changed: got %v, want a conflict", err)
+	}
+}
+
+// The root puts a new rules key into the chain. The publisher with the old key publishes nothing more, and
+// one with the new key is followed by machines that had the old rules.
+func TestTheRootReplacesTheRulesKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.must(f.Publish(t.Context()))
+	machine, err := signed.Open(f.keys.Pin(), f.current())
+	f.must(err)
+	public, fresh, err := ed25519.GenerateKey(nil)
+	f.must(err)
+	body := f.keys.Authorities()
+	for i, key := range body.Keys {
+		if key.Authority == signed.RulesKey {
+			body.Keys[i] = signed.SigningKey(2, signed.Active, public)
+		}
+	}
+	raw, err := json.Marshal(body)
+	f.must(err)
+	link := func(key crypto.Signer, epoch uint64) signed.Signed {
+		t.Helper()
+		doc, err := signed.SignDocument(key, signed.Document{
+			Kind:     signed.AuthoritiesKind,
+			Cluster:  cluster,
+			Revision: signed.Revision{Epoch: epoch, Index: 1},
+			Body:     raw,
+		})
+		f.must(err)
+		return doc
+	}
+	for name, bad := range map[string]signed.Signed{
+		"of the same epoch":         link(f.keys.RootKey(), 1),
+		"signed by the stolen key":  link(f.keys.RulesKey(), 2),
+		"signed by somebody's root": link(clustertest.NewInMemory(t).RootKey(), 2),
+	} {
+		_, err := rules.AddAuthorities(t.Context(), f.st.Rules, f.keys.Pin(), bad, time.Now())
+		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+			t.Errorf("authorities %s: got %v, want invalid with a remedy", name, err)
+		}
+	}
+	good := link(f.keys.RootKey(), 2)
+	revision, err := rules.AddAuthorities(t.Context(), f.st.Rules, f.keys.Pin(), good, time.Now())
+	if err != nil || revision.Epoch != 2 {
+		t.Fatalf("got %s and %v, want the new authorities stored", revision, err)
+	}
+	if _, err := rules.AddAuthorities(t.Context(), f.st.Rules, f.keys.Pin(), good, time.Now()); err == nil {
+		t.Error("got the same authorities stored twice")
+	}
+	if err := f.Publish(t.Context()); !fault.Is(err, fault.Internal) {
+		t.Errorf("with the old key: got %v, want nothing published", err)
+	}
+	f.cfg.Signer = fresh
+	f.Publisher = rules.New(f.cfg)
+	f.must(f.Publish(t.Context()))
+	if len(f.current().Chain) != 1 {
+		t.Errorf("got a chain of %d, want what was before the root left out", len(f.current().Chain))
+	}
+	after, err := machine.Advance(f.current())
+	f.must(err)
+	if _, known := after.Policy.Roles["one"]; !known || after.Head.Epoch != 2 {
+		t.Errorf("got %+v of epoch %d, want the rules of the new epoch", after.Policy, after.Head.Epoch)
 	}
 }

@@ -131,8 +131,7 @@ func (w writer) commit(ctx context.Context, c *change) (result, error) {
 	if fault.Is(err, fault.Conflict) {
 		conflict := c.conflict
 		if conflict == nil {
-			const msg = "somebody else changed this at the same time"
-			conflict = fault.New(fault.Conflict, "state.commit", msg, "read it again and repeat the change")
+			conflict = conflictFault("state.commit")
 		}
 		return result{}, fault.Wrap(err, conflict.Kind, conflict.Op, conflict.Msg, conflict.Remedy)
 	}
@@ -140,6 +139,12 @@ func (w writer) commit(ctx context.Context, c *change) (result, error) {
 		return result{}, err
 	}
 	return result{Revision: uint64(committed.Revision), Time: committed.Time}, nil
+}
+
+// conflictFault is the fault of a change whose conditions do not hold any more.
+func conflictFault(op string) *fault.Error {
+	return fault.New(fault.Conflict, op, "somebody else changed this at the same time",
+		"read it again and repeat the change")
 }
 
 // maxAttempts bounds how often retryOnConflict tries.

@@ -100,6 +100,7 @@ func (v *Vault) CreateCluster(ctx context.Context, in InitialRecords) error {
 		roles.create(&c, r.Name, r)
 	}
 	rulesVersions.create(&c, rolesVersionKey, rulesVersion{Time: in.Cluster.Created})
+	rulesVersions.create(&c, settingsVersionKey, rulesVersion{Time: in.Cluster.Created})
 	for _, named := range in.Connectors {
 		sealed, err := v.secrets.sealText(connectors.prefix+named.Name, named.Secret)
 		if err != nil {

@@ -54,7 +54,9 @@ type Listing[T any] struct {
 //	recent-events/MACHINE       ids of the events that the machine sent last
 //	replica/REPLICA             the machine id of an auth replica
 //	role/NAME                   access.Role
+//	rules-term/self             the last term in which heads were signed
 //	rules-version/KIND          written with every change of the kind of rules
+//	settings/self               access.Settings
 //	token/NAME                  Token, without its secret; ends with a lease
 //	token-hash/HASH             the name of the token; ends with the same lease
 //	users/CONNECTOR/SUBJECT     User

@@ -2,56 +2,19 @@ package state
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/rules"
 )
 
 // AdminRole is the built-in role of administrators. It can be neither removed nor weakened.
 const AdminRole = "admin"
 
-// rulesVersion is written with every change of one kind of rules. Its revision is the revision of the signed
-// document and its time is the document's time, so every replica that signs makes the same bytes.
-type rulesVersion struct {
-	Time time.Time `json:"time"`
-}
-
 // rolesVersionKey is the key of the rulesVersion of all roles together.
 const rolesVersionKey = "roles"
 
-var (
-	roles         = table[access.Role]{prefix: "role/", noun: "role", remedy: "run: tsh get roles"}
-	rulesVersions = table[rulesVersion]{
-		prefix: "rules-version/", noun: "version of", remedy: bootstrapRemedy,
-	}
-	authorities = table[Authorities]{
-		prefix: "authorities/", noun: "authorities document", remedy: bootstrapRemedy,
-	}
-)
-
-// Authorities is one signed authorities document of the chain.
-type Authorities struct {
-	Revision rules.Revision `json:"revision"`
-	Signed   rules.Signed   `json:"signed"`
-}
-
-// key orders the chain by epoch and index.
-func (a Authorities) key() string {
-	return fmt.Sprintf("%020d.%020d", a.Revision.Epoch, a.Revision.Index)
-}
-
-// AuthoritiesChain returns all signed authorities documents, oldest first. It is empty before the cluster is
-// created.
-func (r *Reader) AuthoritiesChain(ctx context.Context) ([]Authorities, error) {
-	got, err := authorities.all(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return values(got), nil
-}
+var roles = table[access.Role]{prefix: "role/", noun: "role", remedy: "run: tsh get roles"}
 
 // Role returns one role, or fault NotFound.
 func (r *Reader) Role(ctx context.Context, name string) (Stored[access.Role], error) {
@@ -112,35 +75,19 @@ func (r *Reader) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*Rol
 	return set, nil
 }
 
-// Policy returns the roles in the form that decisions need.
+// Policy returns the roles and settings in the form that decisions need.
 func (r *Reader) Policy(ctx context.Context) (access.Policy, error) {
 	set, err := r.RoleSet(ctx)
 	if err != nil {
 		return access.Policy{}, err
 	}
-	return set.Policy, nil
-}
-
-// AwaitRules returns nil when any rules have changed after the revision, at once if they have already. It
-// returns an error when ctx or the store ends before.
-func (r *Reader) AwaitRules(ctx context.Context, after uint64) error {
-	now, err := rulesVersions.list(ctx, r, Page{})
+	settings, err := r.PublishedSettings(ctx)
 	if err != nil {
-		return err
+		return access.Policy{}, err
 	}
-	for _, v := range now.Items {
-		if v.Revision > after {
-			return nil
-		}
-	}
-	// The watch begins at the revision of the whole store in the list. A change after the list is not missed,
-	// and the store keeps the events after a revision that is this new.
-	w, err := r.store.Watch(ctx, rulesVersions.prefix, now.revision)
-	if err != nil {
-		return err
-	}
-	_, err = w.Next(ctx)
-	return err
+	policy := set.Policy
+	policy.Settings = settings.Settings.WithDefaults()
+	return policy, nil
 }
 
 // Roles changes roles, and reads.

@@ -27,6 +27,8 @@ type State struct {
 	Tokens      *Tokens
 	Users       *Users
 	Roles       *Roles
+	Settings    *Settings
+	Rules       *Rules
 	Logins      *Logins
 	Events      *Events
 	Issuances   *Issuances
@@ -47,6 +49,8 @@ func New(store *raftstore.Store) *State {
 		Tokens:      &Tokens{w},
 		Users:       &Users{w},
 		Roles:       &Roles{w},
+		Settings:    &Settings{w},
+		Rules:       &Rules{w},
 		Logins:      &Logins{w},
 		Events:      &Events{w},
 		Issuances:   &Issuances{w},

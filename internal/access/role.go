@@ -57,7 +57,7 @@ const (
 )
 
 // Resources lists every resource kind.
-var Resources = []Resource{Roles, Connectors, Users, Tokens, Machines, Events}
+var Resources = []Resource{Roles, Connectors, Users, Tokens, Machines, ClusterSettings, Events}
 
 // Role is one role document.
 type Role struct {

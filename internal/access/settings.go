@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// ClusterSettings is the kind of the document with the settings of the cluster. There is one of it.
+const ClusterSettings Resource = "settings"
+
 // Settings hold for the whole cluster. Nodes and proxies read them from the signed rules. A field that is
 // zero is not set and has its default: see WithDefaults.
 type Settings struct {

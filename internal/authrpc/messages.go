@@ -196,14 +196,19 @@ type RenewResponse = JoinResponse
 
 // WatchRulesRequest asks for the rules.
 type WatchRulesRequest struct {
-	// Since is the time of the head that the caller holds already; zero means none. The auth service of this
-	// version ignores it.
-	Since time.Time `json:"since,omitzero"`
+	// Have has the digest of each document that the caller has, by kind. Of those, it gets what has changed.
+	Have map[rules.Kind][]byte `json:"have,omitempty"`
 }
 
-// RulesUpdate is the current set. A stream sends one at once and then one for every new head.
+// RulesUpdate is one piece of the rules, in the form that rules.Receiver takes. A stream sends at once what
+// the caller lacks, and then what changes; the head comes after the documents that it names.
 type RulesUpdate struct {
-	Set rules.Set `json:"set"`
+	Piece json.RawMessage `json:"piece"`
+}
+
+// GetRulesResponse has all pieces of the rules that the caller lacks, in order.
+type GetRulesResponse struct {
+	Pieces []json.RawMessage `json:"pieces"`
 }
 
 // ReportNodesRequest lists all nodes that are attached to the calling proxy. Each report replaces the one

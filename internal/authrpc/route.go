@@ -15,7 +15,7 @@ const (
 	MaxBodyBytes     = 256 << 10 // of a request
 	MaxAnonymousBody = 16 << 10  // of a request without a client certificate
 	MaxReportBytes   = 16 << 20  // of a proxy's report: some 20,000 nodes
-	MaxAnswerBytes   = 8 << 20   // of a response, or of one message of a stream
+	MaxAnswerBytes   = 32 << 20  // of a response, or of one message of a stream; holds a rules.Set
 )
 
 // Anonymous is the kind of a caller without a client certificate.
@@ -83,7 +83,7 @@ var (
 		Callers: callers(identity.Proxy),
 		Stream:  true,
 	}
-	GetRules = Route[WatchRulesRequest, RulesUpdate]{
+	GetRules = Route[WatchRulesRequest, GetRulesResponse]{
 		Name:    "rules/get",
 		Callers: callers(identity.Proxy, identity.Node),
 	}

@@ -114,14 +114,13 @@ var authoritiesRevision = rules.Revision{Epoch: 1, Index: 1}
 
 // Authorities is the body of the authorities document.
 func (c *Cluster) Authorities() rules.Authorities {
-	return rules.Authorities{
-		Root:        c.root.cert.Raw,
-		UserSSH:     [][]byte{c.userSSH.PublicKey().Marshal()},
-		HostSSH:     [][]byte{c.hostSSH.PublicKey().Marshal()},
-		UserX509:    [][]byte{c.users.cert.Raw},
-		ServiceX509: [][]byte{c.services.cert.Raw},
-		Rules:       [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
-	}
+	return rules.Authorities{Root: c.root.cert.Raw, Keys: []rules.AuthorityKey{
+		rules.SSHKey(rules.UserSSH, 1, rules.Active, c.userSSH.PublicKey()),
+		rules.SSHKey(rules.HostSSH, 1, rules.Active, c.hostSSH.PublicKey()),
+		rules.X509Key(rules.UserX509, 1, rules.Active, c.users.cert),
+		rules.X509Key(rules.ServiceX509, 1, rules.Active, c.services.cert),
+		rules.SigningKey(1, rules.Active, c.rulesKey.Public().(ed25519.PublicKey)),
+	}}
 }
 
 // SignAuthorities signs the authorities document with the root.
@@ -133,24 +132,30 @@ func (c *Cluster) SignAuthorities() rules.Signed {
 func (c *Cluster) SignRules() rules.Set { return c.SignRulesAt(c.Now()) }
 
 // SignRulesAt returns a complete set of rules as auth would publish it: the authorities, signed by the
-// cluster root; the roles that SetRoles set; and a head that names both and is signed at the time now.
+// cluster root; the roles and settings that SetRoles and SetSettings set; and a head that names all, with the
+// time now. Each call makes a head that is newer than those before, whatever its time.
 func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 	c.mu.Lock()
-	revision, body := rules.Revision{Epoch: 1, Index: 1 + c.index}, rules.Roles{Roles: c.roles}
+	c.heads++
+	number := rules.Sequence{Term: 1, Counter: c.heads}
+	bodies := map[rules.Kind]any{rules.RolesKind: rules.Roles{Roles: c.roles}, rules.SettingsKind: c.settings}
+	changed := map[rules.Kind]uint64{rules.RolesKind: c.rolesIndex, rules.SettingsKind: c.settingsIndex}
 	c.mu.Unlock()
 	authorities := c.SignAuthorities()
-	roles := c.sign(c.rulesKey, rules.RolesKind, revision, body)
-	head, err := rules.SignHead(c.rulesKey, rules.Head{
-		Cluster: Name,
-		Epoch:   1,
-		Time:    now,
-		Docs: map[rules.Kind]rules.Ref{
-			rules.AuthoritiesKind: rules.RefTo(authorities, authoritiesRevision),
-			rules.RolesKind:       rules.RefTo(roles, revision),
-		},
-	})
+	head := rules.Head{Cluster: Name, Epoch: 1, Sequence: number, Time: now, Docs: map[rules.Kind]rules.Ref{
+		rules.AuthoritiesKind: rules.RefTo(authorities, authoritiesRevision),
+	}}
+	docs := map[rules.Kind]rules.Signed{}
+	set := rules.Set{V: rules.Version, Chain: []rules.Signed{authorities}, Docs: docs}
+	for kind, body := range bodies {
+		revision := rules.Revision{Epoch: 1, Index: 1 + changed[kind]}
+		doc := c.sign(c.rulesKey, kind, revision, body)
+		docs[kind], head.Docs[kind] = doc, rules.RefTo(doc, revision)
+	}
+	var err error
+	set.Head, err = rules.SignHead(c.rulesKey, head)
 	c.must(err)
-	return rules.Set{Chain: []rules.Signed{authorities}, Roles: roles, Head: head}
+	return set
 }
 
 func (c *Cluster) sign(key crypto.Signer, kind rules.Kind, rev rules.Revision, body any) rules.Signed {

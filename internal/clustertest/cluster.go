@@ -41,18 +41,21 @@ type Cluster struct {
 	addr           string            // of auth
 	memoryListener *testnet.Listener // nil for a cluster on a loopback port
 
-	mu         sync.Mutex // guards the fields below
-	serial     int64
-	index      uint64
-	roles      []access.Role
-	routes     map[string]http.Handler // by path: see Handle
-	tokens     map[string]bool         // true: unused
-	events     []audit.Event
-	renewals   int
-	refusal    error
-	corrupt    func(*authrpc.JoinResponse)
-	hostKeys   map[string]ssh.PublicKey // of the machines that joined, by service key
-	eventsSeen chan struct{}            // of capacity 1
+	mu       sync.Mutex // guards the fields below
+	serial   int64
+	heads    uint64 // that were signed
+	roles    []access.Role
+	settings access.Settings
+	// rolesIndex and settingsIndex count the changes of each.
+	rolesIndex, settingsIndex uint64
+	routes                    map[string]http.Handler // by path: see Handle
+	tokens                    map[string]bool         // true: unused
+	events                    []audit.Event
+	renewals                  int
+	refusal                   error
+	corrupt                   func(*authrpc.JoinResponse)
+	hostKeys                  map[string]ssh.PublicKey // of the machines that joined, by service key
+	eventsSeen                chan struct{}            // of capacity 1
 }
 
 // New makes a cluster with new keys, and serves its auth on a loopback port until the test ends.
@@ -134,11 +137,19 @@ func (c *Cluster) Events() []audit.Event {
 // EventsSeen has a value when events came since it was last read.
 func (c *Cluster) EventsSeen() <-chan struct{} { return c.eventsSeen }
 
+// SetSettings replaces the settings, for the rules that are signed from now on.
+func (c *Cluster) SetSettings(s access.Settings) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settings = s
+	c.settingsIndex++
+}
+
 // SetRoles replaces the roles, for the rules that are signed from now on.
 func (c *Cluster) SetRoles(roles ...access.Role) {
 	c.mu.Lock()
 	c.roles = roles
-	c.index++
+	c.rolesIndex++
 	c.mu.Unlock()
 }
 

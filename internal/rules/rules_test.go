@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"maps"
 	"math/big"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 )
@@ -32,25 +34,26 @@ type cluster struct {
 	name    string
 	rootKey *ecdsa.PrivateKey
 	root    *x509.Certificate
-	body    rules.Authorities
+	body    rules.Authorities    // without rules keys
 	signers []ed25519.PrivateKey // rules keys; generation 0 first
+	epoch   uint64               // of the documents and heads that are signed
+	heads   uint64               // the number of the last head
 }
 
 // newCluster makes a cluster with a new root, new authorities and four rules keys.
 func newCluster(t testing.TB, name string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, name: name, rootKey: p256(t)}
+	c := &cluster{t: t, name: name, rootKey: p256(t), epoch: 1}
 	c.root = c.authority("root", c.rootKey.Public(), nil, c.rootKey)
 	userKey := p256(t)
 	user := c.authority("user", userKey.Public(), nil, userKey)
 	service := c.authority("service", p256(t).Public(), c.root, c.rootKey)
-	c.body = rules.Authorities{
-		Root:        c.root.Raw,
-		UserSSH:     [][]byte{sshKey(t)},
-		HostSSH:     [][]byte{sshKey(t)},
-		UserX509:    [][]byte{user.Raw},
-		ServiceX509: [][]byte{service.Raw},
-	}
+	c.body = rules.Authorities{Root: c.root.Raw, Keys: []rules.AuthorityKey{
+		rules.SSHKey(rules.UserSSH, 1, rules.Active, sshKey(t)),
+		rules.SSHKey(rules.HostSSH, 1, rules.Active, sshKey(t)),
+		rules.X509Key(rules.UserX509, 1, rules.Active, user),
+		rules.X509Key(rules.ServiceX509, 1, rules.Active, service),
+	}}
 	for range 4 {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -70,13 +73,13 @@ func p256(t testing.TB) *ecdsa.PrivateKey {
 	return k
 }
 
-func sshKey(t testing.TB) []byte {
+func sshKey(t testing.TB) ssh.PublicKey {
 	t.Helper()
 	k, err := ssh.NewPublicKey(p256(t).Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return k.Marshal()
+	return k
 }
 
 // authority makes the certificate of an authority with the public key pub. key is the key of parent, which
@@ -115,13 +118,17 @@ func (c *cluster) pin() identity.Pin { return identity.PinOf(c.root) }
 
 func rev(index uint64) rules.Revision { return rules.Revision{Epoch: 1, Index: index} }
 
-// link signs an authorities document that trusts the rules keys of the generations.
+// link signs an authorities document that trusts the rules keys of the generations, of which the first is the
+// active one.
 func (c *cluster) link(signer crypto.Signer, r rules.Revision, generations ...int) rules.Signed {
 	c.t.Helper()
 	body := c.body
-	body.Rules = nil
+	body.Keys = slices.Clone(body.Keys)
+	state := rules.Active
 	for _, g := range generations {
-		body.Rules = append(body.Rules, c.signers[g].Public().(ed25519.PublicKey))
+		key := c.signers[g].Public().(ed25519.PublicKey)
+		body.Keys = append(body.Keys, rules.SigningKey(g+1, state, key))
+		state = rules.Previous
 	}
 	return c.document(signer, rules.AuthoritiesKind, r, body)
 }
@@ -150,9 +157,19 @@ func (c *cluster) roles(signer crypto.Signer, r rules.Revision, names ...string)
 	return c.document(signer, rules.RolesKind, r, rules.Roles{Roles: list})
 }
 
+// head signs a head with the next number.
 func (c *cluster) head(signer crypto.Signer, at time.Time, docs map[rules.Kind]rules.Ref) rules.Signed {
 	c.t.Helper()
-	s, err := rules.SignHead(signer, rules.Head{Cluster: c.name, Epoch: 1, Time: at, Docs: docs})
+	c.heads++
+	number := rules.Sequence{Term: 1, Counter: c.heads}
+	return c.headOf(signer, rules.Head{Sequence: number, Time: at, Docs: docs})
+}
+
+// headOf signs a head of the cluster and epoch.
+func (c *cluster) headOf(signer crypto.Signer, h rules.Head) rules.Signed {
+	c.t.Helper()
+	h.Cluster, h.Epoch = c.name, c.epoch
+	s, err := rules.SignHead(signer, h)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -168,10 +185,39 @@ func (c *cluster) set(
 	roles rules.Signed,
 	rolesRev rules.Revision,
 ) rules.Set {
-	return rules.Set{Chain: chain, Roles: roles, Head: c.head(signer, at, map[rules.Kind]rules.Ref{
-		rules.AuthoritiesKind: rules.RefTo(chain[len(chain)-1], chainRev),
-		rules.RolesKind:       rules.RefTo(roles, rolesRev),
-	})}
+	return rules.Set{
+		V:     rules.Version,
+		Chain: chain,
+		Docs:  map[rules.Kind]rules.Signed{rules.RolesKind: roles},
+		Head: c.head(signer, at, map[rules.Kind]rules.Ref{
+			rules.AuthoritiesKind: rules.RefTo(chain[len(chain)-1], chainRev),
+			rules.RolesKind:       rules.RefTo(roles, rolesRev),
+		}),
+	}
+}
+
+// with is the set with one more document, which a new head names. change may change the head's entry.
+func (c *cluster) with(
+	s rules.Set, signer crypto.Signer, kind rules.Kind, doc rules.Signed, change func(*rules.Ref),
+) rules.Set {
+	c.t.Helper()
+	var head rules.Head
+	if err := json.Unmarshal(s.Head.Payload, &head); err != nil {
+		c.t.Fatal(err)
+	}
+	var content rules.Document
+	if err := json.Unmarshal(doc.Payload, &content); err != nil {
+		c.t.Fatal(err)
+	}
+	ref := rules.RefTo(doc, content.Revision)
+	if change != nil {
+		change(&ref)
+	}
+	head.Docs[kind] = ref
+	s.Docs = maps.Clone(s.Docs)
+	s.Docs[kind] = doc
+	s.Head = c.head(signer, head.Time, head.Docs)
+	return s
 }
 
 // firstSet is the first set of a cluster.
@@ -252,15 +298,16 @@ func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	if err != nil || len(advanced.Set().Chain) != 3 || len(advanced.Policy.Roles) != 2 {
 		t.Errorf("got %v, want the same by advancing", err)
 	}
+	before := mustOpen(t, c, c.firstSet())
 	tail := c.rotated()
 	tail.Chain = tail.Chain[1:] // a chain that begins after what is known
-	if advanced, err = mustOpen(t, c, c.firstSet()).Advance(tail); err != nil ||
+	if advanced, err = before.Advance(tail); err != nil ||
 		len(advanced.Set().Chain) != 3 {
 		t.Errorf("got %v, want the chain to link up", err)
 	}
 }
 
-// Each case is a set with one thing wrong, and a part of the message.
+// Each case is a set with one thing wrong, and a piece of the message.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	c, other := newCluster(t, clusterName), newCluster(t, clusterName)
@@ -313,9 +360,9 @@ func TestOpenRefuses(t *testing.T) {
 			}, "do not follow"},
 		{"a link under another root", func(s *rules.Set) {
 			*s = c.rotated()
-			body := other.body
-			body.Rules = [][]byte{c.signers[2].Public().(ed25519.PublicKey)}
-			s.Chain[2] = c.document(c.signers[1], rules.AuthoritiesKind, rev(9), body)
+			moved := *other
+			moved.signers = c.signers
+			s.Chain[2] = moved.link(c.signers[1], rev(9), 2)
 		}, "pin"},
 		{"a link of another cluster by the same keys",
 			func(s *rules.Set) {
@@ -332,42 +379,52 @@ func TestOpenRefuses(t *testing.T) {
 		{"a tampered head", func(s *rules.Set) { s.Head.Payload = replace(s.Head.Payload, "2026", "2027") },
 			"not signed"},
 		{"a tampered signature", func(s *rules.Set) { s.Head.Sig[0] ^= 1 }, "not signed"},
-		{"tampered roles", func(s *rules.Set) { s.Roles.Payload = replace(s.Roles.Payload, "ops", "adm") },
-			"not signed"},
+		{"tampered roles", func(s *rules.Set) {
+			roles := s.Docs[rules.RolesKind]
+			roles.Payload = replace(roles.Payload, "ops", "adm")
+			setRoles(s, roles)
+		}, "not the one the head names"},
+		{"roles without signature", func(s *rules.Set) {
+			setRoles(s, rules.Signed{Payload: s.Docs[rules.RolesKind].Payload})
+		}, "not signed"},
 		{"a head signed by a foreign key",
-			func(s *rules.Set) { s.Head = c.firstSet().Head; s.Head.Sig = s.Roles.Sig }, "not signed"},
+			func(s *rules.Set) { s.Head.Sig = s.Docs[rules.RolesKind].Sig }, "not signed"},
 		{"a head by a key that was removed", func(s *rules.Set) {
 			r := c.rotated()
-			*s = c.set(c.signers[0], noon, r.Chain, rev(9), r.Roles, rev(10))
+			*s = c.set(c.signers[0], noon, r.Chain, rev(9), r.Docs[rules.RolesKind], rev(10))
 		}, "not signed"},
 		{"roles by a key that was removed", func(s *rules.Set) {
 			r := c.rotated()
 			*s = c.set(c.signers[2], noon, r.Chain, rev(9), c.roles(c.signers[0], rev(10), "ops"), rev(10))
 		}, "not signed"},
-		{"roles where authorities belong", func(s *rules.Set) { s.Chain = append(s.Chain, s.Roles) },
+		{"roles where authorities belong", func(s *rules.Set) { s.Chain = append(s.Chain, s.Docs[rules.RolesKind]) },
 			"not signed"},
-		{"a head where roles belong", func(s *rules.Set) { s.Roles = s.Head }, "not signed"},
-		{"authorities where roles belong", func(s *rules.Set) { s.Roles = c.link(c.signers[0], rev(2), 0) },
-			"not signed"},
-		{"roles that say authorities, signed as roles", func(s *rules.Set) { s.Roles = c.mislabelled() },
-			"want roles"},
-		{"roles that the head does not name",
-			func(s *rules.Set) {
-				s.Roles = c.roles(c.signers[0], rev(2), "ops",
-					"more")
-			}, "not the one the head names"},
-		{"roles of an older revision", func(s *rules.Set) { s.Roles = c.roles(c.signers[0], rev(1), "ops") },
-			"not the one the head names"},
+		{"authorities where roles belong", func(s *rules.Set) {
+			*s = c.set(c.signers[0], noon, s.Chain, rev(1), c.link(c.signers[0], rev(2), 0), rev(2))
+		}, "not signed"},
+		{"roles that say authorities, signed as roles", func(s *rules.Set) {
+			*s = c.set(c.signers[0], noon, s.Chain, rev(1), c.mislabelled(), rev(2))
+		}, "want roles"},
+		{"roles that the head does not name", func(s *rules.Set) {
+			setRoles(s, c.roles(c.signers[0], rev(2), "ops", "more"))
+		}, "not the one the head names"},
+		{"roles of another revision than the head says", func(s *rules.Set) {
+			*s = c.set(c.signers[0], noon, s.Chain, rev(1), c.roles(c.signers[0], rev(1), "ops"), rev(2))
+		}, "not the one the head names"},
+		{"no roles", func(s *rules.Set) { s.Docs = nil }, "have not come"},
+		{"a set of no version", func(s *rules.Set) { s.V = 0 }, "version 0"},
+		{"a set of a newer version", func(s *rules.Set) { s.V = 2 }, "version 2"},
+		{"a set with a critical field", func(s *rules.Set) { s.Critical = []string{"new"} }, `"new"`},
 		{"a head that names no roles", func(s *rules.Set) {
 			s.Head = c.head(c.signers[0], noon,
 				map[rules.Kind]rules.Ref{rules.AuthoritiesKind: rules.RefTo(s.Chain[0], rev(1))})
-		}, "not the one the head names"},
+		}, "names no roles"},
 		{"a head that names no authorities", func(s *rules.Set) {
 			s.Head = c.head(c.signers[0], noon,
-				map[rules.Kind]rules.Ref{rules.RolesKind: rules.RefTo(s.Roles, rev(2))})
+				map[rules.Kind]rules.Ref{rules.RolesKind: rules.RefTo(s.Docs[rules.RolesKind], rev(2))})
 		}, "not the one the head names"},
 		{"a head over another revision number", func(s *rules.Set) {
-			*s = c.set(c.signers[0], noon, s.Chain, rev(7), s.Roles, rev(2))
+			*s = c.set(c.signers[0], noon, s.Chain, rev(7), s.Docs[rules.RolesKind], rev(2))
 		}, "not the one the head names"},
 		{"a head of another cluster by the same keys", func(s *rules.Set) { s.Head = same.firstSet().Head },
 			"of cluster"},
@@ -389,6 +446,11 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// setRoles replaces the roles of a set.
+func setRoles(s *rules.Set, roles rules.Signed) {
+	s.Docs = map[rules.Kind]rules.Signed{rules.RolesKind: roles}
+}
+
 // mislabelled is a roles document that says it is of another kind.
 func (c *cluster) mislabelled() rules.Signed {
 	good := c.roles(c.signers[0], rev(2), "ops")
@@ -401,109 +463,202 @@ func replace(b []byte, old, repl string) []byte {
 	return []byte(strings.Replace(string(b), old, repl, 1))
 }
 
-// setWithRoles is a set whose roles document has the body, with the text from replaced by to after
-// SignDocument.
-func (c *cluster) setWithRoles(body, from, to string) rules.Set {
+// rewritten is the document with the text from replaced by to, signed again.
+func (c *cluster) rewritten(kind rules.Kind, doc rules.Signed, from, to string) rules.Signed {
 	c.t.Helper()
-	key := c.signers[0]
-	roles := c.document(key, rules.RolesKind, rev(2), json.RawMessage(body))
-	if !strings.Contains(string(roles.Payload), from) {
-		c.t.Fatalf("got %s, want %s in it", roles.Payload, from)
+	if !strings.Contains(string(doc.Payload), from) {
+		c.t.Fatalf("got %s, want %s in it", doc.Payload, from)
 	}
-	roles.Payload = replace(roles.Payload, from, to)
-	roles.Sig = ed25519.Sign(key, append([]byte("threshold rules v1 roles\x00"), roles.Payload...))
-	return c.set(key, noon, []rules.Signed{c.link(c.rootKey, rev(1), 0)}, rev(1), roles, rev(2))
+	payload := replace(doc.Payload, from, to)
+	message := append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload...)
+	return rules.Signed{Payload: payload, Sig: ed25519.Sign(c.signers[0], message)}
 }
 
-// A program that does not know an option of a role must not use the role without it.
-func TestRolesHaveTheLowestVersionThatEnforcesThem(t *testing.T) {
+// A program that does not know a field of a role would allow what the field restricts. So every field that
+// roles use is critical, and a program that does not know one refuses the document. It ignores other fields.
+func TestRolesWithUnknownCriticalFieldsAreRefused(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
-	for _, tt := range []struct{ name, options, want string }{
-		{"without options", `{}`, `"v":1`},
-		{"a life of certificates", `{"cert_ttl":"8h"}`, `"v":1`},
-		{"an idle timeout", `{"idle_timeout":"10m"}`, `"v":2`},
-		{"a longest session", `{"max_session":"8h"}`, `"v":2`},
-		{"a number of sessions", `{"max_sessions":3}`, `"v":2`},
-		{"the end of the certificate", `{"end_with_certificate":true}`, `"v":2`},
+	key, chain := c.signers[0], []rules.Signed{c.link(c.rootKey, rev(1), 0)}
+	trust := mustOpen(t, c, c.set(key, noon, chain, rev(1), c.roles(key, rev(2), "ops"), rev(2)))
+	body := json.RawMessage(`{"roles":[{"name":"dev","options":{"idle_timeout":"10m"}},{"name":"ops"}]}`)
+	roles := c.document(key, rules.RolesKind, rev(3), body)
+	const critical = `"critical":["body.roles","body.roles.name","body.roles.options",` +
+		`"body.roles.options.idle_timeout"]`
+	for _, tt := range []struct{ name, from, to, want string }{
+		{"as they are", `"ops"`, `"ops"`, ""},
+		{"with an unknown field", `"name":"ops"`, `"name":"ops","note":"new"`, ""},
+		{"of a newer version", `"v":1`, `"v":2`, "version 2, this program reads 1 to 1"},
+		{"of no version", `"v":1`, `"v":0`, "version 0"},
+		{"with an unknown critical field", critical, `"critical":["body.roles.options.typed_timeout"]`,
+			`"body.roles.options.typed_timeout", which is critical`},
+		{"with an unknown critical field of the document", critical, `"critical":["until"]`, `"until"`},
 	} {
-		set := c.setWithRoles(
-			`{"roles":[{"name":"free"},{"name":"ops","options":`+tt.options+`}]}`,
-			tt.want,
-			tt.want,
-		)
-		trust := mustOpen(t, c, set)
-		if got := trust.Policy.Roles["ops"].Options.LimitsSessions(); got != (tt.want == `"v":2`) {
-			t.Errorf("%s: got limits %v", tt.name, got)
+		changed := c.rewritten(rules.RolesKind, roles, tt.from, tt.to)
+		set := c.set(key, noon, chain, rev(1), changed, rev(3))
+		_, errOpen := rules.Open(c.pin(), set)
+		_, errAdvance := trust.Advance(set)
+		for _, err := range []error{errOpen, errAdvance} {
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("%s: got %v, want them read", tt.name, err)
+			case tt.want != "":
+				wantRefusal(t, tt.name, err, tt.want)
+				if !strings.Contains(fault.Remedy(err), "update this program") {
+					t.Errorf("%s: got the remedy %q, want an update", tt.name, fault.Remedy(err))
+				}
+			}
 		}
 	}
-}
-
-// Roles of a newer version, or with a field that this program does not know, are refused by Open, by Advance
-// and when they are signed.
-func TestRolesWithUnknownOptionsAreRefused(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, clusterName)
-	trust := mustOpen(t, c, c.firstSet())
-	for _, tt := range []struct{ name, body, from, to, want string }{
-		{"of a newer version", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":3`, "version 3"},
-		{"of no version", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":0`, "version 0"},
-		{"with an option of a newer version", `{"roles":[{"name":"ops","options":{"idle_timeout":"10m"}}]}`,
-			`"idle_timeout"`, `"typed_timeout"`, "typed_timeout"},
-		{"with an unknown field in a grant", `{"roles":[{"name":"ops","allow":[{"logins":["a"]}]}]}`,
-			`"logins":["a"]`, `"logins":["a"],"from":["10.0.0.0/8"]`, "from"},
-		{"with an unknown field beside the roles", `{"roles":[{"name":"ops"}]}`, `"roles":[`,
-			`"only":"dev","roles":[`, "only"},
-	} {
-		set := c.setWithRoles(tt.body, tt.from, tt.to)
-		_, err := rules.Open(c.pin(), set)
-		wantRefusal(t, tt.name, err, tt.want)
-		_, err = trust.Advance(set)
-		wantRefusal(t, tt.name+", later", err, tt.want)
-	}
-	_, err := rules.SignDocument(
-		c.signers[0],
-		rules.Document{
-			Kind:    rules.RolesKind,
-			Cluster: clusterName,
-			Body:    json.RawMessage(`{"roles":[{"nmae":"ops"}]}`),
-		},
-	)
+	_, err := rules.SignDocument(key, rules.Document{
+		Kind:    rules.RolesKind,
+		Cluster: clusterName,
+		Body:    json.RawMessage(`{"roles":[{"nmae":"ops"}]}`),
+	})
 	wantRefusal(t, "to be signed", err, "nmae")
 }
 
-// Each case lacks one authority, or has one that the wrong key signed.
-func TestAuthoritiesMustBeWhole(t *testing.T) {
+// A document of a kind that this program does not know is verified, kept and passed on, but not read. If the
+// head calls the kind critical, or says that a known kind needs a newer reader, the rules are not used.
+func TestUnknownKindsAreKeptUnlessTheyAreCritical(t *testing.T) {
 	t.Parallel()
-	for name, spoil := range map[string]func(*rules.Authorities){
-		"no root":                           func(a *rules.Authorities) { a.Root = nil },
-		"no user authority":                 func(a *rules.Authorities) { a.UserSSH = nil },
-		"no host authority":                 func(a *rules.Authorities) { a.HostSSH = nil },
-		"no user X.509 authority":           func(a *rules.Authorities) { a.UserX509 = nil },
-		"no service authority":              func(a *rules.Authorities) { a.ServiceX509 = nil },
-		"a service authority not of root":   func(a *rules.Authorities) { a.ServiceX509 = a.UserX509 },
-		"a user authority signed by others": func(a *rules.Authorities) { a.UserX509 = a.ServiceX509 },
-		"garbage as SSH key":                func(a *rules.Authorities) { a.HostSSH = [][]byte{[]byte("ssh")} },
+	c := newCluster(t, clusterName)
+	key := c.signers[0]
+	const locks rules.Kind = "locks"
+	body := json.RawMessage(`{"locks":[]}`)
+	doc := c.document(key, locks, rev(7), body)
+	first := c.firstSet()
+	trust := mustOpen(t, c, c.with(first, key, locks, doc, nil))
+	if kept := trust.Set().Docs[locks]; string(kept.Payload) != string(doc.Payload) {
+		t.Errorf("got %q kept of an unknown kind, want it whole", kept.Payload)
+	}
+	forged := rules.Signed{Payload: replace(doc.Payload, "[]", "[1]"), Sig: doc.Sig}
+	settings := c.document(key, rules.SettingsKind, rev(7), access.Settings{})
+	for _, tt := range []struct {
+		name string
+		set  rules.Set
+		want string
+	}{
+		{"critical", c.with(first, key, locks, doc, func(r *rules.Ref) { r.Critical, r.Reader = true, 3 }),
+			"does not know documents of kind locks (version 3), which are critical"},
+		{"a known kind for newer readers",
+			c.with(first, key, rules.SettingsKind, settings, func(r *rules.Ref) { r.Reader = 4 }),
+			"settings is of version 4, this program reads 1 to 1"},
+		{"not signed", c.with(first, key, locks, forged, nil), "not signed"},
+		{"signed as another kind", c.with(first, key, locks, c.document(key, "lock", rev(7), body), nil),
+			"not signed"},
+		{"a name that no kind has", c.with(first, key, "a\x00b", doc, nil), "not a kind"},
+		{"the name of a head", c.with(first, key, "head", doc, nil), "not a kind"},
+		{"a revision of another epoch",
+			c.with(first, key, locks, doc, func(r *rules.Ref) { r.Revision.Epoch = 2 }), "epoch"},
 	} {
-		c := newCluster(t, clusterName)
-		spoil(&c.body)
-		if _, err := rules.Open(c.pin(), c.firstSet()); err == nil {
-			t.Errorf("%s: got no error, want one", name)
+		_, err := rules.Open(c.pin(), tt.set)
+		wantRefusal(t, tt.name, err, tt.want)
+	}
+	withheld := c.with(first, key, locks, doc, nil)
+	delete(withheld.Docs, locks)
+	_, err := rules.Open(c.pin(), withheld)
+	wantRefusal(t, "withheld", err, "have not come")
+	later := c.set(key, noon, first.Chain, rev(1), first.Docs[rules.RolesKind], rev(2))
+	_, err = trust.Advance(later)
+	wantRefusal(t, "a head that names it no more", err, "would go back")
+}
+
+// Heads of a newer format are refused with version and remedy; other fields are ignored.
+func TestHeadsOfNewerFormats(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterName)
+	for _, tt := range []struct{ name, from, to, want string }{
+		{"one more field", `"v":1`, `"v":1,"weather":"fine"`, ""},
+		{"one more critical field", `"v":1`, `"v":1,"critical":["weather"],"weather":"bad"`, `"weather"`},
+		{"a critical field that is known", `"v":1`, `"v":1,"critical":["sequence"]`, ""},
+		{"a newer version", `"v":1`, `"v":2`, "version 2"},
+	} {
+		set := c.firstSet()
+		set.Head = c.rewritten("head", set.Head, tt.from, tt.to)
+		_, err := rules.Open(c.pin(), set)
+		if tt.want == "" && err != nil {
+			t.Errorf("%s: got %v, want it read", tt.name, err)
+		} else if tt.want != "" {
+			wantRefusal(t, tt.name, err, tt.want)
 		}
 	}
+}
+
+// Each case lacks one authority, or has a key that is wrong or that the wrong key signed.
+func TestAuthoritiesMustBeWhole(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		spoil func(*rules.Authorities)
+		want  string
+	}{
+		{"no root", func(a *rules.Authorities) { a.Root = nil }, "root"},
+		{"no user authority", func(a *rules.Authorities) { a.Keys = a.Keys[1:] }, "user-ssh has 0 active keys"},
+		{"no service authority", func(a *rules.Authorities) { a.Keys = a.Keys[:3] }, "service-x509 has 0"},
+		{"an authority without an active key", func(a *rules.Authorities) { a.Keys[1].State = rules.Next },
+			"host-ssh has 0"},
+		{"two active keys", func(a *rules.Authorities) {
+			second := a.Keys[0]
+			second.Generation = 2
+			a.Keys = append(a.Keys, second)
+		}, "user-ssh has 2"},
+		{"a generation twice", func(a *rules.Authorities) {
+			second := a.Keys[0]
+			second.State = rules.Previous
+			a.Keys = append(a.Keys, second)
+		}, "generation 1 is there twice"},
+		{"a service authority not of root", func(a *rules.Authorities) { a.Keys[3].Key = a.Keys[2].Key }, "service"},
+		{"a user authority signed by others", func(a *rules.Authorities) { a.Keys[2].Key = a.Keys[3].Key }, "user"},
+		{"garbage as SSH key", func(a *rules.Authorities) { a.Keys[1].Key = []byte("ssh") }, "host-ssh"},
+		{"the id of another key", func(a *rules.Authorities) { a.Keys[0].ID = a.Keys[1].ID }, "not that of the key"},
+		{"an unknown critical authority", func(a *rules.Authorities) {
+			a.Keys = append(a.Keys,
+				rules.AuthorityKey{Authority: "recording", State: rules.Active, Critical: true})
+		}, `does not know the critical authority "recording"`},
+		{"an unknown critical state", func(a *rules.Authorities) {
+			a.Keys = append(a.Keys,
+				rules.AuthorityKey{Authority: rules.HostSSH, Generation: 2, State: "asleep", Critical: true})
+		}, `state "asleep"`},
+	} {
+		c := newCluster(t, clusterName)
+		tt.spoil(&c.body)
+		_, err := rules.Open(c.pin(), c.firstSet())
+		wantRefusal(t, tt.name, err, tt.want)
+	}
 	c := newCluster(t, clusterName)
-	if _, _, err := rules.OpenAuthorities(c.pin(), []rules.Signed{c.link(c.rootKey, rev(1))}); err == nil {
-		t.Error("no rules key: got no error, want one")
+	_, _, err := rules.OpenAuthorities(c.pin(), []rules.Signed{c.link(c.rootKey, rev(1))})
+	wantRefusal(t, "no rules key", err, "rules has 0 active keys")
+}
+
+// Keys of authorities and states that this program does not know are ignored, so that later releases may add
+// some. Keys are listed with the active one first.
+func TestUnknownAuthoritiesAreIgnored(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterName)
+	first, next := c.body.Keys[0], sshKey(t)
+	c.body.Keys[0] = rules.SSHKey(rules.UserSSH, 2, rules.Next, next)
+	c.body.Keys = append(c.body.Keys,
+		first,
+		rules.AuthorityKey{Authority: "recording", Generation: 1, State: rules.Active, Key: []byte("age1")},
+		rules.AuthorityKey{Authority: rules.UserSSH, Generation: 3, State: "asleep", Key: []byte("z")},
+	)
+	trust := mustOpen(t, c, c.firstSet())
+	got := trust.Authorities.UserSSH
+	if len(got) != 2 || string(got[0].Marshal()) != string(first.Key) ||
+		string(got[1].Marshal()) != string(next.Marshal()) {
+		t.Errorf("got %d user authorities, want the active one and then the next", len(got))
 	}
 }
 
 // A set that was valid once is refused when the trust has anything newer: a head, roles, or authorities after
-// a rotation.
+// a rotation. Only the numbers of heads tell which is newer.
 func TestAdvanceNeverGoesBack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
 	key := c.signers[0]
 	first := c.firstSet()
+	olderNumber := c.set(key, noon.Add(time.Hour), first.Chain, rev(1), c.roles(key, rev(6), "ops"), rev(6))
 	newer := c.set(key, noon.Add(time.Minute), first.Chain, rev(1), c.roles(key, rev(6), "ops"), rev(6))
 	trust, err := mustOpen(t, c, first).Advance(newer)
 	if err != nil {
@@ -514,10 +669,15 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 	}
 	_, err = trust.Advance(first)
 	wantRefusal(t, "the older set", err, "older")
-	_, err = trust.Advance(c.set(key, noon.Add(time.Hour), first.Chain, rev(1), first.Roles, rev(2)))
+	_, err = trust.Advance(olderNumber)
+	wantRefusal(t, "a head with an older number and a later time", err, "older")
+	twin := newer
+	twin.Head = c.rewritten("head", newer.Head, "12:01:00Z", "12:02:00Z")
+	_, err = trust.Advance(twin)
+	wantRefusal(t, "another head with the same number", err, "two different heads")
+	_, err = trust.Advance(
+		c.set(key, noon.Add(time.Hour), first.Chain, rev(1), first.Docs[rules.RolesKind], rev(2)))
 	wantRefusal(t, "older roles under a newer head", err, "go back")
-	_, err = trust.Advance(c.set(key, noon, first.Chain, rev(1), newer.Roles, rev(6)))
-	wantRefusal(t, "an older head over the same documents", err, "older")
 
 	rotated := c.rotated()
 	trust, err = trust.Advance(rotated)
@@ -538,11 +698,149 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 			rev(20),
 		),
 	)
-	wantRefusal(t, "a head that names older authorities", err, "not the one the head names")
+	wantRefusal(t, "a head that names older authorities", err, "authorities would go back")
 	older := rotated
 	older.Chain = append(slices.Clone(rotated.Chain), c.link(c.signers[2], rev(6), 0))
 	_, err = trust.Advance(older)
 	wantRefusal(t, "a link that brings back an old key under an old revision", err, "do not follow")
+}
+
+// The clock of auth is an hour off, in either direction, and then set right: every newer head is taken, and
+// its age counts from when it came if its time is in the future.
+func TestHeadsFromAWrongClock(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterName)
+	key, chain := c.signers[0], []rules.Signed{c.link(c.rootKey, rev(1), 0)}
+	at := func(clock time.Time, index uint64) rules.Set {
+		return c.set(key, clock, chain, rev(1), c.roles(key, rev(index), "ops"), rev(index))
+	}
+	trust := mustOpen(t, c, at(noon, 2))
+	for _, tt := range []struct {
+		name  string
+		clock time.Time // of auth
+		now   time.Time // what counts as the time at noon
+	}{
+		{"an hour ahead", noon.Add(time.Hour), noon.Add(time.Hour)},
+		{"right again", noon, noon},
+		{"an hour behind", noon.Add(-time.Hour), noon},
+		{"ahead again", noon.Add(time.Hour), noon.Add(time.Hour)},
+	} {
+		next, err := trust.Advance(at(tt.clock, 3))
+		if err != nil {
+			t.Fatalf("%s: got %v, want the newer head taken", tt.name, err)
+		}
+		trust = next
+		if err := trust.Usable(noon); err != nil {
+			t.Errorf("%s: got %v, want honest work to go on", tt.name, err)
+		}
+		if got := trust.Now(noon); !got.Equal(tt.now) {
+			t.Errorf("%s: got %s to decide by, want %s", tt.name, got, tt.now)
+		}
+	}
+	received := rules.NewReceiver(trust, noon).Current() // its head is an hour ahead
+	if age := received.Age(noon.Add(30 * time.Minute)); age != 30*time.Minute {
+		t.Errorf("got an age of %s, want the time since the head came", age)
+	}
+	if err := received.Usable(noon.Add(24*time.Hour + time.Minute)); err == nil {
+		t.Error("got a head from the future that lasts longer than any other")
+	}
+}
+
+// The setting rules_age decides how old rules may be.
+func TestTheSettingRulesAge(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterName)
+	key := c.signers[0]
+	settings := access.Settings{RulesAge: access.Duration(15 * time.Minute)}
+	doc := c.document(key, rules.SettingsKind, rev(7), settings)
+	trust := mustOpen(t, c, c.with(c.firstSet(), key, rules.SettingsKind, doc, nil))
+	if err := trust.Usable(noon.Add(15 * time.Minute)); err != nil {
+		t.Errorf("after 15 minutes: got %v, want the rules used", err)
+	}
+	wantRefusal(t, "after 16 minutes", trust.Usable(noon.Add(16*time.Minute)), "16m0s old, more than 15m0s")
+	if got := trust.Policy.Settings.Tunnels; got != 2 {
+		t.Errorf("got %d tunnels where nothing is set, want the default", got)
+	}
+	future := c.rewritten(rules.SettingsKind, doc, `"rules_age"`, `"mood":"good","rules_age"`)
+	if _, err := rules.Open(c.pin(), c.with(c.firstSet(), key, rules.SettingsKind, future, nil)); err != nil {
+		t.Errorf("got %v for settings with one more field, want them read", err)
+	}
+}
+
+// A thief has the rules key of the newest authorities. The root replaces it: verifiers follow, whatever the
+// thief made them believe, and then believe nothing more that the stolen key signs.
+func TestTheRootReplacesAStolenRulesKey(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterName)
+	stolen := c.signers[0]
+	first := c.firstSet()
+	honest := mustOpen(t, c, first)
+	fork := []rules.Signed{first.Chain[0], c.link(stolen, rev(1000), 3)}
+	deceived, err := honest.Advance(c.set(c.signers[3], noon, fork, rev(1000),
+		c.roles(c.signers[3], rev(1001), "thief"), rev(1001)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch2 := func(index uint64) rules.Revision { return rules.Revision{Epoch: 2, Index: index} }
+	_, err = honest.Advance(rules.Set{V: 1, Chain: []rules.Signed{c.link(stolen, epoch2(1), 3)}})
+	wantRefusal(t, "the thief raises the epoch", err, "do not follow")
+
+	evil := c.head(stolen, noon.Add(time.Hour), map[rules.Kind]rules.Ref{
+		rules.AuthoritiesKind: rules.RefTo(first.Chain[0], rev(1)),
+		rules.RolesKind:       rules.RefTo(first.Docs[rules.RolesKind], rev(2)),
+	})
+	c.epoch, c.heads = 2, 0 // the number of heads may begin anew
+	link, fresh := c.link(c.rootKey, epoch2(2), 1), c.signers[1]
+	replaced := c.set(fresh, noon, []rules.Signed{first.Chain[0], link}, epoch2(2),
+		c.roles(fresh, epoch2(3), "ops"), epoch2(3))
+	sameEpoch := c.link(c.rootKey, rev(2000), 1)
+	_, err = honest.Advance(rules.Set{V: 1, Chain: []rules.Signed{sameEpoch}})
+	wantRefusal(t, "a link by the root without a higher epoch", err, "do not follow")
+
+	for name, before := range map[string]*rules.Trust{"honest": honest, "deceived": deceived} {
+		after, err := before.Advance(replaced)
+		if err != nil {
+			t.Errorf("%s: got %v, want the root followed", name, err)
+			continue
+		}
+		if _, thief := after.Policy.Roles["thief"]; thief || len(after.Set().Chain) != 1 {
+			t.Errorf("%s: got %+v, want the new rules alone", name, after.Policy.Roles)
+		}
+		_, err = after.Advance(rules.Set{V: 1, Docs: first.Docs, Head: evil})
+		wantRefusal(t, name+": a head by the stolen key", err, "not signed")
+		_, err = after.Advance(rules.Set{V: 1, Chain: fork[1:], Head: replaced.Head})
+		wantRefusal(t, name+": a link by the stolen key", err, "not signed")
+		_, err = after.Advance(first)
+		wantRefusal(t, name+": the rules of the old epoch", err, "do not follow")
+		byOldKey := c.roles(stolen, epoch2(4), "thief")
+		head := c.head(fresh, noon, map[rules.Kind]rules.Ref{
+			rules.AuthoritiesKind: rules.RefTo(link, epoch2(2)),
+			rules.RolesKind:       rules.RefTo(byOldKey, epoch2(4)),
+		})
+		docs := map[rules.Kind]rules.Signed{rules.RolesKind: byOldKey}
+		_, err = after.Advance(rules.Set{V: 1, Docs: docs, Head: head})
+		wantRefusal(t, name+": roles by the stolen key", err, "not signed")
+	}
+	// A newcomer needs only what is since the root's last signature, in whatever order the rest comes.
+	for name, chain := range map[string][]rules.Signed{
+		"the last link alone": {link},
+		"the whole chain":     {first.Chain[0], link},
+		"a fork before it":    {fork[0], fork[1], link},
+	} {
+		set := replaced
+		set.Chain = chain
+		if _, err := rules.Open(c.pin(), set); err != nil {
+			t.Errorf("%s: got %v, want a newcomer to follow the root", name, err)
+		}
+	}
+	revision, err := rules.CheckNextLink(c.pin(), first.Chain, link)
+	if err != nil || revision != epoch2(2) {
+		t.Errorf("got %s and %v, want the link to follow", revision, err)
+	}
+	if err := rules.MaySign(link, fresh.Public()); err != nil {
+		t.Errorf("the new key: got %v, want it to sign", err)
+	}
+	wantRefusal(t, "the stolen key", rules.MaySign(link, stolen.Public()), "none of those")
 }
 
 func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
@@ -583,7 +881,7 @@ func TestAHigherEpochBeatsAnyIndex(t *testing.T) {
 	}
 }
 
-// Rules are usable for MaxAge after their head, and from Skew before it.
+// Rules are usable for the default of rules_age after their head, and up to two hours before it.
 func TestUsableChecksTheClock(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterName)
@@ -594,11 +892,11 @@ func TestUsableChecksTheClock(t *testing.T) {
 		want string // empty: usable
 	}{
 		{"at once", noon, ""},
-		{"after a day", noon.Add(rules.MaxAge), ""},
-		{"after more than a day", noon.Add(rules.MaxAge + time.Second), "old"},
-		{"with the clock a little behind", noon.Add(-identity.Skew), ""},
-		{"with the clock ten minutes behind", noon.Add(-10 * time.Minute),
-			"10m0s in the future: this machine's clock is behind"},
+		{"after a day", noon.Add(24 * time.Hour), ""},
+		{"after more than a day", noon.Add(24*time.Hour + time.Second), "old"},
+		{"with the clock an hour behind", noon.Add(-time.Hour), ""},
+		{"with the clock three hours behind", noon.Add(-3 * time.Hour),
+			"3h0m0s in the future: this machine's clock is behind"},
 	} {
 		err := trust.Usable(tt.now)
 		if tt.want == "" && err != nil {
@@ -651,8 +949,8 @@ func FuzzOpen(f *testing.F) {
 		if trust, err := rules.Open(c.pin(), s); err == nil && trust.Cluster != clusterName {
 			t.Errorf("got trust in %q", trust.Cluster)
 		}
-		if trust, err := good.Advance(s); err == nil && trust.Head.Time.Before(good.Head.Time) {
-			t.Errorf("went back to %s", trust.Head.Time)
+		if trust, err := good.Advance(s); err == nil && trust.Head.Sequence.Before(good.Head.Sequence) {
+			t.Errorf("went back to %s", trust.Head.Sequence)
 		}
 	})
 }

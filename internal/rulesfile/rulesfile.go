@@ -5,11 +5,11 @@
 package rulesfile
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"time"
 
@@ -20,7 +20,7 @@ import (
 
 // saveEvery is how much newer the current head may be than the one on disk before it is saved, if the
 // documents are the same. A new head comes every 10 s, and writing each would wear the disk. After a restart
-// the head may be older by saveEvery than it had to be, which is a small part of rules.MaxAge.
+// the head may be older by saveEvery than it had to be, which is a small part of the setting rules_age.
 const saveEvery = 10 * time.Minute
 
 // File is the rules on disk. It belongs to one goroutine at a time.
@@ -52,6 +52,30 @@ func (f *File) Load(pin identity.Pin) (*rules.Trust, error) {
 	return trust, nil
 }
 
+// Newest returns the newer of the rules in the file and first, after it has verified both under the pin; or
+// the valid ones if the others are not valid. A file that is there and not valid is logged. The error says
+// that neither are valid.
+func (f *File) Newest(pin identity.Pin, first rules.Set) (*rules.Trust, error) {
+	saved, errSaved := f.Load(pin)
+	if errSaved != nil && !errors.Is(errSaved, fs.ErrNotExist) {
+		f.log.Warn("the rules on disk are not used", "path", f.path, "err", errSaved)
+	}
+	given, errGiven := rules.Open(pin, first)
+	switch {
+	case errSaved != nil && errGiven != nil:
+		return nil, errors.Join(errSaved, errGiven)
+	case errSaved != nil:
+		return given, nil
+	case errGiven != nil:
+		return saved, nil
+	}
+	// Advance refuses rules that are older than those on disk. Rules that were withdrawn never come back.
+	if later, err := saved.Advance(first); err == nil {
+		return later, nil
+	}
+	return saved, nil
+}
+
 // read returns the content of the file. It refuses a file of more than rules.MaxSetBytes.
 func (f *File) read() ([]byte, error) {
 	file, err := os.Open(f.path)
@@ -67,11 +91,11 @@ func (f *File) read() ([]byte, error) {
 }
 
 // Save writes the rules to the file if a document has changed, or if their head is newer than the saved one
-// by saveEvery; otherwise it does nothing. An error is logged and not returned: the program goes on with the
-// rules in memory, and lacks them only after a restart.
+// by saveEvery, or older by it, after the clock of auth was set back; otherwise it does nothing. An error is
+// logged and not returned: the program goes on with the rules in memory, and lacks them only after a restart.
 func (f *File) Save(trust *rules.Trust) {
-	sameDocuments := maps.EqualFunc(f.saved.Docs, trust.Head.Docs, sameRef)
-	if sameDocuments && trust.Head.Time.Sub(f.saved.Time) < saveEvery {
+	sameDocuments := f.saved.V != 0 && rules.SameDocuments(f.saved, trust.Head)
+	if sameDocuments && trust.Head.Time.Sub(f.saved.Time).Abs() < saveEvery {
 		return
 	}
 	if err := f.write(trust); err != nil {
@@ -88,6 +112,3 @@ func (f *File) write(trust *rules.Trust) error {
 	}
 	return durable.WriteFile(f.path, b)
 }
-
-// sameRef reports whether both refer to the same document. The type has a slice, so == does not compile.
-func sameRef(a, b rules.Ref) bool { return a.Revision == b.Revision && bytes.Equal(a.Digest, b.Digest) }

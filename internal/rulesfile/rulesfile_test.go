@@ -70,6 +70,10 @@ func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
 	if got := saved(); !got.Equal(late) {
 		t.Errorf("after 11 minutes: the file has the head of %s, want %s", got, late)
 	}
+	file.Save(open(t, cluster, cluster.SignRulesAt(start)))
+	if got := saved(); !got.Equal(start) {
+		t.Errorf("the clock of auth was set back: the file has the head of %s, want %s", got, start)
+	}
 	cluster.SetRoles(access.Role{Name: "ops"})
 	changed := late.Add(time.Second)
 	file.Save(open(t, cluster, cluster.SignRulesAt(changed)))

@@ -25,8 +25,6 @@ const (
 	// maxClockError is how far a node's clock may differ from the proxy's. With a greater difference
 	// certificates and rules would fail with errors that are harder to understand.
 	maxClockError = 5 * time.Minute
-	// pushTimeout bounds a push of rules whose context has no deadline.
-	pushTimeout = 30 * time.Second
 )
 
 // ErrNoGreeting says that a node closed the connection instead of greeting. A node does so when it finds that
@@ -45,9 +43,12 @@ type Attached struct {
 	hello   Hello          // the node's greeting, checked
 	reader  sync.WaitGroup // of readControl
 
-	mu       sync.Mutex // guards writes to control, and sentDocs; held while a push is written
-	control  *stream
-	sentDocs [sha256.Size]byte // the digest of the documents pushed last; zero: none
+	rulesWanted chan struct{} // has an element when the node lacks pieces of the rules; of capacity 1
+
+	mu         sync.Mutex // guards writes to control, and the fields below; held while a push is written
+	control    *stream
+	carried    map[string][sha256.Size]byte // digests of the pieces of rules pushed last, by name
+	repeatedAt time.Time                    // when the node last made the proxy send pieces again
 }
 
 // Accept makes the proxy's end of a tunnel over conn: it starts the multiplexer and exchanges greetings with
@@ -71,7 +72,11 @@ func Accept(
 		conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	a := &Attached{session: session}
+	a := &Attached{
+		session:     session,
+		rulesWanted: make(chan struct{}, 1),
+		carried:     map[string][sha256.Size]byte{},
+	}
 	err = a.greet(ctx, node, proxy, now)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
 		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
@@ -160,13 +165,17 @@ func (h Hello) check(node identity.Peer, welcome Welcome, now time.Time) *fault.
 	return nil
 }
 
-// readControl reads the control stream until the node ends it, and then ends the tunnel. In this version the
-// node sends nothing after the greeting. Frames of a newer node are ignored.
+// readControl reads the control stream until the node ends it, and then ends the tunnel. Frames of kinds that
+// only a newer node sends are ignored.
 func (a *Attached) readControl() {
 	for {
-		if _, _, err := readFrame(a.control, MaxHeaderBytes); err != nil {
+		kind, body, err := readFrame(a.control, MaxHeaderBytes)
+		if err != nil {
 			a.session.Close()
 			return
+		}
+		if kind == frameRepeatRules {
+			a.takeRepeatRequest(body)
 		}
 	}
 }
@@ -203,36 +212,6 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 		)
 	}
 	return s, nil
-}
-
-// PushRules sends rules to the node: the whole set, or the head alone if the node accepts heads and the last
-// push over this tunnel had the same documents. Concurrent calls wait for each other, so the node gets each
-// push whole and in order.
-//
-// If PushRules returns an error it has ended the tunnel: a part of a frame may have been sent, and the node
-// could not read what came after it. It takes pushTimeout at most if ctx has no deadline.
-func (a *Attached) PushRules(ctx context.Context, push RulesPush) error {
-	deadline, hasDeadline := ctx.Deadline()
-	if !hasDeadline {
-		deadline = time.Now().Add(pushTimeout)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err := a.control.SetWriteDeadline(deadline); err != nil {
-		return fmt.Errorf("tunnel: push rules: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { a.session.Close() }) // ends a write that waits for the node
-	kind, body := push.nextFrame(a.hello.AcceptsHeads, a.sentDocs)
-	err := writeFrame(a.control, kind, body)
-	if ctxEnded := !stop(); ctxEnded && err == nil {
-		err = ctx.Err() // the tunnel is closed, although the frame was sent
-	}
-	if err != nil {
-		a.session.Close()
-		return fmt.Errorf("tunnel: push rules: %w", err)
-	}
-	a.sentDocs = push.DocsDigest
-	return nil
 }
 
 // Attachment is the node's signed statement that it is attached to this proxy.

@@ -14,13 +14,13 @@ import (
 type frameKind byte
 
 const (
-	frameWelcome frameKind = 1 // Welcome, proxy to node
-	frameHello   frameKind = 2 // Hello, node to proxy
-	frameResult  frameKind = 3 // greetingResult, proxy to node
-	frameRules   frameKind = 4 // a rules.Set, opaque here, proxy to node
-	frameHeader  frameKind = 5 // Header, first on each session stream
-	// the signed head of a rules.Set alone, opaque here, proxy to node; only if Hello.AcceptsHeads
-	frameHead frameKind = 6
+	frameWelcome     frameKind = 1 // Welcome, proxy to node
+	frameHello       frameKind = 2 // Hello, node to proxy
+	frameResult      frameKind = 3 // greetingResult, proxy to node
+	frameRules       frameKind = 4 // a piece of the rules, opaque here, proxy to node
+	frameHeader      frameKind = 5 // Header, first on each session stream
+	frameHead        frameKind = 6 // the signed head of the rules, opaque here, proxy to node
+	frameRepeatRules frameKind = 7 // repeatRequest, node to proxy
 )
 
 // A frame is one byte of kind, four of length (big endian), and a body of that length.

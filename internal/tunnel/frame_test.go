@@ -162,9 +162,10 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 			t.Fatal(err)
 		}
 		attached := &Attached{session: proxy, control: &stream{Stream: raw}}
+		push := bytesPush(make([]byte, MaxFrameBytes))
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if err := attached.PushRules(ctx, RulesPush{Set: make([]byte, MaxFrameBytes)}); err == nil {
+		if err := attached.PushRules(ctx, push); err == nil {
 			t.Error("got a push that nobody read, want an error")
 		}
 		<-attached.Done()
@@ -172,15 +173,11 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 	})
 }
 
-// A node of an older release would skip a head.
-func TestANodeThatDoesNotReadHeadsGetsWholeSets(t *testing.T) {
-	n := RulesPush{Set: []byte("set"), Head: []byte("head"), DocsDigest: [32]byte{1}}
-	if kind, body := n.nextFrame(false, n.DocsDigest); kind != frameRules || string(body) != "set" {
-		t.Errorf("got kind %d with %q, want the set", kind, body)
-	}
-	if kind, body := n.nextFrame(true, n.DocsDigest); kind != frameHead || string(body) != "head" {
-		t.Errorf("got kind %d with %q for a node that accepts heads, want the head", kind, body)
-	}
+// bytesPush is rules with one part.
+type bytesPush []byte
+
+func (p bytesPush) Next(map[string][32]byte) (parts [][]byte, head []byte) {
+	return [][]byte{p}, []byte("head")
 }
 
 // The multiplexer keeps a buffer of the size of the largest write.

@@ -23,7 +23,7 @@ const Version = 1
 // Bounds of what either side reads.
 const (
 	MaxHeaderBytes = 4 << 10
-	MaxFrameBytes  = 5 << 20 // a control frame; holds a rules.Set
+	MaxFrameBytes  = 9 << 20 // a control frame; holds a piece of the rules
 	// Window is how much of a stream may be in flight. Distant nodes need it; 4 MiB gains nothing more
 	// (measured).
 	Window = 1 << 20
@@ -48,10 +48,9 @@ type Attachment struct {
 
 // Hello is the node's answer to Welcome.
 type Hello struct {
-	V            int              `json:"v"`
-	Version      string           `json:"version"` // the agent's release, for listings
-	Attachment   SignedAttachment `json:"attachment"`
-	AcceptsHeads bool             `json:"heads,omitempty"` // the node accepts heads without their documents
+	V          int              `json:"v"`
+	Version    string           `json:"version"` // the agent's release, for listings
+	Attachment SignedAttachment `json:"attachment"`
 }
 
 // SignedAttachment is an attachment and the signature of the node's service key (ECDSA P-256 over SHA-256).

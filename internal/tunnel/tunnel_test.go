@@ -13,7 +13,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -226,32 +225,6 @@ func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
 	}
 }
 
-// Of several pushes that the node did not take, it gets the last. A push over the limit fails.
-func TestRulesKeepsOnlyTheNewest(t *testing.T) {
-	tunnel.Bubble(t, func(t *testing.T) {
-		node := newMachine(t, nodeID)
-		attached, uplink, err, err2 := greet(t, node, node.peer, nodeID, time.Now, time.Now)
-		if err != nil || err2 != nil {
-			t.Fatalf("greet: %v, %v", err, err2)
-		}
-		defer attached.Close()
-		defer uplink.Close()
-		for _, set := range []string{"one", "two", "three"} {
-			if err := attached.PushRules(t.Context(), tunnel.RulesPush{Set: []byte(set)}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		synctest.Wait()
-		if got := string((<-uplink.Rules()).Set); got != "three" {
-			t.Errorf("got %q, want three", got)
-		}
-		if err := attached.PushRules(t.Context(),
-			tunnel.RulesPush{Set: make([]byte, tunnel.MaxFrameBytes+1)}); err == nil {
-			t.Error("got an oversize set pushed, want an error")
-		}
-	})
-}
-
 func TestOpenRefusesInvalidHeaders(t *testing.T) {
 	attached, _ := newTunnel(t, time.Now)
 	for _, h := range []tunnel.Header{{From: "nowhere", Protocol: "dial"},
@@ -360,53 +333,4 @@ func TestNodeOpensNoStreams(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, yamux.ErrConnectionReset) {
 		t.Errorf("got %v, want a reset", err)
 	}
-}
-
-// rulesPush is a push of the documents doc with a head.
-func rulesPush(doc, head string) tunnel.RulesPush {
-	n := tunnel.RulesPush{Set: []byte(doc + " by " + head), Head: []byte(head)}
-	copy(n.DocsDigest[:], doc)
-	return n
-}
-
-// Each row pushes rules and says what the node takes: the whole set when the documents changed, the head
-// alone when they did not, and both when pushes were merged.
-func TestOnlyTheHeadIsPushedWhileTheDocumentsAreUnchanged(t *testing.T) {
-	tunnel.Bubble(t, func(t *testing.T) {
-		node := newMachine(t, nodeID)
-		attached, uplink, err, err2 := greet(t, node, node.peer, nodeID, time.Now, time.Now)
-		if err != nil || err2 != nil {
-			t.Fatalf("greet: %v, %v", err, err2)
-		}
-		defer attached.Close()
-		defer uplink.Close()
-		for _, tt := range []struct {
-			push      []tunnel.RulesPush // pushed before the node takes any
-			set, head string
-		}{
-			{[]tunnel.RulesPush{rulesPush("A", "1")}, "A by 1", ""},
-			{[]tunnel.RulesPush{rulesPush("A", "2")}, "", "2"},
-			{[]tunnel.RulesPush{rulesPush("B", "3")}, "B by 3", ""},
-			{[]tunnel.RulesPush{rulesPush("A", "4")}, "A by 4", ""}, // only the documents pushed last count
-			{[]tunnel.RulesPush{rulesPush("A", "5"), rulesPush("A", "6")}, "", "6"},
-			// a head does not replace documents that were not taken
-			{[]tunnel.RulesPush{rulesPush("C", "7"), rulesPush("C", "8"), rulesPush("C", "9")}, "C by 7",
-				"9"},
-			{[]tunnel.RulesPush{rulesPush("C", "10"), rulesPush("D", "11")}, "D by 11", ""},
-			{[]tunnel.RulesPush{{Set: []byte("unknown")}}, "unknown", ""},
-			// documents without a digest are never the same
-			{[]tunnel.RulesPush{{Set: []byte("unknown"), Head: []byte("12")}}, "unknown", ""},
-			{[]tunnel.RulesPush{rulesPush("D", "13")}, "D by 13", ""},
-		} {
-			for _, n := range tt.push {
-				if err := attached.PushRules(t.Context(), n); err != nil {
-					t.Fatal(err)
-				}
-			}
-			synctest.Wait()
-			if got := <-uplink.Rules(); string(got.Set) != tt.set || string(got.Head) != tt.head {
-				t.Errorf("got set %q and head %q, want %q and %q", got.Set, got.Head, tt.set, tt.head)
-			}
-		}
-	})
 }

@@ -27,9 +27,11 @@ type Uplink struct {
 	session    *yamux.Session
 	control    *stream
 	proxy      string
-	rules      chan RulesPush // of capacity 1: holds what was pushed and not taken; only readControl sends
+	rules      chan PushedRules // of capacity 1: holds what was pushed and not taken; only readControl sends
 	streams    chan acceptedStream
 	goroutines sync.WaitGroup
+
+	mu sync.Mutex // guards writes to control after the greeting
 }
 
 // acceptedStream is a session stream whose header has been read.
@@ -62,7 +64,7 @@ func Connect(
 		conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	u := &Uplink{session: session, rules: make(chan RulesPush, 1), streams: make(chan acceptedStream)}
+	u := &Uplink{session: session, rules: make(chan PushedRules, 1), streams: make(chan acceptedStream)}
 	err = u.greet(key, id, version, now)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
 		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
@@ -102,7 +104,7 @@ func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string,
 	if err != nil {
 		return err
 	}
-	hello := Hello{V: Version, Version: version, Attachment: signed, AcceptsHeads: true}
+	hello := Hello{V: Version, Version: version, Attachment: signed}
 	if err := writeMessage(u.control, frameHello, hello); err != nil {
 		return err
 	}
@@ -116,9 +118,8 @@ func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string,
 	return nil
 }
 
-// readControl reads rules pushes from the control stream and puts them into u.rules, until the proxy ends the
-// stream. Then it ends the tunnel. It never waits for the reader of u.rules: it merges a push with an older
-// one that has not been taken. It ignores frames of other kinds, which a newer proxy may send.
+// readControl reads the control stream until the proxy ends it, and then ends the tunnel. It puts pushed
+// rules into u.rules. It ignores frames of other kinds, which a newer proxy may send.
 func (u *Uplink) readControl() {
 	for {
 		kind, body, err := readFrame(u.control, MaxFrameBytes)
@@ -126,21 +127,9 @@ func (u *Uplink) readControl() {
 			u.session.Close()
 			return
 		}
-		var push RulesPush
-		switch kind {
-		case frameRules:
-			push.Set = body
-		case frameHead:
-			push.Head = body
-		default:
-			continue
+		if kind == frameRules || kind == frameHead {
+			u.takeRules(kind, body)
 		}
-		select {
-		case older := <-u.rules:
-			push = push.withOlder(older)
-		default:
-		}
-		u.rules <- push // does not block: the channel is empty now, and no other goroutine sends
 	}
 }
 
@@ -199,10 +188,6 @@ func (u *Uplink) Accept() (net.Conn, Header, error) {
 		return nil, Header{}, net.ErrClosed
 	}
 }
-
-// Rules returns the channel of rules pushes. A push that was not taken from it is merged with the next one,
-// so the channel always gives the newest rules. They are not verified.
-func (u *Uplink) Rules() <-chan RulesPush { return u.rules }
 
 // Proxy is the proxy's name, as the proxy says. The caller compares it with the certificate.
 func (u *Uplink) Proxy() string { return u.proxy }

@@ -17,11 +17,23 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// maxCritical bounds a list of critical fields. A structure has fewer fields than that.
-const maxCritical = 256
+// maxCriticalBytes bounds the JSON of a list of critical fields. A structure has fewer fields than that.
+const maxCriticalBytes = 16 << 10
 
 // remedy is the remedy of every fault of this package.
 const remedy = "update this program to the release that wrote it, or to a newer one"
+
+// Critical is the list of critical fields in a structure. As JSON it is bounded, so that a stranger cannot
+// make a reader allocate much more than was sent.
+type Critical []string
+
+// UnmarshalJSON refuses a list that is longer than any structure needs.
+func (c *Critical) UnmarshalJSON(b []byte) error {
+	if len(b) > maxCriticalBytes {
+		return fmt.Errorf("the list of critical fields has %d bytes, more than %d", len(b), maxCriticalBytes)
+	}
+	return json.Unmarshal(b, (*[]string)(c))
+}
 
 // Check returns nil if a program may use a structure: it knows the version v of it, because v is between 1
 // and newest, and it knows every field that the structure calls critical. Otherwise it returns a fault of
@@ -42,10 +54,6 @@ func Check(what string, v, newest int, critical []string, known ...string) error
 // CheckCritical returns nil if every name in the list of critical fields is known, and otherwise a fault of
 // kind Invalid that has the first name that is not.
 func CheckCritical(names []string, known ...string) error {
-	if len(names) > maxCritical {
-		msg := fmt.Sprintf("it has %d critical fields, more than %d", len(names), maxCritical)
-		return fault.New(fault.Invalid, "wire.CheckCritical", msg, remedy)
-	}
 	for _, name := range names {
 		if !slices.Contains(known, name) {
 			msg := fmt.Sprintf("this program does not know the field %.64q, which is critical", name)

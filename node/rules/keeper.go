@@ -1,19 +1,17 @@
 // Package rules answers: by which rules does this node decide now?
 //
 // Rules come from proxies, which are not trusted. They are put in force only if they verify: the signatures
-// of a set must lead back to the cluster's pin, and none of its parts may be older than the part in force.
+// of a set must lead back to the cluster's pin, and none of its parts may be older than the piece in force.
 // The last rules that verified are kept on disk, so that a node can decide after a restart while the auth
 // service is unavailable.
 package rules
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -25,75 +23,53 @@ const fileName = "rules.json"
 
 // Config says where the rules are kept and who must have signed them.
 type Config struct {
-	Dir   string       // the directory of the file; it must exist, with mode 0700
-	Pin   identity.Pin // of the cluster, whose authorities must have signed the rules
-	First rules.Set    // the rules that came with the membership
+	Dir   string           // the directory of the file; it must exist, with mode 0700
+	Pin   identity.Pin     // of the cluster, whose authorities must have signed the rules
+	First rules.Set        // the rules that came with the membership
+	Now   func() time.Time // the clock
 	Log   *slog.Logger
 }
 
 // Keeper holds the rules in force. Its methods may be called by several goroutines at once.
 type Keeper struct {
-	current atomic.Pointer[rules.Trust] // never nil; written with mu held
+	now      func() time.Time
+	receiver *rules.Receiver
 
-	mu   sync.Mutex // held from the verification of rules until they are in force and saved; guards file
+	mu   sync.Mutex // held from the verification of rules until they are saved; guards file
 	file *rulesfile.File
 }
 
 // Open returns the keeper with the rules on disk, or with those of the membership if these are newer or
-// nothing usable is on disk. Rules on disk that do not verify are logged and not used. The error is that the
-// rules of the membership do not verify.
+// nothing usable is on disk. Rules on disk that do not verify are logged and not used. The error is that
+// there are no rules which verify.
 func Open(cfg Config) (*Keeper, error) {
-	first, err := rules.Open(cfg.Pin, cfg.First)
+	file := rulesfile.New(filepath.Join(cfg.Dir, fileName), cfg.Log)
+	trust, err := file.Newest(cfg.Pin, cfg.First)
 	if err != nil {
 		return nil, fmt.Errorf("rules of the membership: %w", err)
 	}
-	k := &Keeper{file: rulesfile.New(filepath.Join(cfg.Dir, fileName), cfg.Log)}
-	k.current.Store(first)
-	switch saved, err := k.file.Load(cfg.Pin); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		cfg.Log.Warn("the rules on disk are not used", "err", err)
-	case saved.Head.Time.After(first.Head.Time):
-		k.current.Store(saved)
-	}
-	return k, nil
+	return &Keeper{now: cfg.Now, receiver: rules.NewReceiver(trust, cfg.Now()), file: file}, nil
 }
 
 // Current returns the newest verified rules. It is never nil.
-func (k *Keeper) Current() *rules.Trust { return k.current.Load() }
+func (k *Keeper) Current() *rules.Trust { return k.receiver.Current() }
 
-// Offer puts a pushed set, in the encoding of rules.Set, in force if it verifies and is newer than the set in
-// force. The error says why it is not used, and is nil for the set that is in force already.
-func (k *Keeper) Offer(b []byte) error {
-	set, err := rules.Decode(b)
-	if err != nil {
-		return err
-	}
-	return k.update(func(inForce *rules.Trust) (*rules.Trust, error) { return inForce.Advance(set) })
-}
+// Changed returns a channel that is closed when the next change of a document gets in force. Take it before
+// Current, so that no change is missed.
+func (k *Keeper) Changed() <-chan struct{} { return k.receiver.Changed() }
 
-// OfferHead puts a pushed head, in the encoding of rules.DecodeHead, in force with the documents that are in
-// force. It does so if the head verifies, is newer than the head in force, and lists the revisions of just
-// those documents. The error says why it is not used.
-func (k *Keeper) OfferHead(b []byte) error {
-	head, err := rules.DecodeHead(b)
-	if err != nil {
-		return err
-	}
-	return k.update(func(inForce *rules.Trust) (*rules.Trust, error) { return inForce.AdvanceHead(head) })
-}
-
-// update calls advance with the rules in force, and puts the rules that it returns in force. If advance
-// returns an error, the rules in force stay and update returns the error. Rules that cannot be saved are used
-// all the same: they would be lost only by a restart.
-func (k *Keeper) update(advance func(*rules.Trust) (*rules.Trust, error)) error {
+// Offer takes pushed pieces of the rules, and the head after them, and puts in force what verifies and is
+// newer. lacking names the pieces that the head needs and that have not come. The error says which pieces are
+// not used, and why. Rules that cannot be saved are used all the same: they would be lost only by a restart.
+func (k *Keeper) Offer(pieces ...[]byte) (lacking []string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next, err := advance(k.current.Load())
-	if err != nil {
-		return err
+	received, err := k.receiver.Offer(k.now(), pieces...)
+	if received.InForce != nil {
+		k.file.Save(received.InForce)
 	}
-	k.current.Store(next)
-	k.file.Save(next)
-	return nil
+	for _, kind := range received.Lacking {
+		lacking = append(lacking, string(kind))
+	}
+	return lacking, err
 }

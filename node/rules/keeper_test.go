@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func openKeeper(t *testing.T, c *clustertest.Cluster, dir string, first signed.Set) *rules.Keeper {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	k, err := rules.Open(rules.Config{Dir: dir, Pin: c.Pin(), First: first, Log: log})
+	k, err := rules.Open(rules.Config{Dir: dir, Pin: c.Pin(), First: first, Now: time.Now, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,13 +38,30 @@ func encode(t *testing.T, s signed.Set) []byte {
 	return b
 }
 
-func encodeHead(t *testing.T, s signed.Set) []byte {
+// pieces are all pieces of a set in the order in which a proxy pushes them: the head is the last.
+func pieces(t *testing.T, s signed.Set) [][]byte {
 	t.Helper()
-	b, err := s.EncodeHead()
+	feed, err := signed.NewFeed(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	list, head := feed.Next(map[string]signed.Digest{})
+	return append(list, head)
+}
+
+// head is the head of a set as a proxy pushes it.
+func head(t *testing.T, s signed.Set) []byte {
+	t.Helper()
+	list := pieces(t, s)
+	return list[len(list)-1]
+}
+
+// mustOffer offers pieces that the keeper must take.
+func mustOffer(t *testing.T, k *rules.Keeper, list ...[]byte) {
+	t.Helper()
+	if lacking, err := k.Offer(list...); err != nil || len(lacking) > 0 {
+		t.Fatalf("got %v, lacking %q, want the rules in force", err, lacking)
+	}
 }
 
 // flipBit returns a copy of a head with one bit of its payload changed.
@@ -57,24 +76,28 @@ func hasRole(k *rules.Keeper, name string) bool {
 	return ok
 }
 
-// A pushed set is in force at once and after a restart, and an older one is not accepted after that.
+// Pushed rules are in force at once and after a restart, and older ones are not accepted after that.
 func TestNewerRulesAreAppliedAndSaved(t *testing.T) {
 	t.Parallel()
 	c, dir := clustertest.NewInMemory(t), t.TempDir()
-	first, older := c.SignRules(), c.SignRulesAt(c.Now().Add(time.Millisecond))
+	first, older := c.SignRules(), c.SignRules()
 	k := openKeeper(t, c, dir, first)
+	changed := k.Changed()
 	c.SetRoles(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.SignRules())); err != nil {
-		t.Fatal(err)
-	}
+	mustOffer(t, k, pieces(t, c.SignRules())...)
 	if !hasRole(k, "ops") {
 		t.Error("got no role ops, want it in force")
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("the roles changed, and Changed does not tell")
 	}
 	k = openKeeper(t, c, dir, first)
 	if !hasRole(k, "ops") {
 		t.Error("got no role ops after a restart, want it saved")
 	}
-	if err := k.Offer(encode(t, older)); err == nil {
+	if _, err := k.Offer(pieces(t, older)...); err == nil {
 		t.Error("got rules applied after a restart that are older than those saved, want an error")
 	}
 }
@@ -84,32 +107,55 @@ func TestRulesThatAreRefused(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	k := openKeeper(t, c, t.TempDir(), c.SignRules())
-	older := c.SignRulesAt(c.Now().Add(-time.Hour))
+	older := c.SignRules()
 	c.SetRoles(access.Role{Name: "ops"})
 	good := c.SignRules()
-	if err := k.Offer(encode(t, good)); err != nil {
-		t.Fatal(err)
-	}
-	mixed := good
-	mixed.Roles = older.Roles
+	mustOffer(t, k, pieces(t, good)...)
 	altered := c.SignRules()
 	altered.Head = flipBit(altered.Head)
 	want := k.Current()
-	for name, b := range map[string][]byte{
-		"older":              encode(t, older),
-		"of another cluster": encode(t, other.SignRules()),
-		"mixed":              encode(t, mixed),
-		"altered":            encode(t, altered),
-		"garbage":            []byte("{"),
-		"empty":              nil,
-		"huge":               make([]byte, signed.MaxSetBytes+1),
+	for name, list := range map[string][][]byte{
+		"older":              pieces(t, older),
+		"of another cluster": pieces(t, other.SignRules()),
+		"altered":            pieces(t, altered),
+		"garbage":            {[]byte("{")},
+		"empty":              {nil},
+		"a whole set":        {encode(t, good)},
+		"huge":               {make([]byte, signed.MaxPieceBytes+1)},
 	} {
-		if err := k.Offer(b); err == nil || k.Current() != want {
+		if _, err := k.Offer(list...); err == nil || k.Current() != want {
 			t.Errorf("%s: got %v, want it refused and nothing changed", name, err)
 		}
 	}
-	if err := k.Offer(encode(t, good)); err != nil {
-		t.Errorf("the same again: got %v, want no error", err)
+	mustOffer(t, k, pieces(t, good)...) // the same again
+}
+
+// A head is not used with the documents of another one, although all are signed. The node asks for the right
+// ones, and refuses sessions when they do not come.
+func TestMixedRulesAreNotUsed(t *testing.T) {
+	t.Parallel()
+	c := clustertest.NewInMemory(t)
+	older := c.SignRules()
+	k := openKeeper(t, c, t.TempDir(), older)
+	c.SetRoles(access.Role{Name: "ops"})
+	newer := c.SignRules()
+	mixed := newer
+	mixed.Docs = older.Docs
+	lacking, err := k.Offer(pieces(t, mixed)...)
+	if err != nil || !slices.Contains(lacking, "roles") || hasRole(k, "ops") {
+		t.Errorf("got %v, lacking %q, want the old rules in force and roles asked for", err, lacking)
+	}
+	if err := k.Current().Usable(time.Now().Add(signed.MaxWait / 2)); err != nil {
+		t.Errorf("after %s: got %v, want the old rules used", signed.MaxWait/2, err)
+	}
+	err = k.Current().Usable(time.Now().Add(signed.MaxWait + time.Second))
+	if err == nil || !strings.Contains(err.Error(), "newer rules, which have not come") {
+		t.Errorf("after %s: got %v, want no decision by the old rules", signed.MaxWait, err)
+	}
+	mustOffer(t, k, pieces(t, newer)...)
+	err = k.Current().Usable(time.Now().Add(signed.MaxWait + time.Second))
+	if err != nil || !hasRole(k, "ops") {
+		t.Errorf("got %v after the documents came, want the new rules used", err)
 	}
 }
 
@@ -118,18 +164,22 @@ func TestAHeadAloneRenewsTheRules(t *testing.T) {
 	c := clustertest.NewInMemory(t)
 	k := openKeeper(t, c, t.TempDir(), c.SignRules())
 	c.SetRoles(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.SignRules())); err != nil {
-		t.Fatal(err)
-	}
+	mustOffer(t, k, pieces(t, c.SignRules())...)
+	changed := k.Changed()
 	for i := 1; i <= 3; i++ {
 		want := c.Now().Add(time.Duration(i) * 10 * time.Second)
-		err := k.OfferHead(encodeHead(t, c.SignRulesAt(want)))
-		if got := k.Current().Head.Time; err != nil || !got.Equal(want) {
-			t.Fatalf("got %v and a head of %s, want one of %s", err, got, want)
+		mustOffer(t, k, head(t, c.SignRulesAt(want)))
+		if got := k.Current().Head.Time; !got.Equal(want) {
+			t.Fatalf("got a head of %s, want one of %s", got, want)
 		}
 	}
 	if !hasRole(k, "ops") {
 		t.Error("got the role ops lost, want the documents to stay")
+	}
+	select {
+	case <-changed:
+		t.Error("no document changed, but Changed tells of a change")
+	default:
 	}
 }
 
@@ -138,37 +188,30 @@ func TestHeadsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	k := openKeeper(t, c, t.TempDir(), c.SignRules())
-	replaced := c.SignRulesAt(c.Now().Add(time.Second))
+	replaced := c.SignRules()
 	c.SetRoles(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.SignRulesAt(c.Now().Add(time.Minute)))); err != nil {
-		t.Fatal(err)
-	}
-	inAnHour := c.Now().Add(time.Hour)
-	older := c.SignRulesAt(c.Now().Add(time.Second)) // of the same documents
-	later := c.SignRulesAt(inAnHour)
-	altered := signed.Set{Head: flipBit(c.SignRulesAt(inAnHour).Head)}
-	asRoles := signed.Set{Head: later.Roles}
-	c.SetRoles(access.Role{Name: "dev"})
-	unknown := c.SignRulesAt(inAnHour)
+	// Its time is later than that of the head after it: only the numbers count.
+	older := c.SignRulesAt(c.Now().Add(time.Hour))
+	mustOffer(t, k, pieces(t, c.SignRules())...)
+	later := c.SignRules()
+	altered := signed.Set{Head: flipBit(c.SignRules().Head)}
+	asRoles := signed.Set{Head: later.Docs[signed.RolesKind]}
 	want := k.Current()
 	for name, b := range map[string][]byte{
-		"of documents that were replaced":     encodeHead(t, replaced),
-		"older":                               encodeHead(t, older),
-		"of another cluster":                  encodeHead(t, other.SignRulesAt(inAnHour)),
-		"of documents that were never pushed": encodeHead(t, unknown),
-		"altered":                             encodeHead(t, altered),
-		"roles in its place":                  encodeHead(t, asRoles),
-		"garbage":                             []byte("{"),
-		"empty":                               nil,
-		"huge":                                make([]byte, signed.MaxSetBytes+1),
+		"of documents that were replaced": head(t, replaced),
+		"older":                           head(t, older),
+		"of another cluster":              head(t, other.SignRules()),
+		"altered":                         head(t, altered),
+		"roles in its place":              head(t, asRoles),
+		"garbage":                         []byte("{"),
+		"empty":                           nil,
+		"huge":                            make([]byte, signed.MaxPieceBytes+1),
 	} {
-		if err := k.OfferHead(b); err == nil || k.Current() != want {
+		if _, err := k.Offer(b); err == nil || k.Current() != want {
 			t.Errorf("%s: got %v, want it refused and nothing changed", name, err)
 		}
 	}
-	if err := k.OfferHead(encodeHead(t, later)); err != nil {
-		t.Errorf("a good one after them: got %v, want it applied", err)
-	}
+	mustOffer(t, k, head(t, later))
 }
 
 // Heads come every ten seconds; most of them change only the time and need not be written.
@@ -180,9 +223,7 @@ func TestHeadsAreSavedRarely(t *testing.T) {
 	var last time.Time
 	for i := range 180 { // half an hour of heads
 		set := c.SignRulesAt(c.Now().Add(time.Duration(i) * 10 * time.Second))
-		if err := k.Offer(encode(t, set)); err != nil {
-			t.Fatal(err)
-		}
+		mustOffer(t, k, pieces(t, set)...)
 		b, err := os.ReadFile(filepath.Join(dir, "rules.json"))
 		if err != nil {
 			t.Fatal(err)
@@ -228,9 +269,7 @@ func TestRulesAreUsedEvenIfTheyCannotBeSaved(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing") // stands for a full disk
 	k := openKeeper(t, c, missing, c.SignRules())
 	c.SetRoles(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.SignRules())); err != nil {
-		t.Errorf("got %v, want the rules applied all the same", err)
-	}
+	mustOffer(t, k, pieces(t, c.SignRules())...)
 	if !hasRole(k, "ops") {
 		t.Error("got no role ops, want it in force")
 	}
@@ -243,6 +282,7 @@ func TestAMembershipWithAnotherPinIsRefused(t *testing.T) {
 		Dir:   t.TempDir(),
 		Pin:   other.Pin(),
 		First: c.SignRules(),
+		Now:   time.Now,
 		Log:   slog.New(slog.DiscardHandler),
 	}
 	if _, err := rules.Open(cfg); err == nil {

@@ -133,8 +133,9 @@ func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err 
 	return decision.Rule, err
 }
 
-// currentRules returns the rules in force, and the time of Config.Now at which they were found usable. The
-// error is a fault of kind Unavailable: there are no rules yet, or they are too old to decide by.
+// currentRules returns the rules in force and the time to decide by: that of Config.Now, or that of the rules
+// if they are from the future. The error is a fault of kind Unavailable: there are no rules yet, or they are
+// too old to decide by.
 func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 	trust, now := s.cfg.Rules(), s.cfg.Now()
 	if trust == nil {
@@ -154,7 +155,7 @@ func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 			"ask an administrator to check the node's clock and its connection to the cluster",
 		)
 	}
-	return trust, now, nil
+	return trust, trust.Now(now), nil
 }
 
 // anyAction, in place of an action, asks whether at least one of loginActions is allowed.

@@ -9,7 +9,7 @@ import (
 
 // These bound how often a proxy can make the node verify rules, which costs processor time and, if the rules
 // do not verify, a line in the log. Up to rulesBurst pushes within rulesPeriod are passed on at once. After
-// that, one push is passed on in each rulesPause: the newest, because a newer push replaces one that waits.
+// that, one push is passed on in each rulesPause, with all that came meanwhile.
 const (
 	rulesBurst  = 20
 	rulesPeriod = 10 * time.Second
@@ -28,7 +28,11 @@ func (t *Tunnels) forwardRules(ctx context.Context, up *tunnel.Uplink) {
 		case <-pause.C:
 			pushes = up.Rules()
 		case push := <-pushes:
-			t.cfg.Rules(push)
+			if lacking := t.cfg.Rules(push); len(lacking) > 0 {
+				if err := up.RepeatRules(lacking); err != nil {
+					return // the tunnel has ended
+				}
+			}
 			if now := time.Now(); now.Sub(periodStart) > rulesPeriod {
 				inPeriod, periodStart = 0, now
 			}

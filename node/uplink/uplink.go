@@ -50,8 +50,9 @@ type Config struct {
 	// Handle serves one stream, which came through the tunnel to the named proxy. It closes conn. It returns
 	// when the stream has ended, or soon after ctx has. Each stream is served on a goroutine of its own.
 	Handle func(ctx context.Context, conn net.Conn, header tunnel.Header, proxy string)
-	// Rules receives pushed rules, which nobody has verified. Each tunnel calls it from one goroutine.
-	Rules func(tunnel.RulesPush)
+	// Rules receives pushed rules, which nobody has verified. Each tunnel calls it from one goroutine. It
+	// returns the names of pieces that the node lacks, and that this proxy should send again.
+	Rules func(tunnel.PushedRules) (lacking []string)
 	// Attached is called each time a tunnel has been connected.
 	Attached func()
 }

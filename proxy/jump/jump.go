@@ -87,6 +87,7 @@ func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Con
 		return nil, fault.Wrap(err, fault.Unavailable, op, err.Error(),
 			"ask an administrator to check the connection from the proxy to the auth service")
 	}
+	now = trust.Now(now)
 	if !now.Before(who.Expires) {
 		return nil, fault.New(fault.Expired, op, "your certificate has expired", "run: tsh login")
 	}

@@ -96,7 +96,20 @@ func (a *Auth) watch(
 	_ authrpc.WatchRulesRequest,
 	send func(authrpc.RulesUpdate) error,
 ) error {
-	if err := send(authrpc.RulesUpdate{Set: a.SignRules()}); err != nil {
+	sendAll := func(s rules.Set) error {
+		feed, err := rules.NewFeed(s)
+		if err != nil {
+			return err
+		}
+		pieces, head := feed.Next(map[string]rules.Digest{})
+		for _, piece := range append(pieces, head) {
+			if err := send(authrpc.RulesUpdate{Piece: piece}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := sendAll(a.SignRules()); err != nil {
 		return err
 	}
 	for {
@@ -104,7 +117,7 @@ func (a *Auth) watch(
 		case <-ctx.Done():
 			return ctx.Err()
 		case s := <-a.sets:
-			if err := send(authrpc.RulesUpdate{Set: s}); err != nil {
+			if err := sendAll(s); err != nil {
 				return err
 			}
 		}

@@ -1,13 +1,12 @@
 // Package rules answers: which signed rules does this proxy hold, and how do nodes get newer ones?
 //
-// A Carrier follows the stream of rules from the auth service. It verifies each set, because the proxy
-// decides by the rules itself, saves the last valid one on disk, and passes the signed bytes on to every
-// tunnel. It can sign nothing: nodes verify the rules again.
+// A Carrier follows the stream of rules from the auth service. It verifies them, because the proxy decides by
+// the rules itself, saves the last valid ones on disk, and passes the signed bytes on to every tunnel, also
+// documents of kinds that this program does not read. It can sign nothing: nodes verify the rules again.
 package rules
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -47,12 +46,12 @@ type Config struct {
 
 // Carrier holds the newest verified rules. Its methods may be called by several goroutines at once.
 type Carrier struct {
-	cfg  Config
-	file *rulesfile.File // belongs to New, and then to the goroutine of Run
+	cfg      Config
+	file     *rulesfile.File // belongs to New, and then to the goroutine of Run
+	receiver *rules.Receiver
 
-	mu          sync.Mutex // guards the fields below, and all sends to subscribers
-	trust       *rules.Trust
-	push        tunnel.RulesPush                   // trust, encoded for nodes
+	mu          sync.Mutex                         // guards the fields below, and all sends to subscribers
+	feed        *rules.Feed                        // the rules in force, encoded for nodes
 	subscribers map[chan tunnel.RulesPush]struct{} // each has room for one push
 }
 
@@ -64,42 +63,31 @@ func New(cfg Config) (*Carrier, error) {
 		cfg.Now = time.Now
 	}
 	file := rulesfile.New(cfg.Path, cfg.Log)
-	trust, err := newest(file, cfg)
+	trust, err := file.Newest(cfg.Pin, cfg.First)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Unavailable, "proxy.rules",
 			"the proxy has no rules that its cluster signed",
 			"remove the proxy's data directory and join it again with a new token")
 	}
-	c := &Carrier{cfg: cfg, file: file, subscribers: map[chan tunnel.RulesPush]struct{}{}}
-	return c, c.publish(trust)
-}
-
-// newest returns the newer of the rules on disk and cfg.First, or the valid ones when the others are not
-// valid.
-func newest(file *rulesfile.File, cfg Config) (*rules.Trust, error) {
-	disk, errDisk := file.Load(cfg.Pin)
-	first, errFirst := rules.Open(cfg.Pin, cfg.First)
-	switch {
-	case errDisk != nil && errFirst != nil:
-		return nil, errors.Join(errDisk, errFirst)
-	case errDisk != nil:
-		return first, nil
-	case errFirst != nil:
-		return disk, nil
+	feed, err := rules.NewFeed(trust.Set())
+	if err != nil {
+		return nil, fmt.Errorf("encode rules: %w", err)
 	}
-	// Advance refuses rules that are older than those on disk. Rules that were withdrawn never come back.
-	if later, err := disk.Advance(cfg.First); err == nil {
-		return later, nil
-	}
-	return disk, nil
+	return &Carrier{
+		cfg:         cfg,
+		file:        file,
+		receiver:    rules.NewReceiver(trust, cfg.Now()),
+		feed:        feed,
+		subscribers: map[chan tunnel.RulesPush]struct{}{},
+	}, nil
 }
 
 // Current returns the newest verified rules. It is never nil.
-func (c *Carrier) Current() *rules.Trust {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.trust
-}
+func (c *Carrier) Current() *rules.Trust { return c.receiver.Current() }
+
+// Changed returns a channel that is closed when the next change of a document gets in force. Take it before
+// Current, so that no change is missed.
+func (c *Carrier) Changed() <-chan struct{} { return c.receiver.Changed() }
 
 // Subscribe returns a channel that has the newest rules at once, and then each later version. A version that
 // the receiver has not taken when the next one comes is lost. stop ends the subscription; it does not close
@@ -108,7 +96,7 @@ func (c *Carrier) Subscribe() (pushes <-chan tunnel.RulesPush, stop func()) {
 	ch := make(chan tunnel.RulesPush, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ch <- c.push
+	ch <- c.feed
 	c.subscribers[ch] = struct{}{}
 	return ch, func() {
 		c.mu.Lock()
@@ -117,36 +105,24 @@ func (c *Carrier) Subscribe() (pushes <-chan tunnel.RulesPush, stop func()) {
 	}
 }
 
-// publish makes trust the current rules and puts them into the channel of each subscriber. It never waits for
-// a subscriber. An error says that the rules could not be encoded; then nothing has changed.
+// publish encodes the rules that got in force, and puts them into the channel of each subscriber. It never
+// waits for a subscriber. An error says that they could not be encoded; then nothing has changed.
 func (c *Carrier) publish(trust *rules.Trust) error {
-	push, err := encodePush(trust)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	feed, err := c.feed.Follow(trust.Set())
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.trust, c.push = trust, push
+	c.feed = feed
 	for ch := range c.subscribers {
 		select {
 		case <-ch: // takes out the push that the subscriber has not taken
 		default:
 		}
-		ch <- push // does not block: only this function sends, with mu held, so the channel is empty
+		ch <- feed // does not block: only this function sends, with mu held, so the channel is empty
 	}
 	return nil
-}
-
-// encodePush encodes the rules for nodes: all of them, and the head alone for nodes that have the documents.
-func encodePush(trust *rules.Trust) (push tunnel.RulesPush, err error) {
-	if push.Set, err = trust.Set().Encode(); err != nil {
-		return push, err
-	}
-	if push.Head, err = trust.Set().EncodeHead(); err != nil {
-		return push, err
-	}
-	push.DocsDigest, err = trust.Head.Fingerprint()
-	return push, err
 }
 
 // Run receives new rules from the auth service until ctx ends, and then returns nil. While the auth service
@@ -170,9 +146,9 @@ func (c *Carrier) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch opens one stream of rules and applies what comes, until the stream ends or fails, ctx ends, or
-// nothing has come for silenceTimeout. received reports whether any rules came, valid or not. err says why
-// the stream ended.
+// watch opens one stream of rules and applies what comes, until the stream ends or fails, ctx ends, nothing
+// has come for silenceTimeout, or the stream does not send what it should. received reports whether any rules
+// came, valid or not. err says why the stream ended.
 func (c *Carrier) watch(ctx context.Context) (received bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -180,12 +156,11 @@ func (c *Carrier) watch(ctx context.Context) (received bool, err error) {
 		cancel(fmt.Errorf("the auth service sent nothing for %s", silenceTimeout))
 	})
 	defer silent.Stop()
-	req := authrpc.WatchRulesRequest{Since: c.Current().Head.Time}
+	req := authrpc.WatchRulesRequest{Have: c.have()}
 	err = authrpc.Stream(ctx, c.cfg.Auth, authrpc.WatchRules, req, func(u authrpc.RulesUpdate) error {
 		silent.Reset(silenceTimeout)
 		received = true
-		c.apply(u.Set)
-		return nil
+		return c.apply(u.Piece)
 	})
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause // says more than the error of the aborted stream
@@ -193,16 +168,31 @@ func (c *Carrier) watch(ctx context.Context) (received bool, err error) {
 	return received, err
 }
 
-// apply verifies a set of rules that the auth service sent, makes it the current rules, and saves it on disk.
-// It logs a set that is not valid or older than the current rules, and otherwise ignores it.
-func (c *Carrier) apply(set rules.Set) {
-	next, err := c.Current().Advance(set)
-	if err == nil {
-		err = c.publish(next)
+// have returns the digests of the documents that this proxy holds.
+func (c *Carrier) have() map[rules.Kind][]byte {
+	have := map[rules.Kind][]byte{}
+	for kind, ref := range c.Current().Head.Docs {
+		have[kind] = ref.Digest
 	}
+	return have
+}
+
+// apply takes one piece of the rules that the auth service sent. If new rules get in force by it, it saves
+// them on disk and passes them on. It logs a piece that is not valid or older than the current rules, and
+// otherwise ignores it. It returns an error if a head came without its documents: a new stream sends them.
+func (c *Carrier) apply(piece []byte) error {
+	received, err := c.receiver.Offer(c.cfg.Now(), piece)
 	if err != nil {
 		c.cfg.Log.Warn("rules from the auth service refused", "err", err)
-		return
 	}
-	c.file.Save(next)
+	if received.InForce != nil {
+		if err := c.publish(received.InForce); err != nil {
+			c.cfg.Log.Warn("rules cannot be passed on to nodes", "err", err)
+		}
+		c.file.Save(received.InForce)
+	}
+	if len(received.Lacking) > 0 {
+		return fmt.Errorf("the auth service sent a head without its documents: %q", received.Lacking)
+	}
+	return nil
 }

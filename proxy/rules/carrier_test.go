@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -62,66 +63,81 @@ func (f *fixture) run() (stop func()) {
 	}
 }
 
-// next verifies the next push to a subscriber.
-func next(t *testing.T, f *fixture, pushes <-chan tunnel.RulesPush) *signed.Trust {
-	t.Helper()
+// node takes pushes as a node does, over one tunnel.
+type node struct {
+	t        *testing.T
+	receiver *signed.Receiver
+	carried  map[string]signed.Digest
+	bytes    int // of all pushes
+}
+
+// newNode is a node with the rules that its membership came with.
+func (f *fixture) newNode() *node {
+	f.t.Helper()
+	trust, err := signed.Open(f.Pin(), f.cfg.First)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return &node{f.t, signed.NewReceiver(trust, time.Now()), map[string]signed.Digest{}, 0}
+}
+
+// next takes the next push of a subscription, and returns the rules that are in force then.
+func (n *node) next(pushes <-chan tunnel.RulesPush) *signed.Trust {
+	n.t.Helper()
 	select {
-	case n := <-pushes:
-		return verified(t, f, n)
+	case push := <-pushes:
+		pieces, head := push.Next(n.carried)
+		for _, piece := range append(pieces, head) {
+			n.bytes += len(piece)
+		}
+		received, err := n.receiver.Offer(time.Now(), append(pieces, head)...)
+		if err != nil || len(received.Lacking) > 0 {
+			n.t.Fatalf("got %+v, %v, want rules that a node can use", received, err)
+		}
 	case <-time.After(waitLimit):
-		t.Fatal("got no rules")
+		n.t.Fatal("got no rules")
 	}
-	return nil
+	return n.receiver.Current()
 }
 
-func verified(t *testing.T, f *fixture, n tunnel.RulesPush) *signed.Trust {
-	t.Helper()
-	s, err := signed.Decode(n.Set)
-	if err != nil {
-		t.Fatal(err)
+// until takes pushes until the role is in force.
+func (n *node) until(pushes <-chan tunnel.RulesPush, role string) {
+	n.t.Helper()
+	for {
+		if _, ok := n.next(pushes).Policy.Roles[role]; ok {
+			return
+		}
 	}
-	trust, err := signed.Open(f.Pin(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return trust
 }
 
-// A tunnel sends only the head while the documents are the same. The digest of the documents tells whether
-// they are.
-func TestARulesPushTellsWhetherDocumentsChanged(t *testing.T) {
+// A tunnel carries what a node lacks: at first everything, then a head, or a head and what has changed.
+func TestAPushHasWhatChanged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
+	var roles []access.Role
+	for i := range 500 {
+		roles = append(roles, role(fmt.Sprintf("role-%d", i)))
+	}
+	f.SetRoles(roles...)
 	pushes, unsubscribe := f.Subscribe()
 	defer unsubscribe()
-	first := <-pushes
 	stop := f.run()
 	defer stop()
-	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
-	later := <-pushes
-	held := verified(t, f, first)
-	head, err := signed.DecodeHead(later.Head)
-	if err != nil {
-		t.Fatal(err)
+	n := f.newNode()
+	n.until(pushes, "role-499")
+	whole := n.bytes
+	n.bytes = 0
+	later := time.Now().Add(time.Minute)
+	f.Publish(f.SignRulesAt(later))
+	if trust := n.next(pushes); !trust.Head.Time.Equal(later) || n.bytes > 2000 {
+		t.Errorf("got %d bytes and a head of %s, want a new head alone", n.bytes, trust.Head.Time)
 	}
-	advanced, err := held.AdvanceHead(head)
-	if err != nil || !advanced.Head.Time.After(held.Head.Time) {
-		t.Errorf("got %v, want a newer head", err)
-	}
-	if later.DocsDigest != first.DocsDigest {
-		t.Errorf("got digest %x after %x for the same documents", later.DocsDigest, first.DocsDigest)
-	}
-	f.SetRoles(role("ops"))
-	f.Publish(f.SignRulesAt(time.Now().Add(2 * time.Second)))
-	for {
-		n := <-pushes
-		if _, ok := verified(t, f, n).Policy.Roles["ops"]; !ok {
-			continue
-		}
-		if n.DocsDigest == first.DocsDigest {
-			t.Error("got the same digest for changed documents")
-		}
-		return
+	n.bytes = 0
+	f.SetRoles(append(roles, role("ops"))...)
+	f.Publish(f.SignRules())
+	n.until(pushes, "ops")
+	if n.bytes > whole/8 {
+		t.Errorf("got %d bytes for one role more, want few of %d", n.bytes, whole)
 	}
 }
 
@@ -133,16 +149,16 @@ func TestNewRulesReachSubscribersDiskAndCurrent(t *testing.T) {
 	f := newFixture(t)
 	pushes, unsubscribe := f.Subscribe()
 	defer unsubscribe()
-	first := next(t, f, pushes) // the present rules
+	n := f.newNode()
+	first := n.next(pushes) // the present rules
+	changed := f.Changed()
 	stop := f.run()
 	f.SetRoles(role("ops"))
-	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
-	for {
-		if _, ok := next(t, f, pushes).Policy.Roles["ops"]; ok {
-			break
-		}
-	}
-	if _, ok := f.Current().Policy.Roles["ops"]; !ok || f.Current().Head.Time.Before(first.Head.Time) {
+	f.Publish(f.SignRules())
+	n.until(pushes, "ops")
+	<-changed
+	current := f.Current()
+	if _, ok := current.Policy.Roles["ops"]; !ok || current.Head.Sequence.Before(first.Head.Sequence) {
 		t.Error("got the old rules, want the new ones")
 	}
 	stop()
@@ -158,22 +174,14 @@ func TestOldAndForeignRulesChangeNothing(t *testing.T) {
 	f, foreign := newFixture(t), proxytest.New(t)
 	stop := f.run()
 	f.SetRoles(role("ops"))
-	older := f.SignRulesAt(time.Now().Add(-time.Hour))
+	older, newer := f.SignRules(), f.SignRules()
+	f.Publish(newer)
 	f.Publish(foreign.SignRules())
 	f.Publish(older)
-	good := f.SignRulesAt(time.Now().Add(time.Second))
+	f.Publish(f.SignRules())
 	pushes, unsubscribe := f.Subscribe()
 	defer unsubscribe()
-	f.Publish(good)
-	for {
-		got := next(t, f, pushes)
-		if !got.Head.Time.After(time.Now().Add(-time.Minute)) || got.Cluster != f.Current().Cluster {
-			t.Errorf("got a head of %s, want no older one", got.Head.Time)
-		}
-		if _, ok := got.Policy.Roles["ops"]; ok {
-			break
-		}
-	}
+	f.newNode().until(pushes, "ops") // fails if anything older comes
 	stop()
 }
 
@@ -186,12 +194,8 @@ func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
 	defer unsubscribe()
 	stop := f.run()
 	f.SetRoles(role("ops"))
-	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
-	for {
-		if _, ok := next(t, f, pushes).Policy.Roles["ops"]; ok {
-			break
-		}
-	}
+	f.Publish(f.SignRules())
+	f.newNode().until(pushes, "ops")
 	stop()
 	f.SetDown(true)
 	for name, first := range map[string]signed.Set{
@@ -245,9 +249,5 @@ func TestRunReconnectsToAuth(t *testing.T) {
 	pushes, unsubscribe := f.Subscribe()
 	defer unsubscribe()
 	f.SetDown(false)
-	for {
-		if _, ok := next(t, f, pushes).Policy.Roles["ops"]; ok { // the first message of the new stream
-			return
-		}
-	}
+	f.newNode().until(pushes, "ops") // from the first pieces of the new stream
 }

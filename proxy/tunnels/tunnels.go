@@ -132,6 +132,7 @@ func (t *Tunnels) acceptTunnel(
 func (t *Tunnels) pushRules(ctx context.Context, entry *nodeTunnel) error {
 	pushes, stop := t.cfg.Rules.Subscribe()
 	defer stop()
+	var last tunnel.RulesPush // the present rules; nil before the first push
 	expired := time.NewTimer(entry.peer.Expires.Sub(t.cfg.Now()))
 	defer expired.Stop()
 	for {
@@ -140,8 +141,15 @@ func (t *Tunnels) pushRules(ctx context.Context, entry *nodeTunnel) error {
 			return ctx.Err()
 		case <-entry.tunnel.Done():
 			return nil
-		case push := <-pushes:
-			if err := entry.tunnel.PushRules(ctx, push); err != nil {
+		case last = <-pushes:
+			if err := entry.tunnel.PushRules(ctx, last); err != nil {
+				return err
+			}
+		case <-entry.tunnel.RulesWanted():
+			if last == nil {
+				continue
+			}
+			if err := entry.tunnel.PushRules(ctx, last); err != nil {
 				return err
 			}
 		case <-expired.C:

@@ -234,13 +234,18 @@ func TestANodeHasAtMostFourTunnels(t *testing.T) {
 	}
 }
 
+// push is rules of a head alone.
+type push string
+
+func (p push) Next(map[string][32]byte) (parts [][]byte, head []byte) { return nil, []byte(p) }
+
 func TestRulesGoToEveryTunnel(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	up := f.attach(f.newNode("web-1"), "v1")
 	for _, want := range []string{"set one", "set two"} {
-		f.rules.pushes <- tunnel.RulesPush{Set: []byte(want)}
-		if got := string((<-up.Rules()).Set); got != want {
+		f.rules.pushes <- push(want)
+		if got := string((<-up.Rules()).Head); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
