@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -24,6 +25,7 @@ import (
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/process"
+	"github.com/threshold-access/threshold/node/rules"
 	"github.com/threshold-access/threshold/node/uplink"
 )
 
@@ -47,8 +49,8 @@ type Config struct {
 	Version string
 	// Accounts are the accounts that sessions may run as. Nil means this machine's.
 	Accounts *account.Database
-	// Drain is how long sessions may go on after Run's context has ended. Zero means DefaultDrain; more than
-	// MaxDrain is refused.
+	// Drain is how long sessions may go on after Run's context has ended. Zero means what the settings of the
+	// cluster say; more than MaxDrain is refused.
 	Drain time.Duration
 	// Log is the program's log. Nil discards it.
 	Log *slog.Logger
@@ -56,11 +58,8 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Bounds of Config.Drain.
-const (
-	DefaultDrain = 10 * time.Second
-	MaxDrain     = time.Hour
-)
+// MaxDrain bounds Config.Drain.
+const MaxDrain = time.Hour
 
 // Node is one machine of the cluster that people reach. Its methods may be called by several goroutines at
 // once; Run is called once.
@@ -71,6 +70,7 @@ type Node struct {
 	ready    *lifecycle.Readiness              // ready when the node has been attached to a proxy
 	tunnels  atomic.Pointer[uplink.Tunnels]    // nil before the node is a member
 	identity atomic.Pointer[identity.Identity] // nil before the node is a member
+	keeper   atomic.Pointer[rules.Keeper]      // nil before the node is a member
 }
 
 // New returns the node of a configuration. It starts nothing: Run does. The error is a fault of kind Invalid
@@ -91,7 +91,6 @@ func New(cfg Config) (*Node, error) {
 		local := account.Local()
 		cfg.Accounts = &local
 	}
-	cfg.Drain = cmp.Or(cfg.Drain, DefaultDrain)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -149,6 +148,16 @@ func Helper() (code int, ok bool) {
 		return code, true
 	}
 	return asaccount.RunHelper()
+}
+
+// DrainTime is how long sessions may go on after Run's context has ended: Config.Drain, or what the settings
+// of the cluster say now.
+func (n *Node) DrainTime() time.Duration {
+	var settings access.Settings
+	if keeper := n.keeper.Load(); keeper != nil {
+		settings = keeper.Current().Policy.Settings
+	}
+	return cmp.Or(n.cfg.Drain, time.Duration(settings.WithDefaults().Drain))
 }
 
 // Ready waits until the node has been attached to a proxy for the first time, and returns nil then. It

@@ -353,6 +353,29 @@ func listeners(t *testing.T) int {
 	return n
 }
 
+// The settings of the cluster say how many tunnels a node keeps, and how long its sessions may go on after a
+// stop where its configuration does not say.
+func TestTheSettingsOfTheClusterAreUsed(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t)
+	c.SetSettings(access.Settings{Tunnels: 1, Drain: access.Duration(3 * time.Second)})
+	p1 := startProxy(t, c, "proxy-1", "")
+	p2 := startProxy(t, c, "proxy-2", "")
+	n := start(t, c, p1, p2)
+	var last *tunnel.Attached
+	select {
+	case last = <-p1.tunnels:
+		last.Close()
+		receive(t, "the tunnel to the other proxy", p2.tunnels)
+	case last = <-p2.tunnels:
+		last.Close()
+		receive(t, "the tunnel to the other proxy", p1.tunnels)
+	}
+	if got := n.DrainTime(); got != 3*time.Second {
+		t.Errorf("got a drain time of %s, want that of the settings", got)
+	}
+}
+
 func TestOneTunnelToEachOfTwoProxies(t *testing.T) {
 	t.Parallel()
 	c := clustertest.New(t)

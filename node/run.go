@@ -23,7 +23,7 @@ import (
 )
 
 // Run joins the cluster if the node is no member yet, and then serves. When ctx ends, it accepts no further
-// sessions, lets those that run go on for up to Config.Drain or until a second signal to the process, and
+// sessions, lets those that run go on for up to DrainTime or until a second signal to the process, and
 // then ends the remaining ones. It returns nil when all have ended and their ends are recorded. Audit events
 // that the auth service has not stored wait on disk for the next start.
 //
@@ -67,6 +67,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.keeper.Store(keeper)
 	server := sshd.New(sshd.Config{
 		Identity:   membership.Identity,
 		HostSigner: membership.HostSigner,
@@ -98,7 +99,7 @@ func (n *Node) serve(
 	parts.Run("tunnels", tunnels.Run)
 	<-parts.Context().Done()
 	if ctx.Err() != nil { // after a failure of a part sessions are not waited for
-		drainCtx, cancel := lifecycle.DrainContext(ctx, n.cfg.Drain)
+		drainCtx, cancel := lifecycle.DrainContext(ctx, n.DrainTime())
 		server.Drain(drainCtx)
 		cancel()
 	}

@@ -7,6 +7,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -71,7 +72,7 @@ type Config struct {
 	PenaltyExempt []netip.Prefix
 	// Version is this release, as the ping document and logs show it.
 	Version string
-	// Drain is how long sessions may go on after a stop. Zero means 10 s.
+	// Drain is how long sessions may go on after a stop. Zero means what the settings of the cluster say.
 	Drain time.Duration
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
@@ -144,6 +145,13 @@ func hostOf(addr string) string {
 // Ready waits until connections are served, and then returns nil. It returns an error when ctx or Run ends
 // before that.
 func (p *Proxy) Ready(ctx context.Context) error { return p.ready.Wait(ctx) }
+
+// DrainTime is how long sessions may go on after a stop: Config.Drain, or what the settings of the cluster
+// say now. It may be called when the proxy is ready.
+func (p *Proxy) DrainTime() time.Duration {
+	settings := p.carrier.Current().Policy.Settings.WithDefaults()
+	return cmp.Or(p.cfg.Drain, time.Duration(settings.Drain))
+}
 
 // Run joins the cluster, if the proxy is no member yet, and serves until ctx ends. Then sessions may go on
 // for Drain. Run closes the listener and waits for everything that it started. It returns nil after a clean

@@ -307,6 +307,30 @@ func TestStopCutsSessionsAfterTheDrain(t *testing.T) {
 	conn.Close()
 }
 
+// A proxy whose configuration does not say how long sessions may go on asks the settings of the cluster.
+func TestStopCutsSessionsAfterTheDrainOfTheSettings(t *testing.T) {
+	t.Parallel()
+	p := startProxy(t, 0)
+	changed := p.proxy.carrier.Changed()
+	p.SetSettings(access.Settings{Drain: access.Duration(time.Second)})
+	p.Publish(p.SignRules())
+	<-changed
+	if got := p.proxy.DrainTime(); got != time.Second {
+		t.Errorf("got a drain time of %s, want that of the settings", got)
+	}
+	p.attach("web-1")
+	conn := p.dialNode()
+	echo(t, conn)
+	start := time.Now()
+	if err := p.stop(); err != nil {
+		t.Errorf("got %v, want a clean stop", err)
+	}
+	if took := time.Since(start); took < time.Second || took > 9*time.Second {
+		t.Errorf("got stopped after %s, want the drain time of the settings", took)
+	}
+	conn.Close()
+}
+
 func TestNewReportsEveryFault(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{Public: []string{":443"}, CertFile: "x"})

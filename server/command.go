@@ -222,8 +222,8 @@ func (c *command) serve(
 	}
 	<-ctx.Done()
 	log.Info("stopping: open sessions may go on for the drain time, a second signal ends them",
-		"drain", spec.drain())
-	manager.Stopping(spec.longestStop())
+		"drain", srv.DrainTime())
+	manager.Stopping(srv.DrainTime() + stopMargin)
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,7 +40,8 @@ type spec struct {
 	Log daemon.Log `yaml:"log"`
 	// Health is an address on loopback that answers /healthz and /readyz. Empty means none.
 	Health string `yaml:"health"`
-	// Drain is how long the sessions of each part may go on after SIGTERM. Zero means 10 s; at most 1 h.
+	// Drain is how long the sessions of each part may go on after SIGTERM. Zero means the setting drain; at
+	// most 1 h.
 	Drain time.Duration `yaml:"drain"`
 	Auth  *authSpec     `yaml:"auth"`
 	Proxy *proxySpec    `yaml:"proxy"`
@@ -229,7 +229,7 @@ func (a acmeSpec) check(p proxySpec, report func(path, format string, args ...an
 // config returns the server's configuration with everything that the file says. The caller adds Version, Log
 // and the bootstrap file.
 func (s spec) config() Config {
-	cfg := Config{Dir: s.Data, Drain: s.drain()}
+	cfg := Config{Dir: s.Data, Drain: s.Drain}
 	if s.Auth != nil {
 		cfg.Auth = &Auth{Listen: s.Auth.Listen, Config: auth.Config{ReplicaID: s.Auth.Replica}}
 	}
@@ -329,24 +329,9 @@ func (n nodeSpec) check(besideProxy bool, report func(path, format string, args 
 
 const (
 	httpsPort = "443"
-	// Bounds of how long sessions may go on after SIGTERM.
-	defaultDrain = 10 * time.Second
-	maxDrain     = time.Hour
+	// maxDrain bounds how long sessions may go on after SIGTERM.
+	maxDrain = time.Hour
 )
-
-// drain is how long the sessions of a part may go on after a stop.
-func (s spec) drain() time.Duration { return cmp.Or(s.Drain, defaultDrain) }
-
-// longestStop returns how long a stop may take at most. Proxy and node drain one after the other.
-func (s spec) longestStop() time.Duration {
-	longest := stopMargin
-	for _, drains := range []bool{s.Proxy != nil, s.Node != nil} {
-		if drains {
-			longest += s.drain()
-		}
-	}
-	return longest
-}
 
 // parts lists the parts that run, for messages.
 func (s spec) parts() string {

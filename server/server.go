@@ -40,7 +40,8 @@ const (
 type Config struct {
 	// Dir is the data folder; each part has a folder of its own in it. Required.
 	Dir string
-	// Drain is how long sessions of a part may go on after a stop. Zero means 10 s.
+	// Drain is how long sessions of a part may go on after a stop. Zero means what the settings of the
+	// cluster say.
 	Drain time.Duration
 	// Version is the release that all parts report.
 	Version string
@@ -90,6 +91,8 @@ type Server struct {
 	ready  *lifecycle.Readiness
 	health daemon.Health
 	auth   *auth.Server // nil where another process runs it
+	// drainTimes are the drain times of the parts that drain. They are set when the server is ready.
+	drainTimes []func() time.Duration
 }
 
 // New checks that there is something to run. It starts nothing; each part checks its own configuration when
@@ -103,7 +106,6 @@ func New(cfg Config) (*Server, error) {
 		return nil, fault.New(fault.Internal, "server.New",
 			"the data folder or the log is missing", "report this defect")
 	}
-	cfg.Drain = cmp.Or(cfg.Drain, defaultDrain)
 	s := &Server{cfg: cfg, ready: lifecycle.NewReadiness("the server")}
 	var err error
 	if cfg.Auth != nil {
@@ -141,6 +143,15 @@ func (s *Server) Health() *daemon.Health { return &s.health }
 // Ready waits until every part is ready, and then returns nil. It returns an error when ctx ends before that,
 // and the reason when the server does.
 func (s *Server) Ready(ctx context.Context) error { return s.ready.Wait(ctx) }
+
+// DrainTime is how long sessions may go on after a stop: proxy and node drain one after the other. It may be
+// called when the server is ready.
+func (s *Server) DrainTime() (total time.Duration) {
+	for _, drainTime := range s.drainTimes {
+		total += drainTime()
+	}
+	return total
+}
 
 // RootPEM returns the cluster root's certificate in PEM form. It is nil if this process runs no auth service,
 // and until that is ready.
@@ -263,6 +274,7 @@ func (s *Server) startProxy(ctx context.Context, stack *lifecycle.Stack) error {
 	if err := part.Ready(ctx); err != nil {
 		return err
 	}
+	s.drainTimes = append(s.drainTimes, part.DrainTime)
 	s.cfg.Log.Info("proxy is ready", "listen", cfg.Listener.Addr(), "public", cfg.Public)
 	return nil
 }
@@ -294,6 +306,7 @@ func (s *Server) startNode(ctx context.Context, stack *lifecycle.Stack) error {
 	if err := part.Ready(ctx); err != nil {
 		return err
 	}
+	s.drainTimes = append(s.drainTimes, part.DrainTime)
 	s.cfg.Log.Info("node is attached", "proxies", cfg.Proxies)
 	return nil
 }

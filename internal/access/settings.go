@@ -18,8 +18,8 @@ type Settings struct {
 	// Tunnels is how many tunnels a node keeps, each to another proxy. It counts when the agent starts. 1 to
 	// 8.
 	Tunnels int `json:"tunnels,omitzero" yaml:"tunnels,omitempty"`
-	// Drain is how long sessions may go on after SIGTERM of a node or proxy whose configuration does not say.
-	// 1s to 1h.
+	// Drain is how long sessions may go on after SIGTERM of a node or proxy whose configuration does not say
+	// so itself. 1s to 1h.
 	Drain Duration `json:"drain,omitzero" yaml:"drain,omitempty"`
 	// AuditRetention is how long audit events are kept. The default keeps them for ever. At least 24h.
 	AuditRetention Retention `json:"audit_retention"          yaml:"audit_retention,omitempty"`

@@ -55,8 +55,8 @@ type spec struct {
 	// Health is an address on loopback where the agent answers /healthz and /readyz. Empty means that it
 	// listens nowhere.
 	Health string `yaml:"health"`
-	// Drain is how long sessions may go on after SIGTERM or SIGINT. Zero means 10 s; more than 1 h is
-	// refused.
+	// Drain is how long sessions may go on after SIGTERM or SIGINT. Zero means the setting drain; more than 1
+	// h is refused.
 	Drain time.Duration `yaml:"drain"`
 }
 

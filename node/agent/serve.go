@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"runtime/debug"
@@ -49,7 +48,7 @@ func serve(ctx context.Context, n *node.Node, fileSpec spec, log *slog.Logger) e
 	case <-nodeEnded:
 	}
 	health.Stopping()
-	manager.Stopping(cmp.Or(fileSpec.Drain, node.DefaultDrain) + stopMargin)
+	manager.Stopping(n.DrainTime() + stopMargin)
 	return stack.Stop()
 }
 

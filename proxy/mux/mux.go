@@ -8,6 +8,7 @@
 package mux
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -36,8 +37,6 @@ const (
 	// callGrace is how long a call to the auth service may go on when the proxy stops. It is short because
 	// clients keep these connections open while they are idle.
 	callGrace = 500 * time.Millisecond
-	// defaultDrain is Config.Drain where that is zero.
-	defaultDrain = 10 * time.Second
 	// The pauses after a failed accept grow from the first to the second.
 	firstAcceptPause = 5 * time.Millisecond
 	maxAcceptPause   = time.Second
@@ -98,7 +97,8 @@ type Config struct {
 	// Exempt are networks that are never penalised. Empty: only networks with a known peer are exempt.
 	Exempt []netip.Prefix
 
-	// Drain is how long sessions may go on after the context of Run has ended. Zero means 10 s.
+	// Drain is how long sessions may go on after the context of Run has ended. Zero means what the settings
+	// of the cluster say.
 	Drain time.Duration
 	// Now is the clock for certificates. Nil means time.Now.
 	Now func() time.Time
@@ -130,9 +130,6 @@ func New(cfg Config) *Mux {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Drain == 0 {
-		cfg.Drain = defaultDrain
-	}
 	m := &Mux{
 		cfg:        cfg,
 		pending:    limit.NewRandomDrop(pendingLimit, pendingNetworkLimit),
@@ -155,9 +152,9 @@ func New(cfg Config) *Mux {
 // Counters returns the live counters. They may be read at any time.
 func (m *Mux) Counters() *Counters { return &m.counters }
 
-// Run accepts connections until ctx ends. Then it closes the listener, lets sessions go on for at most Drain,
-// closes the remaining connections, and waits for every goroutine it started. It returns nil after such a
-// stop, and an error when the listener was closed by somebody else. It is called once.
+// Run accepts connections until ctx ends. Then it closes the listener, lets sessions go on for at most the
+// drain time, closes the remaining connections, and waits for every goroutine it started. It returns nil
+// after such a stop, and an error when the listener was closed by somebody else. It is called once.
 func (m *Mux) Run(ctx context.Context) error {
 	// Connections are served in the context serveCtx, which ends only after the drain: the end of ctx must
 	// not end the sessions at once.
@@ -313,18 +310,20 @@ func (m *Mux) recover(conn net.Conn) {
 }
 
 // drain takes no more sessions and calls to the auth service, and waits until the open ones have ended: up to
-// Drain for sessions, and up to callGrace for calls. Both waits start now. It closes nothing: Run then ends
-// the context of the connections that remain.
+// the drain time for sessions, and up to callGrace for calls. Both waits start now. It closes nothing: Run
+// then ends the context of the connections that remain.
 func (m *Mux) drain(ctx context.Context) {
 	sessions, calls := m.sessions.close(), m.calls.close()
 	grace := time.NewTimer(callGrace)
 	defer grace.Stop()
-	drainCtx, cancel := lifecycle.DrainContext(ctx, m.cfg.Drain)
+	settings := m.cfg.Rules.Current().Policy.Settings.WithDefaults()
+	drainTime := cmp.Or(m.cfg.Drain, time.Duration(settings.Drain))
+	drainCtx, cancel := lifecycle.DrainContext(ctx, drainTime)
 	defer cancel()
 	select {
 	case <-sessions:
 	case <-drainCtx.Done():
-		m.cfg.Log.Warn("the drain time is over: the remaining sessions are closed", "drain", m.cfg.Drain)
+		m.cfg.Log.Warn("the drain time is over: the remaining sessions are closed", "drain", drainTime)
 	}
 	select {
 	case <-calls:
