@@ -228,6 +228,26 @@ func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 	f.client()
 }
 
+// The clock of the node is an hour behind that of auth, or the other way round: honest users log in. A
+// certificate that has ended by the clock of auth is refused, although by the node's clock it is valid.
+func TestAnHourBetweenTheClocksOfAuthAndNode(t *testing.T) {
+	t.Parallel()
+	longer := func(c *ssh.Certificate) { c.ValidBefore += 7200 } // those of tests last for an hour
+	for _, off := range []time.Duration{-time.Hour, time.Hour} {
+		f := newFixture(t, func(c *sshd.Config) { c.Now = clustertest.SkewedClock(off) })
+		f.client(f.cluster.UserSigner(f.cluster.User("alice@example.com", "ops"), longer, testAccount()))
+	}
+	f := newFixture(t, func(c *sshd.Config) { c.Now = clustertest.SkewedClock(-time.Hour) })
+	ended := func(c *ssh.Certificate) {
+		c.ValidAfter -= 7200
+		c.ValidBefore = uint64(time.Now().Add(-30 * time.Minute).Unix())
+	}
+	signer := f.cluster.UserSigner(f.cluster.User("alice@example.com", "ops"), ended, testAccount())
+	if _, banner, err := f.dial(testAccount(), signer); err == nil || !strings.Contains(banner, "expired") {
+		t.Errorf("got %v and banner %q, want the certificate refused as expired", err, banner)
+	}
+}
+
 // The rules allow these accounts, but the machine has no such account or the node may not use it.
 func TestUnusableAccounts(t *testing.T) {
 	t.Parallel()
