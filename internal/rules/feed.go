@@ -9,7 +9,7 @@ import (
 // Bounds of the deltas that a feed keeps of one document. A receiver that lacks more versions than maxDeltas,
 // or for which the deltas would be longer than a part of the document, gets it whole.
 const (
-	maxDeltas     = 64
+	maxDeltas     = 32
 	deltaFraction = 2
 )
 

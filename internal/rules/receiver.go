@@ -2,10 +2,10 @@ package rules
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,18 +25,39 @@ type Receiver struct {
 	// base is the rules in force, with the revisions of the authorities that came after them. Heads and
 	// documents are verified by base: a key that base does not have signs nothing any more.
 	base    *Trust
-	pending map[Kind]pendingDocument // what came and is not in force; nobody has verified it
-	waiting *Signed                  // the newest head whose documents have not all come
-	number  Sequence                 // of waiting
-	since   time.Time                // when waiting, or a link in base, was first shown; zero: there is none
-	changed chan struct{}            // closed when other documents get in force, and then replaced
+	pending map[Kind]candidate // what came and is not in force; nobody has verified it
+	waiting *Signed            // the newest head whose documents have not all come
+	number  Sequence           // of waiting
+	since   time.Time          // when waiting, or a link in base, was first shown; zero: there is none
+	changed chan struct{}      // closed when other documents get in force, and then replaced
 }
 
-// pendingDocument is a document that no head in force names.
-type pendingDocument struct {
-	Signed
-	digest Digest
+// candidate is a document that no head in force names: a whole one, and the deltas that came after it. The
+// deltas are not applied before a head names their result: whoever sends them cannot make the receiver work
+// for more than a head is worth.
+type candidate struct {
+	base   Signed
+	deltas []Delta // each begins where the one before ends, as they say; at most maxDeltas
+	digest []byte  // of the result, as the last delta says; without deltas that of base
+	size   int     // bytes that are kept for it
 	came   time.Time
+}
+
+// document makes the document. It does not check that this is what the deltas say.
+func (c candidate) document() (Signed, error) {
+	doc := c.base
+	var spare []byte // memory of the result before the last one
+	for i, delta := range c.deltas {
+		payload, err := delta.apply(spare, doc.Payload)
+		if err != nil {
+			return Signed{}, err
+		}
+		if i > 0 { // the memory of base is not ours
+			spare = doc.Payload
+		}
+		doc = Signed{Payload: payload, Sig: delta.Sig}
+	}
+	return doc, nil
 }
 
 // Received says what pieces led to.
@@ -52,7 +73,7 @@ type Received struct {
 func NewReceiver(t *Trust, now time.Time) *Receiver {
 	base := *t
 	base.heard = now
-	r := &Receiver{base: &base, pending: map[Kind]pendingDocument{}, changed: make(chan struct{})}
+	r := &Receiver{base: &base, pending: map[Kind]candidate{}, changed: make(chan struct{})}
 	r.current.Store(&base)
 	return r
 }
@@ -74,7 +95,7 @@ func (r *Receiver) Changed() <-chan struct{} {
 func (r *Receiver) Offer(now time.Time, pieces ...[]byte) (Received, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.pending, func(_ Kind, p pendingDocument) bool { return now.Sub(p.came) > pendingFor })
+	maps.DeleteFunc(r.pending, func(_ Kind, c candidate) bool { return now.Sub(c.came) > pendingFor })
 	var out Received
 	var errs []error
 	for _, b := range pieces {
@@ -137,38 +158,41 @@ func (r *Receiver) takeLink(link Signed) error {
 	return nil
 }
 
-// takeDocument keeps a document until a head names it. It is not verified before that. A delta to a document
-// that is not there is not an error: the head will name what lacks.
+// takeDocument keeps a document, or a delta, until a head names it. It is not verified before that. A delta
+// to a document that is not there is dropped: the head will name what lacks.
 func (r *Receiver) takeDocument(piece Piece, now time.Time) error {
-	var doc Signed
-	if piece.Document != nil {
-		doc = *piece.Document
-	} else {
-		prev, found := r.find(piece.Kind, piece.Delta.From)
-		if _, have := r.find(piece.Kind, piece.Delta.To); have || !found {
-			return nil
-		}
-		var err error
-		if doc, err = piece.Delta.apply(prev.Payload); err != nil {
-			return err
-		}
-	}
-	digest := doc.Digest()
-	if r.isInForce(piece.Kind, digest[:]) {
+	old := r.pending[piece.Kind]
+	next := candidate{came: now}
+	switch delta := piece.Delta; {
+	case delta == nil:
+		digest := piece.Document.Digest()
+		next.base, next.digest, next.size = *piece.Document, digest[:], len(piece.Document.Payload)
+	case r.isInForce(piece.Kind, delta.To):
+		return nil
+	case old.digest != nil && bytes.Equal(old.digest, delta.From) && len(old.deltas) < maxDeltas:
+		next.base, next.deltas = old.base, append(slices.Clone(old.deltas), *delta)
+		next.digest, next.size = delta.To, old.size+len(delta.Splices)
+	case r.isInForce(piece.Kind, delta.From):
+		next.base, next.deltas = r.base.set.Docs[piece.Kind], []Delta{*delta}
+		next.digest, next.size = delta.To, len(delta.Splices)
+	default:
 		return nil
 	}
-	size := len(doc.Payload)
-	for kind, p := range r.pending {
+	if r.isInForce(piece.Kind, next.digest) {
+		return nil
+	}
+	size := next.size
+	for kind, c := range r.pending {
 		if kind != piece.Kind {
-			size += len(p.Payload)
+			size += c.size
 		}
 	}
-	_, replaces := r.pending[piece.Kind]
-	if size > MaxSetBytes || len(doc.Payload) > MaxDocumentBytes || !replaces && len(r.pending) >= maxKinds {
+	isNew := old.digest == nil
+	if size > MaxSetBytes || next.size > 2*MaxDocumentBytes || isNew && len(r.pending) >= maxKinds {
 		const format = "rules: %s of %d bytes is not kept: what waits for a head is too large"
-		return fmt.Errorf(format, piece.Kind, len(doc.Payload))
+		return fmt.Errorf(format, piece.Kind, next.size)
 	}
-	r.pending[piece.Kind] = pendingDocument{doc, digest, now}
+	r.pending[piece.Kind] = next
 	return nil
 }
 
@@ -178,32 +202,27 @@ func (r *Receiver) isInForce(kind Kind, digest []byte) bool {
 	return ok && bytes.Equal(ref.Digest, digest)
 }
 
-// find returns the document with the digest, if it is in force or waits for a head.
-func (r *Receiver) find(kind Kind, digest []byte) (Signed, bool) {
-	if r.isInForce(kind, digest) {
-		return r.base.set.Docs[kind], true
+// document is the source of the documents that wait for a head.
+func (r *Receiver) document(kind Kind, ref Ref) (Signed, error) {
+	c := r.pending[kind]
+	if !bytes.Equal(c.digest, ref.Digest) {
+		return Signed{}, fmt.Errorf("there is no %s that the head names", kind)
 	}
-	if p, ok := r.pending[kind]; ok && bytes.Equal(p.digest[:], digest) {
-		return p.Signed, true
-	}
-	return Signed{}, false
+	return c.document()
 }
 
 // takeHead puts a head in force with the documents that it names, if all of them are there. Otherwise the
-// head waits for them, unless a newer one waits already.
+// head waits for them, unless a newer one waits already. The error says why the head, or a document that
+// seemed to be the one that it names, is not used.
 func (r *Receiver) takeHead(head Signed, now time.Time, out *Received) error {
-	offered := make(map[Kind]Signed, len(r.pending))
-	for kind, p := range r.pending {
-		offered[kind] = p.Signed
-	}
-	next, err := r.base.withHead(head, offered)
+	next, err := r.base.withHead(head, r.document)
 	var missing *MissingError
 	if errors.As(err, &missing) {
 		out.Lacking = missing.Kinds
-		if number := sequenceOf(head); r.waiting == nil || r.number.Before(number) {
+		if number := missing.head.Sequence; r.waiting == nil || r.number.Before(number) {
 			r.waiting, r.number = &head, number
 		}
-		return nil
+		return r.dropSpoiled(missing)
 	}
 	if err != nil {
 		if r.waiting != nil && r.waiting.equal(head) {
@@ -220,6 +239,19 @@ func (r *Receiver) takeHead(head Signed, now time.Time, out *Received) error {
 	return nil
 }
 
+// dropSpoiled forgets the documents that said that they are the ones that a head names, and are not. It
+// returns an error if there were any.
+func (r *Receiver) dropSpoiled(missing *MissingError) (err error) {
+	for _, kind := range missing.Kinds {
+		c, ok := r.pending[kind]
+		if ok && bytes.Equal(c.digest, missing.head.Docs[kind].Digest) {
+			delete(r.pending, kind)
+			err = missing
+		}
+	}
+	return err
+}
+
 // putInForce makes next the rules in force.
 func (r *Receiver) putInForce(next *Trust) {
 	old := r.current.Load()
@@ -228,18 +260,9 @@ func (r *Receiver) putInForce(next *Trust) {
 	if r.waiting != nil && !next.Head.Sequence.Before(r.number) {
 		r.waiting = nil
 	}
-	maps.DeleteFunc(r.pending, func(kind Kind, p pendingDocument) bool {
-		return r.isInForce(kind, p.digest[:])
-	})
+	maps.DeleteFunc(r.pending, func(kind Kind, c candidate) bool { return r.isInForce(kind, c.digest) })
 	if !SameDocuments(old.Head, next.Head) {
 		close(r.changed)
 		r.changed = make(chan struct{})
 	}
-}
-
-// sequenceOf returns the number of a head whose signature has been verified.
-func sequenceOf(head Signed) Sequence {
-	var h Head
-	_ = json.Unmarshal(head.Payload, &h)
-	return h.Sequence
 }

@@ -246,7 +246,11 @@ func TestDeltasThatAreNotUsed(t *testing.T) {
 		want  string // in the error; empty: the piece is dropped
 	}{
 		{"to another base", change(func(d *rules.Delta) { d.From = other }), ""},
-		{"with another result", change(func(d *rules.Delta) { d.To = other }), "another document than it says"},
+		{"with another result", change(func(d *rules.Delta) { d.To = other }), ""},
+		{"to something else than it says", change(func(d *rules.Delta) {
+			d.Splices = bytes.Clone(d.Splices)
+			d.Splices[len(d.Splices)-1] ^= 1
+		}), "rules: the head names documents that have not come"},
 		{"that expands", change(func(d *rules.Delta) { d.Splices = bomb }), "larger than"},
 		{"outside of its base", change(func(d *rules.Delta) { d.Splices = []byte{0xff, 0xff, 0xff, 1, 1, 0} }),
 			"malformed"},
@@ -384,6 +388,29 @@ func TestDocumentsThatNoHeadNamesAreBounded(t *testing.T) {
 	}
 	if n := refused(noon.Add(time.Hour)); n == 40 {
 		t.Error("got documents kept for ever that no head names")
+	}
+}
+
+// A receiver that was away for more versions than deltas are kept of gets the whole document, and one that
+// got as many deltas as are kept applies them all.
+func TestManyDeltas(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t, 1000)
+	for _, versions := range []int{32, 33} {
+		r, carried := newReceiver(t, p)
+		for i := range versions {
+			p.names = append(p.names, fmt.Sprintf("new-%d-%d", versions, i))
+			p.publish()
+		}
+		whole := sizeOf(p.next(map[string]rules.Digest{}))
+		pieces := p.next(carried)
+		if size, all := sizeOf(pieces), versions > 32; all != (size > whole*3/4) {
+			t.Errorf("got %d bytes for %d versions, of %d", size, versions, whole)
+		}
+		got, err := r.Offer(noon, pieces...)
+		if err != nil || got.InForce == nil || !hasRole(r, p.names[len(p.names)-1]) {
+			t.Errorf("got %+v, %v after %d versions, want the last in force", got, err, versions)
+		}
 	}
 }
 

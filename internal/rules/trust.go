@@ -42,6 +42,7 @@ type Trust struct {
 // MissingError says that a head is valid and newer, but names documents that are not there.
 type MissingError struct {
 	Kinds  []Kind
+	head   Head
 	reason error // why there is no document of one of the kinds, or not the right one
 }
 
@@ -55,6 +56,19 @@ func (e *MissingError) Error() string {
 
 func (e *MissingError) Unwrap() error { return e.reason }
 
+// source returns a document that may be the one that an entry of a head names. The error says why there is
+// none.
+type source func(kind Kind, ref Ref) (Signed, error)
+
+// document is the source of a set.
+func (s Set) document(kind Kind, _ Ref) (Signed, error) {
+	doc, ok := s.Docs[kind]
+	if !ok {
+		return Signed{}, fmt.Errorf("there is no %s", kind)
+	}
+	return doc, nil
+}
+
 // Open verifies a whole set for a machine that knows nothing but the pin, and returns it as a Trust. The
 // chain must have a revision that the root key signed. Each later one must be signed by a rules key of the
 // one before, and the documents and the head by one of the newest. Open does not check how old the head is:
@@ -67,7 +81,7 @@ func Open(pin identity.Pin, s Set) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.withHead(s.Head, s.Docs)
+	return t.withHead(s.Head, s.document)
 }
 
 // OpenAuthorities is Open for a client that gets only the chain of authorities, as users do. It returns the
@@ -123,7 +137,7 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	return next.withHead(s.Head, s.Docs)
+	return next.withHead(s.Head, s.document)
 }
 
 // Set returns the whole verified set, to pass on or to save.
@@ -321,7 +335,7 @@ func decodeAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
 // withHead verifies a head and the documents that it names, and returns a copy of t with them. The documents
 // are taken from offered, or from t where t has them already. All must be signed by a rules key of the newest
 // authorities in t, which must be those that the head names.
-func (t *Trust) withHead(signed Signed, offered map[Kind]Signed) (*Trust, error) {
+func (t *Trust) withHead(signed Signed, offered source) (*Trust, error) {
 	head, err := decodeHead(signed, t.Cluster, t.Authorities.rules)
 	if err != nil {
 		return nil, err
@@ -355,13 +369,13 @@ func (t *Trust) withHead(signed Signed, offered map[Kind]Signed) (*Trust, error)
 // collect returns the documents that the head names, without the authorities. Each is signed by a rules key
 // of the newest authorities. It returns a *MissingError if some are neither in offered nor in t: so whoever
 // passes a document on with a wrong signature has not passed it on.
-func (t *Trust) collect(head Head, offered map[Kind]Signed) (map[Kind]Signed, error) {
+func (t *Trust) collect(head Head, offered source) (map[Kind]Signed, error) {
 	newest, ref := t.set.Chain[len(t.set.Chain)-1], head.Docs[AuthoritiesKind]
 	if !t.newest.Revision.Before(ref.Revision) && !ref.names(newest.Digest()) { // it is not one to come
 		return nil, notNamedError(AuthoritiesKind, t.newest.Revision)
 	}
 	docs := map[Kind]Signed{}
-	missing := &MissingError{}
+	missing := &MissingError{head: head}
 	for _, kind := range slices.Sorted(maps.Keys(head.Docs)) {
 		doc, err := t.documentFor(kind, head.Docs[kind], offered)
 		switch {
@@ -384,7 +398,7 @@ func (t *Trust) collect(head Head, offered map[Kind]Signed) (map[Kind]Signed, er
 }
 
 // documentFor returns the document that an entry of a head names. The error says why there is none.
-func (t *Trust) documentFor(kind Kind, ref Ref, offered map[Kind]Signed) (Signed, error) {
+func (t *Trust) documentFor(kind Kind, ref Ref, offered source) (Signed, error) {
 	if kind == AuthoritiesKind {
 		newest := t.set.Chain[len(t.set.Chain)-1]
 		if !ref.names(newest.Digest()) || t.newest.Revision != ref.Revision {
@@ -398,9 +412,9 @@ func (t *Trust) documentFor(kind Kind, ref Ref, offered map[Kind]Signed) (Signed
 		}
 		return doc, doc.verify(kind, t.Authorities.rules...)
 	}
-	doc, ok := offered[kind]
-	if !ok {
-		return Signed{}, fmt.Errorf("there is no %s", kind)
+	doc, err := offered(kind, ref)
+	if err != nil {
+		return Signed{}, err
 	}
 	if !ref.names(doc.Digest()) {
 		return Signed{}, fmt.Errorf("%s is not the one the head names", kind)

@@ -11,7 +11,7 @@ import (
 // Bounds of what a node keeps of pushed rules that its program has not taken. When it is full, the node reads
 // no more: the proxy then waits.
 const (
-	maxUntakenPieces = 1024
+	maxUntakenPieces = 128
 	maxUntakenBytes  = 2 * MaxFrameBytes
 )
 
