@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,7 +28,11 @@ var listings = map[access.Resource]listing{
 	access.Users:      {[]string{"NAME", "FULL NAME", "EXTRA ROLES", "FACTOR", "LAST LOGIN"}, userCells},
 	access.Tokens:     {[]string{"NAME", "KIND", "LABELS", "STATE", "CREATED BY", "EXPIRES"}, tokenCells},
 	access.Machines:   {[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"}, machineCells},
-	access.Events:     {[]string{"NUMBER", "TIME", "CODE", "USER", "MACHINE", "EVENT"}, eventCells},
+	access.ClusterSettings: {
+		[]string{"NAME", "RULES AGE", "TUNNELS", "DRAIN", "AUDIT RETENTION", "RESUME FOR", "RESUME BUFFER"},
+		settingsCells,
+	},
+	access.Events: {[]string{"NUMBER", "TIME", "CODE", "USER", "MACHINE", "EVENT"}, eventCells},
 }
 
 // roleCells summarizes the grants of a role: the whole role is shown by get role NAME.
@@ -86,6 +91,20 @@ func machineCells(resource authrpc.Resource) []string {
 	decodeKnown(resource.Status, &status)
 	name, labels := resource.Metadata.Name, labelText(resource.Metadata.Labels)
 	return []string{name, status.Kind, labels, timeText(status.Created), timeText(status.Renewed)}
+}
+
+// settingsCells shows the settings as they are written in their document.
+func settingsCells(resource authrpc.Resource) []string {
+	var spec struct {
+		Rules_Age, Drain, Audit_Retention, Resume_For string
+		Tunnels, Resume_Buffer                        int
+	}
+	decodeKnown(resource.Spec, &spec)
+	tunnels, buffer := strconv.Itoa(spec.Tunnels), strconv.Itoa(spec.Resume_Buffer)
+	return []string{
+		resource.Metadata.Name, spec.Rules_Age, tunnels, spec.Drain, spec.Audit_Retention,
+		spec.Resume_For, buffer,
+	}
 }
 
 // eventCells shows one event of the audit log. For an event of a session the machine is shown as

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -119,6 +120,54 @@ func TestResourcesRoundTrip(t *testing.T) {
 		c.ok(args...)
 	}
 	c.refused(1, []string{"rm", "role", "ops"}, "no ops")
+}
+
+// There is one document of settings. It is shown as a table and as YAML, and checked before it is sent.
+func TestSettingsAreShownAndApplied(t *testing.T) {
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.docs["cluster"] = authrpc.Resource{
+		Kind:     "settings",
+		Version:  "v1",
+		Metadata: authrpc.Metadata{Name: "cluster"},
+		Spec:     json.RawMessage(`{"rules_age":"24h","tunnels":2,"audit_retention":"keep"}`),
+	}
+	c := tc.loggedIn()
+	if out := c.ok("get", "settings"); !strings.Contains(out, "RULES AGE") || !strings.Contains(out, "keep") {
+		t.Errorf("got %q, want a table", out)
+	}
+	shown := strings.Replace(c.ok("get", "settings", "cluster"), "24h", "15m", 1)
+	if r := c.runWith(strings.NewReader(shown), "apply", "-f", "-"); r.out != "settings cluster changed\n" {
+		t.Errorf("got %+v for %s, want the settings changed", r, shown)
+	}
+	if got := string(tc.docs["cluster"].Spec); !strings.Contains(got, `"rules_age":"15m"`) {
+		t.Errorf("got %s, want the new value sent", got)
+	}
+	wrong := strings.Replace(shown, "15m", "15s", 1)
+	r := c.runWith(strings.NewReader(wrong), "apply", "-f", "-")
+	c.wantRefusal(r, "apply", 1, "rules_age", "15s is not between 1m and 168h")
+}
+
+// Every kind of resource has a table.
+func TestEveryKindHasATable(t *testing.T) {
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
+	for _, kind := range access.Resources {
+		clear(tc.docs)
+		tc.docs["x"] = authrpc.Resource{
+			Kind:     strings.TrimSuffix(string(kind), "s"),
+			Version:  "v1",
+			Metadata: authrpc.Metadata{Name: "x"},
+			Spec:     json.RawMessage(`{}`),
+		}
+		if kind == access.ClusterSettings {
+			tc.docs["x"] = authrpc.Resource{Kind: "settings", Metadata: authrpc.Metadata{Name: "x"}}
+		}
+		if out := c.ok("get", string(kind)); !strings.Contains(out, "x") {
+			t.Errorf("%s: got %q, want a table with the resource", kind, out)
+		}
+	}
 }
 
 func TestEventsReadAsALog(t *testing.T) {

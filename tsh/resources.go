@@ -205,8 +205,8 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 
 // decodeResources decodes b, a YAML file with one resource in each document. name is the file's name in
 // messages. It checks what it can check without the auth service: the syntax of every document and the
-// contents of roles. It returns what is wrong with all documents in one error of type config.Faults; the list
-// may only be used if the error is nil.
+// contents of roles and settings. It returns what is wrong with all documents in one error of type
+// config.Faults; the list may only be used if the error is nil.
 func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	docs, err := config.DecodeAll(name, b)
 	faults := []error{err}
@@ -219,8 +219,8 @@ func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	return list, config.Join(faults...)
 }
 
-// decodeResource returns the resource in one YAML document. It checks the kind, and the spec of a role; the
-// auth service checks the specs of other kinds.
+// decodeResource returns the resource in one YAML document. It checks the kind, and the spec of a role or
+// of settings; the auth service checks the specs of other kinds.
 func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	kind, err := resourceKind(doc.Kind)
 	if err != nil {
@@ -236,9 +236,15 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 			Revision: doc.Metadata.Revision,
 		},
 	}
-	if kind == access.Roles {
-		var role access.Role // only decoded to check it
-		if err := doc.Spec(&role); err != nil {
+	var checked any // the spec is only decoded to check it
+	switch kind {
+	case access.Roles:
+		checked = &access.Role{}
+	case access.ClusterSettings:
+		checked = &access.Settings{}
+	}
+	if checked != nil {
+		if err := doc.Spec(checked); err != nil {
 			return resource, err
 		}
 	}
