@@ -428,7 +428,8 @@ func TestPushedRulesApplyAtOnce(t *testing.T) {
 // garbage is rules that nobody can read.
 type garbage struct{}
 
-func (garbage) Next(map[string][32]byte) (parts [][]byte, head []byte) { return nil, []byte("{") }
+func (garbage) Next(map[string][32]byte) (pieces [][]byte, head []byte) { return nil, []byte("{") }
+func (garbage) Digests() map[string][32]byte                            { return nil }
 
 // Of 5000 broken pushes few are logged, and good rules that come after them take effect.
 func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {

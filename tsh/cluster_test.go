@@ -205,7 +205,8 @@ func (tc *testCluster) get(r authrpc.GetResourcesRequest) (res authrpc.GetResour
 	tc.mu.Lock()
 	defer tc.mu.Unlock()
 	for _, d := range tc.docs {
-		if strings.TrimSuffix(d.Kind, "s")+"s" == string(r.Kind) && (r.Name == "" || r.Name == d.Metadata.Name) {
+		isKind := strings.TrimSuffix(d.Kind, "s")+"s" == string(r.Kind)
+		if isKind && (r.Name == "" || r.Name == d.Metadata.Name) {
 			res.Resources = append(res.Resources, d)
 		}
 	}

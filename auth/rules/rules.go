@@ -353,6 +353,7 @@ func (p *Publisher) Watch(
 		p.mu.Unlock()
 		if feed != nil {
 			pieces, head := feed.Next(carried)
+			carried = feed.Digests()
 			for _, piece := range append(pieces, head) {
 				if err := send(piece); err != nil {
 					return err

@@ -20,6 +20,8 @@ type Feed struct {
 	head  []byte         // the head, as a piece
 	links []encodedPiece // the chain of authorities, oldest first
 	docs  []encodedPiece // the other documents, sorted by kind
+	// digests are those of docs and of the last of links.
+	digests map[string]Digest
 }
 
 // encodedPiece is one document as a piece, and the last deltas that led to it.
@@ -41,7 +43,7 @@ func NewFeed(s Set) (*Feed, error) { return (&Feed{}).Follow(s) }
 
 // Follow encodes the set that follows the one in f.
 func (f *Feed) Follow(s Set) (*Feed, error) {
-	next := &Feed{set: s}
+	next := &Feed{set: s, digests: map[string]Digest{}}
 	var err error
 	if next.head, err = encodeDocument(headKind, s.Head); err != nil {
 		return nil, err
@@ -58,12 +60,16 @@ func (f *Feed) Follow(s Set) (*Feed, error) {
 		next.links = append(next.links,
 			encodedPiece{kind: AuthoritiesKind, digest: link.Digest(), whole: whole})
 	}
+	for _, link := range next.links {
+		next.digests[string(AuthoritiesKind)] = link.digest // of the last one
+	}
 	for _, kind := range slices.Sorted(maps.Keys(s.Docs)) {
 		piece, err := f.follow(kind, s.Docs[kind])
 		if err != nil {
 			return nil, err
 		}
 		next.docs = append(next.docs, piece)
+		next.digests[string(kind)] = piece.digest
 	}
 	return next, nil
 }
@@ -101,23 +107,23 @@ func (f *Feed) follow(kind Kind, doc Signed) (encodedPiece, error) {
 }
 
 // Next returns the pieces that a receiver needs, in the order in which it needs them, and the head, which it
-// needs after them. carried says which version of each kind the receiver was sent last; Next changes it to
-// what the receiver has when it got these pieces.
+// needs after them. carried says which version of each kind the receiver was sent last. Afterwards that is
+// Digests.
 func (f *Feed) Next(carried map[string]Digest) (pieces [][]byte, head []byte) {
-	if len(f.links) > 0 {
-		last := carried[string(AuthoritiesKind)]
-		known := slices.IndexFunc(f.links, func(p encodedPiece) bool { return p.digest == last })
-		for _, link := range f.links[known+1:] { // all of them if known is -1
-			pieces = append(pieces, link.whole)
-		}
-		carried[string(AuthoritiesKind)] = f.links[len(f.links)-1].digest
+	last := carried[string(AuthoritiesKind)]
+	known := slices.IndexFunc(f.links, func(p encodedPiece) bool { return p.digest == last })
+	for _, link := range f.links[known+1:] { // all of them if known is -1
+		pieces = append(pieces, link.whole)
 	}
 	for _, doc := range f.docs {
 		pieces = append(pieces, doc.since(carried[string(doc.kind)])...)
-		carried[string(doc.kind)] = doc.digest
 	}
 	return pieces, f.head
 }
+
+// Digests has the digest of each document by kind; of the authorities that of the newest. It is shared by all
+// receivers and must not be changed.
+func (f *Feed) Digests() map[string]Digest { return f.digests }
 
 // since returns the pieces by which a receiver that has the version with the digest gets the document: none
 // if it has the document, deltas if they are kept, and otherwise the whole document.

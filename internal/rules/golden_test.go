@@ -54,8 +54,7 @@ func writeGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	carried := map[string]rules.Digest{}
-	feed.Next(carried)
+	carried := feed.Digests()
 	if feed, err = feed.Follow(second); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -60,9 +61,10 @@ func (p *publisher) headAlone(set rules.Set) rules.Set {
 	return set
 }
 
-// next is what the feed sends to a receiver that was sent carried.
+// next is what the feed sends to a receiver that was sent carried, which it changes to what that is then.
 func (p *publisher) next(carried map[string]rules.Digest) [][]byte {
 	pieces, head := p.feed.Next(carried)
+	maps.Copy(carried, p.feed.Digests())
 	return append(pieces, head)
 }
 

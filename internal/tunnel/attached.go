@@ -47,7 +47,7 @@ type Attached struct {
 
 	mu         sync.Mutex // guards writes to control, and the fields below; held while a push is written
 	control    *stream
-	carried    map[string][sha256.Size]byte // digests of the pieces of rules pushed last, by name
+	carried    map[string][sha256.Size]byte // the Digests of the last push, less what the node lacks
 	repeatedAt time.Time                    // when the node last made the proxy send pieces again
 }
 
@@ -75,7 +75,6 @@ func Accept(
 	a := &Attached{
 		session:     session,
 		rulesWanted: make(chan struct{}, 1),
-		carried:     map[string][sha256.Size]byte{},
 	}
 	err = a.greet(ctx, node, proxy, now)
 	if ctxEnded := !stop(); ctxEnded && err == nil {

@@ -176,7 +176,9 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 // bytesPush is rules with one part.
 type bytesPush []byte
 
-func (p bytesPush) Next(map[string][32]byte) (parts [][]byte, head []byte) {
+func (p bytesPush) Digests() map[string][32]byte { return nil }
+
+func (p bytesPush) Next(map[string][32]byte) (pieces [][]byte, head []byte) {
 	return [][]byte{p}, []byte("head")
 }
 

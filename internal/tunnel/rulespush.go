@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -26,8 +27,10 @@ const pushTimeout = 30 * time.Second
 type RulesPush interface {
 	// Next returns the pieces that a node needs to get from what it was sent before to this version, in the
 	// order of sending, and the head, which goes last. carried says, by the name of each piece, the digest of
-	// the version that this tunnel carried last. Next changes it to what the tunnel has carried after these.
+	// the version that this tunnel carried last.
 	Next(carried map[string][sha256.Size]byte) (pieces [][]byte, head []byte)
+	// Digests is what a tunnel has carried after that. All tunnels share it, so nobody changes it.
+	Digests() map[string][sha256.Size]byte
 }
 
 // PushedRules has what a proxy has pushed and the node has not taken yet. Nobody has verified it.
@@ -99,6 +102,7 @@ func (a *Attached) writeRules(ctx context.Context, push RulesPush) error {
 			return err
 		}
 	}
+	a.carried = push.Digests()
 	return write(frameHead, head)
 }
 
@@ -118,6 +122,7 @@ func (a *Attached) takeRepeatRequest(body []byte) {
 	defer a.mu.Unlock()
 	if now := time.Now(); now.Sub(a.repeatedAt) >= repeatPause {
 		a.repeatedAt = now
+		a.carried = maps.Clone(a.carried)
 		for _, name := range r.Pieces {
 			delete(a.carried, name)
 		}

@@ -27,9 +27,16 @@ func (p testPush) Next(carried map[string][32]byte) (pieces [][]byte, head []byt
 		if carried[name] != digest {
 			pieces = append(pieces, []byte(piece))
 		}
-		carried[name] = digest
 	}
 	return pieces, []byte(p.head)
+}
+
+func (p testPush) Digests() map[string][32]byte {
+	digests := map[string][32]byte{}
+	for _, piece := range p.pieces {
+		digests[piece[:1]] = sha256.Sum256([]byte(piece))
+	}
+	return digests
 }
 
 // newRulesTunnel makes a tunnel in a bubble.

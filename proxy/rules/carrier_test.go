@@ -87,6 +87,7 @@ func (n *node) next(pushes <-chan tunnel.RulesPush) *signed.Trust {
 	select {
 	case push := <-pushes:
 		pieces, head := push.Next(n.carried)
+		n.carried = push.Digests()
 		for _, piece := range append(pieces, head) {
 			n.bytes += len(piece)
 		}

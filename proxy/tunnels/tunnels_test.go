@@ -237,7 +237,8 @@ func TestANodeHasAtMostFourTunnels(t *testing.T) {
 // push is rules of a head alone.
 type push string
 
-func (p push) Next(map[string][32]byte) (parts [][]byte, head []byte) { return nil, []byte(p) }
+func (p push) Next(map[string][32]byte) (pieces [][]byte, head []byte) { return nil, []byte(p) }
+func (p push) Digests() map[string][32]byte                            { return nil }
 
 func TestRulesGoToEveryTunnel(t *testing.T) {
 	t.Parallel()
