@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/access"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -27,8 +26,7 @@ func (a *app) completionCmd() *cobra.Command {
 		Short: "Print a script that completes tsh commands and node names",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 || !slices.Contains(shells, args[0]) {
-				msg := "tsh completion needs the name of one shell: bash, zsh or fish"
-				return fault.New(fault.Invalid, "", msg, "for example: tsh completion bash")
+				return completionShellMissing.New("")
 			}
 			return nil
 		},

@@ -45,8 +45,7 @@ func (a *app) runConfig(ctx context.Context) error {
 	}
 	tshPath, err := os.Executable()
 	if err != nil {
-		msg := "cannot find the path of the tsh program"
-		return fault.Wrap(err, fault.Internal, "", msg, "run tsh by its absolute path")
+		return programPathUnknown.Wrap(err, "")
 	}
 	names, err := a.bareNames(ctx, prof)
 	if err != nil {
@@ -62,8 +61,7 @@ func (a *app) runConfig(ctx context.Context) error {
 
 // noLoginsFault is the error of a user whose roles allow no login on any node.
 func noLoginsFault(prof *profile.Profile) error {
-	msg := "no role of " + prof.User + " lets you log in to any node"
-	return fault.New(fault.Denied, "", msg, "ask an administrator for a role, then run: tsh login")
+	return loginsNoneForNodes.New("", fault.Args{"user": prof.User})
 }
 
 // sshConfig is the format of the configuration; writeSSHConfig lists its arguments. It has two blocks. The

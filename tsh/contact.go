@@ -103,7 +103,7 @@ func (a *app) choosePin(
 	if opts.pin != "" {
 		pin, err := identity.ParsePin(opts.pin)
 		if err != nil {
-			return cluster{}, fault.Wrap(err, fault.Invalid, "", err.Error(), "copy the whole pin: sha256:…")
+			return cluster{}, pinMalformed.Wrap(err, "", fault.Args{"why": err.Error()})
 		}
 		return cluster{pin: pin, name: identity.AnyCluster}, nil
 	}
@@ -116,9 +116,7 @@ func (a *app) choosePin(
 	if hasProfile {
 		pin, err := identity.ParsePin(info.Pin)
 		if err != nil {
-			msg := "the profile is damaged: " + err.Error()
-			hint := "give the pin: tsh login --pin sha256:…"
-			return cluster{}, fault.Wrap(err, fault.Invalid, "", msg, hint)
+			return cluster{}, profilePinDamaged.Wrap(err, "", fault.Args{"why": err.Error()})
 		}
 		if opts.caFile == "" { // the pin is enough: no web certificate is consulted
 			return cluster{pin: pin, name: info.Cluster}, nil
@@ -156,16 +154,11 @@ func containsRoot(file string, pin identity.Pin) bool {
 
 // rootChangedFault is the error of a proxy whose ping document names another root than the kept pin.
 func rootChangedFault(addr string, kept, got identity.Pin) error {
-	msg := fmt.Sprintf(
-		"THE CLUSTER AT %s IS NOT THE ONE YOU LOGGED IN TO BEFORE.\n  kept:  %s\n  shown: %s\n"+
-			"Either the cluster was rebuilt, or somebody intercepts the connection.",
-		addr,
-		kept,
-		got,
-	)
-	hint := "ask an administrator for the pin; if it is the shown one: " +
-		"tsh login --proxy " + addr + " --pin " + got.String()
-	return fault.New(fault.Denied, "", msg, hint)
+	return clusterChanged.New("", fault.Args{
+		"proxy": addr,
+		"kept":  kept,
+		"shown": got,
+	})
 }
 
 // ping fetches the ping document over HTTPS. The proxy's web certificate must be signed by an authority in
@@ -209,8 +202,7 @@ func readPing(addr string, resp *http.Response) (dial.Ping, error) {
 	}
 	if resp.StatusCode != http.StatusOK || err != nil || ping.Pin == (identity.Pin{}) {
 		err = errors.Join(errors.New(resp.Status), err)
-		msg := "the server at " + addr + " is not a Threshold proxy"
-		return dial.Ping{}, fault.Wrap(err, fault.Invalid, "", msg, "check the address")
+		return dial.Ping{}, proxyNotThreshold.Wrap(err, "", fault.Args{"proxy": addr})
 	}
 	return ping, nil
 }
@@ -224,13 +216,11 @@ func rootsFrom(caFile string) (*x509.CertPool, error) {
 	}
 	b, err := os.ReadFile(caFile)
 	if err != nil {
-		msg := "--ca-file cannot be read: " + err.Error()
-		return nil, fault.Wrap(err, fault.Invalid, "", msg, "check the path")
+		return nil, caFileUnreadable.Wrap(err, "", fault.Args{"why": err.Error()})
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(b) {
-		msg := "--ca-file " + caFile + " contains no certificate in PEM format"
-		return nil, fault.New(fault.Invalid, "", msg, "give the file that the administrator named")
+		return nil, caFileEmpty.New("", fault.Args{"file": caFile})
 	}
 	return roots, nil
 }
@@ -250,21 +240,14 @@ func (a *app) pingFault(ctx context.Context, addr string, err error) error {
 	case errors.As(err, &f):
 		return f
 	case errors.As(err, &unknownAuthority):
-		return fault.Wrap(err, fault.Denied, "",
-			"the web certificate of "+addr+" is signed by an authority that this machine does not know",
-			"ask an administrator for the cluster's pin and add --pin sha256:…, "+
-				"or for the file of the authority and add --ca-file FILE")
+		return webCertificateUntrusted.Wrap(err, "", fault.Args{"proxy": addr})
 	case errors.As(err, &wrongName):
-		return fault.Wrap(err, fault.Denied, "",
-			"the web certificate of "+addr+" is for another name",
-			"use the name that the administrator gave")
+		return webCertificateWrongName.Wrap(err, "", fault.Args{"proxy": addr})
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		msg := fmt.Sprintf(
-			"the web certificate of %s is not valid now (this machine's clock says %s)",
-			addr,
-			a.Now().UTC().Format(time.RFC3339),
-		)
-		return fault.Wrap(err, fault.Expired, "", msg, hintClock)
+		return webCertificateExpired.Wrap(err, "", fault.Args{
+			"proxy": addr,
+			"now":   a.Now().UTC().Format(time.RFC3339),
+		})
 	}
 	return unreachableFault(addr, err)
 }
@@ -274,6 +257,5 @@ const hintClock = "check this machine's clock; if it is right, tell an administr
 
 // unreachableFault describes a proxy to which no connection could be opened.
 func unreachableFault(addr string, err error) error {
-	msg := "the proxy " + addr + " cannot be reached: " + fault.DescribeNetwork(err)
-	return fault.Wrap(err, fault.Unavailable, "", msg, "check the address and the network, then try again")
+	return proxyUnreachable.Wrap(err, "", fault.Args{"proxy": addr, "why": fault.DescribeNetwork(err)})
 }

@@ -25,8 +25,7 @@ func parseDestination(typed, loginFlag string) (destination, error) {
 	}
 	if login != "" || hasLogin { // the login in "@web-1" is empty, which CheckLogin refuses
 		if err := identity.CheckLogin(identity.Login(login)); err != nil {
-			hint := "write LOGIN@NODE, for example ubuntu@web-1"
-			return destination{}, fault.Wrap(err, fault.Invalid, "", err.Error(), hint)
+			return destination{}, destinationLoginInvalid.Wrap(err, "", fault.Args{"why": err.Error()})
 		}
 	}
 	name, err := nodeName(node)
@@ -49,7 +48,8 @@ func (a *app) chooseLogin(prof *profile.Profile, named identity.Login) (identity
 			return login, nil
 		}
 	}
-	msg := "you have several logins, so name one of them: " + join(prof.Logins)
-	hint := "write LOGIN@NODE, for example " + string(prof.Logins[0]) + "@NODE"
-	return "", fault.New(fault.Invalid, "", msg, hint)
+	return "", loginAmbiguous.New("", fault.Args{
+		"logins":  join(prof.Logins),
+		"example": string(prof.Logins[0]),
+	})
 }

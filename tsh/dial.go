@@ -80,16 +80,11 @@ func tlsFault(addr string, err error) error {
 	case errors.As(err, &f):
 		return f
 	case errors.As(err, &pin):
-		return fault.Wrap(err, fault.Denied, "",
-			addr+" is not the cluster with "+pin.Want.String()+
-				": the cluster was rebuilt, or somebody intercepts the connection",
-			"ask an administrator for the cluster's pin, then run: tsh login --proxy "+addr+" --pin sha256:…")
+		return proxyPinWrong.Wrap(err, "", fault.Args{"proxy": addr, "pin": pin.Want.String()})
 	case errors.As(err, &expired):
-		return fault.Wrap(err, fault.Expired, "", "the server's "+expired.Error(), hintClock)
+		return proxyCertificateExpired.Wrap(err, "", fault.Args{"why": expired.Error()})
 	case isRemoteAlert(err), errors.As(err, &alert): // crypto/tls reports an alert in either form
-		return fault.Wrap(err, fault.Unauthenticated, "",
-			"the proxy does not accept the certificate of this login",
-			"run: tsh login; if that fails too, check the address")
+		return loginCertificateRefused.Wrap(err, "")
 	}
 	return unreachableFault(addr, err)
 }

@@ -2,7 +2,6 @@ package tsh
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -69,14 +68,16 @@ func explainFlagError(cmd *cobra.Command, err error) error {
 		// The unknown flag may be a long one with the name of a known short one, as in --v: no hint is for
 		// it. ShorthandLookup panics for a name of several letters, but only names of one letter have a hint.
 		if hasHint && cmd.Flags().ShorthandLookup(name) == nil {
-			msg := fmt.Sprintf("%s has no flag -%s", cmd.CommandPath(), name)
-			return fault.Wrap(err, fault.Invalid, "", msg, hint)
+			return flagUnknown.Wrap(err, "", fault.Args{
+				"command": cmd.CommandPath(),
+				"flag":    name,
+				"hint":    hint,
+			})
 		}
 	}
 	var value interface{ GetValue() string }
 	if errors.As(err, &value) && strings.Contains(err.Error(), `"--ttl"`) {
-		msg := fmt.Sprintf("%q is not a duration", value.GetValue())
-		return fault.Wrap(err, fault.Invalid, "", msg, "write a number and a unit, as 90s or 15m")
+		return flagDurationInvalid.Wrap(err, "", fault.Args{"value": value.GetValue()})
 	}
 	return usageError(cmd, err)
 }

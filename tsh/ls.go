@@ -57,13 +57,10 @@ func parseLabels(args []string) (map[string]string, error) {
 	for _, arg := range args {
 		key, value, ok := strings.Cut(arg, "=")
 		if !ok || identity.CheckWord("label", key) != nil || value == "" {
-			msg := fmt.Sprintf("%q is not LABEL=VALUE", arg)
-			hint := "give each label a value, as env=prod or name='web-*'"
-			return nil, fault.New(fault.Invalid, "", msg, hint)
+			return nil, filterMalformed.New("", fault.Args{"filter": arg})
 		}
 		if _, twice := labels[key]; twice {
-			msg := fmt.Sprintf("label %s is given twice", key)
-			return nil, fault.New(fault.Invalid, "", msg, "give each label once; VALUE can contain wildcards")
+			return nil, filterRepeated.New("", fault.Args{"label": key})
 		}
 		labels[key] = value
 	}

@@ -169,8 +169,11 @@ func noArgs(hint string) cobra.PositionalArgs {
 		if len(args) == 0 {
 			return nil
 		}
-		msg := fmt.Sprintf("%s takes no arguments, but got %q", cmd.CommandPath(), args[0])
-		return fault.New(fault.Invalid, "", msg, fmt.Sprintf(hint, terminal.Clean(args[0])))
+		return argumentsNotExpected.New("", fault.Args{
+			"command":  cmd.CommandPath(),
+			"argument": args[0],
+			"hint":     fmt.Sprintf(hint, terminal.Clean(args[0])),
+		})
 	}
 }
 

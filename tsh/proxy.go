@@ -72,13 +72,14 @@ func (a *app) pipe(ctx context.Context, name string) error {
 		}
 		// tsh cannot connect to wholeName instead: OpenSSH compares the name that the user typed with the
 		// host certificate, which has the whole name.
-		msg := "there is no node " + name
-		hint := "its whole name is " + wholeName + "; use " + wholeName + "." + prof.Cluster
-		return fault.New(fault.NotFound, "", msg, hint)
+		return nodeNameNotWhole.New("", fault.Args{
+			"node":       name,
+			"whole_name": wholeName,
+			"cluster":    prof.Cluster,
+		})
 	case err != nil && !errors.Is(err, io.EOF):
 		reason := terminal.Clean(fault.DescribeNetwork(err))
-		msg := "the connection to node " + name + " was interrupted: " + reason
-		return fault.Wrap(err, fault.Unavailable, "", msg, "connect again")
+		return nodeConnectionInterrupted.Wrap(err, "", fault.Args{"node": name, "why": reason})
 	}
 	return nil
 }

@@ -22,8 +22,7 @@ var machineID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 func nodeName(typed string) (string, error) {
 	name := strings.TrimSuffix(strings.ToLower(typed), ".")
 	if err := identity.CheckMachineName(name); err != nil {
-		msg := fmt.Sprintf("%q is not a node name", typed)
-		return "", fault.Wrap(err, fault.Invalid, "", msg, "see: tsh ls")
+		return "", nodeNameInvalid.Wrap(err, "", fault.Args{"node": typed})
 	}
 	return name, nil
 }
@@ -94,13 +93,11 @@ func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (au
 	}
 	switch {
 	case len(nodes) == 0:
-		msg := fmt.Sprintf("there is no node %s that you may reach", name)
-		return authrpc.NodeInfo{}, fault.New(fault.NotFound, "", msg, "see: tsh ls")
+		return authrpc.NodeInfo{}, nodeUnknown.New("", fault.Args{"node": name})
 	case len(nodes) > 1:
 		return authrpc.NodeInfo{}, ambiguousFault(nodes, name)
 	case identity.CheckMachineName(nodes[0].Name) != nil:
-		msg := "the auth service sent a node name that is not valid"
-		return authrpc.NodeInfo{}, fault.New(fault.Invalid, "", msg, "show this message to an administrator")
+		return authrpc.NodeInfo{}, authNodeNameInvalid.New("")
 	case !nodes[0].Online:
 		return authrpc.NodeInfo{}, offlineFault(nodes[0], now)
 	}
@@ -117,8 +114,11 @@ func ambiguousFault(nodes []authrpc.NodeInfo, name string) error {
 		}
 		names = append(names, terminal.Clean(node.Name))
 	}
-	msg := fmt.Sprintf("node name %s is ambiguous: %s", name, strings.Join(names, ", "))
-	return fault.New(fault.Conflict, "", msg, "use the whole name, for example "+names[0])
+	return nodeNameAmbiguous.New("", fault.Args{
+		"node":    name,
+		"names":   strings.Join(names, ", "),
+		"example": names[0],
+	})
 }
 
 // errOffline is the cause in offlineFault. By it resolveAfterRefusal knows that the auth service answered.
@@ -130,9 +130,7 @@ func offlineFault(node authrpc.NodeInfo, now time.Time) error {
 	if !node.LastSeen.IsZero() {
 		seen = "last seen " + ago(now.Sub(node.LastSeen)) + " ago"
 	}
-	msg := fmt.Sprintf("node %s is offline, %s", node.Name, seen)
-	hint := "check that the machine and its threshold-node service run, then try again"
-	return fault.Wrap(errOffline, fault.Unavailable, "", msg, hint)
+	return nodeOffline.Wrap(errOffline, "", fault.Args{"node": node.Name, "seen": seen})
 }
 
 // ago is a duration in its largest unit: 5s, 3m, 2h, 4d.

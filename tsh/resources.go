@@ -54,13 +54,11 @@ func parseResource(args []string) (kind access.Resource, name string, err error)
 	word, name, hasSlash := strings.Cut(args[0], "/")
 	switch {
 	case len(args) == 2 && hasSlash:
-		msg := fmt.Sprintf("%q and %q are both names", args[0], args[1])
-		return "", "", fault.New(fault.Invalid, "", msg, "write KIND NAME or KIND/NAME")
+		return "", "", resourceNamesTwo.New("", fault.Args{"first": args[0], "second": args[1]})
 	case len(args) == 2:
 		name = args[1]
 	case hasSlash && name == "":
-		msg := fmt.Sprintf("the name is missing in %q", args[0])
-		return "", "", fault.New(fault.Invalid, "", msg, "write KIND/NAME")
+		return "", "", resourceNameMissing.New("", fault.Args{"argument": args[0]})
 	}
 	kind, err = resourceKind(word)
 	return kind, name, err
@@ -73,8 +71,7 @@ func resourceKind(word string) (access.Resource, error) {
 			return r, nil
 		}
 	}
-	msg := fmt.Sprintf("%q is not a kind of resource", word)
-	return "", fault.New(fault.Invalid, "", msg, "known kinds: "+join(access.Resources))
+	return "", resourceKindUnknown.New("", fault.Args{"kind": word, "kinds": join(access.Resources)})
 }
 
 // singular is the kind as documents have it: role for roles.
@@ -124,8 +121,11 @@ func (a *app) showResources(
 	list []authrpc.Resource,
 ) error {
 	if name != "" && len(list) == 0 {
-		msg := fmt.Sprintf("there is no %s %s", singular(kind), name)
-		return fault.New(fault.NotFound, "", msg, "see: tsh get "+string(kind))
+		return resourceUnknown.New("", fault.Args{
+			"kind":     singular(kind),
+			"name":     name,
+			"resource": string(kind),
+		})
 	}
 	switch {
 	case format == output.JSON && name != "":
@@ -168,8 +168,7 @@ func (a *app) applyCmd() *cobra.Command {
 		Args: noArgs("name the file with a flag: tsh apply -f %s"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
-				hint := "run: tsh apply -f FILE, or -f - for standard input"
-				return fault.New(fault.Invalid, "", "no file is given", hint)
+				return applyFileMissing.New("")
 			}
 			list, err := a.readResources(file)
 			if err != nil {
@@ -191,14 +190,14 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 	} else {
 		opened, err := os.Open(file)
 		if err != nil {
-			return nil, fault.Wrap(err, fault.Invalid, "", err.Error(), "check the path")
+			return nil, applyFileNotFound.Wrap(err, "", fault.Args{"why": err.Error()})
 		}
 		defer opened.Close()
 		in = opened
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxApplyBytes+1)) // one more: decoding refuses a larger file
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "", name+" cannot be read: "+err.Error(), "check the path")
+		return nil, applyFileUnreadable.Wrap(err, "", fault.Args{"file": name, "why": err.Error()})
 	}
 	return decodeResources(name, b)
 }
@@ -324,8 +323,7 @@ func (a *app) runRemove(ctx context.Context, args []string) error {
 		return err
 	}
 	if name == "" {
-		msg := "rm needs the name of one " + singular(kind)
-		return fault.New(fault.Invalid, "", msg, "see: tsh get "+string(kind))
+		return rmNameMissing.New("", fault.Args{"kind": singular(kind), "resource": string(kind)})
 	}
 	prof, err := a.currentLogin()
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -63,7 +62,7 @@ type location struct {
 func parseLocation(typed string) (location, error) {
 	if typed == "" {
 		hint := "write the name of a file, or . for the current folder"
-		return location{}, fault.New(fault.Invalid, "", "a path is empty", hint)
+		return location{}, copyPathEmpty.New("", fault.Args{"hint": hint})
 	}
 	node, path, hasColon := strings.Cut(typed, ":")
 	if !hasColon || strings.Contains(node, "/") {
@@ -73,7 +72,10 @@ func parseLocation(typed string) (location, error) {
 	if err != nil {
 		hint := "write [LOGIN@]NODE:PATH; for a file on this machine with a colon in its name, write ./"
 		hint += typed
-		return location{}, fault.Wrap(err, fault.Invalid, "", fault.Message(err), hint)
+		return location{}, copyAddressInvalid.Wrap(err, "", fault.Args{
+			"why":  fault.Message(err),
+			"hint": hint,
+		})
 	}
 	return location{node: &dest, path: remotePath(path)}, nil
 }
@@ -104,13 +106,9 @@ func parseLocations(args []string) (sources []location, dest location, err error
 		case err != nil:
 			return nil, location{}, err
 		case source.node != nil && dest.node != nil:
-			msg := "tsh cannot copy from one node to another: nodes do not reach each other through tsh"
-			hint := "copy to this machine first, then from here"
-			return nil, location{}, fault.New(fault.Invalid, "", msg, hint)
+			return nil, location{}, copyBetweenNodes.New("")
 		case source.node == nil && dest.node == nil:
-			msg := "neither the source nor the destination is on a node"
-			hint := "write [LOGIN@]NODE:PATH for the one that is on a node, or use cp"
-			return nil, location{}, fault.New(fault.Invalid, "", msg, hint)
+			return nil, location{}, copyWithoutNode.New("")
 		}
 		sources = append(sources, source)
 	}
@@ -242,8 +240,7 @@ func (c inputCloser) Close() error { return c.CloseWrite() }
 // openSFTP starts the node's SFTP service in a new session of client. Closing the result closes the session.
 // If the node refuses the service, openSFTP returns a Denied fault with the node's reason. Refusals come in
 // two ways: as the answer to the request, or, from a node that reads early requests, as the end of the
-// session before the first SFTP message. Either way the node writes the reason to the session's standard
-// error.
+// session before the first SFTP message. Either way the node sends the reason on the session.
 func openSFTP(client *sshclient.Client) (*sftp.Client, error) {
 	session, err := client.OpenSession(nil /* no requests before it */, sshclient.SubsystemRequest("sftp"))
 	var refused *sshclient.ProgramRefusedError
@@ -266,20 +263,13 @@ func openSFTP(client *sshclient.Client) (*sftp.Client, error) {
 	return files, nil
 }
 
-// sftpRefusedFault is the error of a node that does not serve SFTP. It closes the session and takes the
-// reason from its standard error.
+// sftpRefusedFault is the error of a node that does not serve SFTP, with its reason. It closes the session.
 func sftpRefusedFault(err error, session *sshclient.Session) error {
-	_ = session.Close()
-	// The text ends when the node closes the channel too.
-	text, _ := io.ReadAll(io.LimitReader(session.Stderr(), sshclient.MaxMessage))
-	msg, hint := "the node refused the file transfer", "ask an administrator for a role with the action sftp"
-	if reason, nodeHint := sshclient.ParseRefusal(string(text)); reason != "" {
-		msg += ": " + reason
-		if nodeHint != "" {
-			hint = nodeHint
-		}
-	}
-	return fault.Wrap(err, fault.Denied, "", msg, hint)
+	refusal := session.Refusal(err)
+	return transferRefused.Wrap(refusal.Err, "", fault.Args{
+		"why":  refusal.Why,
+		"hint": refusal.HintOr("ask an administrator for a role with the action sftp"),
+	})
 }
 
 // isLocalDir reports whether path is a folder on this machine. It returns an Invalid fault if path is no
@@ -290,8 +280,7 @@ func isLocalDir(path string, mustBeDir bool) (bool, error) {
 		return true, nil
 	}
 	if mustBeDir || strings.HasSuffix(path, "/") {
-		msg := fmt.Sprintf("%s is not a folder on this machine", path)
-		return false, fault.New(fault.Invalid, "", msg, "create it first: mkdir -p "+path)
+		return false, copyTargetNotFolder.New("", fault.Args{"path": path})
 	}
 	return false, nil
 }

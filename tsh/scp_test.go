@@ -188,7 +188,7 @@ func TestSCPRefuses(t *testing.T) {
 		1,
 		[]string{"scp", filepath.Join(local, "a"), "no-files:"},
 		"refused the file transfer: no role of alice allows sftp",
-		"tsh: hint: ask for one that does",
+		"tsh: hint: the node says: ask for one that does",
 	)
 }
 

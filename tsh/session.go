@@ -70,8 +70,7 @@ func (s *session) run(ctx context.Context, command string) error {
 	var refused *sshclient.ProgramRefusedError
 	if errors.As(err, &refused) {
 		refused.Session.CopyReason(a.Stderr)
-		msg := "the node refused to run the command"
-		return fault.Wrap(err, fault.Denied, "", msg, sshclient.HintAskForRole)
+		return commandRefused.Wrap(err, "")
 	}
 	if err != nil {
 		return err
@@ -110,8 +109,7 @@ func (s *session) serve(ctx context.Context) error {
 	// Reading a terminal cannot be interrupted, so nobody waits for this goroutine: it ends with its input or
 	// with the process.
 	go s.copyInput(func() {
-		msg := "the connection was ended by " + s.opts.escape + "."
-		disconnect(fault.New(fault.Unavailable, "", msg, "connect again when you like"))
+		disconnect(connectionEscaped.New("", fault.Args{"escape": s.opts.escape + "."}))
 	})
 	exit, err := s.remote.CopyOutput(s.app.Stdout, s.app.Stderr)
 	select {
@@ -167,7 +165,12 @@ func (s *session) forwardStdio(ctx context.Context) error {
 	}
 	ch, reqs, err := forward.OpenTo(s.client, target, nil /* tsh itself is the client */)
 	if err != nil {
-		return sshclient.ChannelRefusedFault(err, "the node refused a connection to "+s.opts.stdio)
+		refusal := sshclient.ChannelRefusal(err)
+		return stdioForwardRefused.Wrap(refusal.Err, "", fault.Args{
+			"target": s.opts.stdio,
+			"why":    refusal.Why,
+			"hint":   refusal.HintOr(sshclient.HintAskForRole),
+		})
 	}
 	go ssh.DiscardRequests(reqs)
 	go func() { // nobody waits, as in serve: reading standard input cannot be interrupted
@@ -178,7 +181,7 @@ func (s *session) forwardStdio(ctx context.Context) error {
 	go func() { _, err := io.Copy(s.app.Stdout, ch); done <- err }()
 	select {
 	case err := <-done:
-		return fault.Wrap(err, fault.Unavailable, "", "the connection was interrupted", "connect again")
+		return connectionInterrupted.Wrap(err, "")
 	case sig := <-s.signals:
 		return signalExit(sig)
 	}

@@ -102,16 +102,14 @@ func (a *app) runSSH(ctx context.Context, opts sshOptions, node string, command 
 	}
 	opts.agent = opts.agent && !opts.noAgent
 	if opts.tty && opts.noTTY {
-		return fault.New(fault.Invalid, "", "-t and -T contradict each other", "give one of them, or none")
+		return flagsTerminalConflict.New("")
 	}
 	dest, err := parseDestination(node, opts.login)
 	if err != nil {
 		return err
 	}
 	if len(command) > 0 && strings.HasPrefix(command[0], "-") && command[0] != "--" {
-		msg := command[0] + " is after the node, where the command begins"
-		hint := "write flags before the node: tsh ssh [FLAGS] NODE [COMMAND…]"
-		return fault.New(fault.Invalid, "", msg, hint)
+		return flagAfterNode.New("", fault.Args{"flag": command[0]})
 	}
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
@@ -127,7 +125,7 @@ func (a *app) runSSH(ctx context.Context, opts sshOptions, node string, command 
 // must have been called. command has the words after the node; none means a shell.
 func (o sshOptions) check(command []string) error {
 	contradict := func(one, other string) error {
-		return fault.New(fault.Invalid, "", one+" and "+other+" contradict each other", "give one of them")
+		return flagsConflict.New("", fault.Args{"first": one, "second": other})
 	}
 	switch {
 	case o.noCommand && len(command) > 0:
@@ -137,11 +135,9 @@ func (o sshOptions) check(command []string) error {
 	case o.stdio != "" && o.noCommand:
 		return contradict("-W", "-N")
 	case o.subsystem && len(command) != 1:
-		msg := "-s needs the name of one subsystem"
-		return fault.New(fault.Invalid, "", msg, "for example: tsh ssh -s NODE sftp")
+		return subsystemMissing.New("")
 	case o.escape != "none" && len(o.escape) != 1:
-		msg := fmt.Sprintf("-e %s is not one character", o.escape)
-		return fault.New(fault.Invalid, "", msg, "give one character, or none")
+		return escapeInvalid.New("", fault.Args{"value": o.escape})
 	}
 	return nil
 }

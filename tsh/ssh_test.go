@@ -136,8 +136,8 @@ func TestSSHLogins(t *testing.T) {
 func TestSSHReportsTheReasonOfTheNode(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
-	tc.addNode("web-1").refuse = "threshold: error: role ops, deny 1 denies shell as alice\x1b[2J\r\n" +
-		"threshold: hint: ask for another role\r\n"
+	tc.addNode("web-1").refuse = object("access-denied",
+		"role ops, deny 1 denies shell as alice\x1b[2J", "ask for another role")
 	c := tc.loggedIn()
 	c.refused(
 		255,

@@ -1,7 +1,6 @@
 package tsh
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/threshold-access/threshold/internal/fault"
@@ -35,8 +34,7 @@ func (o *sshOptions) applyOptions(options []string) error {
 		}
 		name, value = strings.TrimSpace(name), strings.Trim(strings.TrimSpace(value), `"`)
 		if name == "" || value == "" {
-			msg := fmt.Sprintf("-o %q is not an option", typed)
-			return fault.New(fault.Invalid, "", msg, "write OPTION=VALUE, for example -o RequestTTY=yes")
+			return sshOptionMalformed.New("", fault.Args{"option": typed})
 		}
 		if err := o.applyOption(strings.ToLower(name), value); err != nil {
 			return err
@@ -80,13 +78,11 @@ func (o *sshOptions) applyOption(name, value string) error {
 		o.dynamic = append(o.dynamic, value)
 	case "remotecommand":
 		if !strings.EqualFold(value, "none") {
-			msg := "tsh does not support the option remotecommand"
-			return fault.New(fault.Invalid, "", msg, "write the command after the node")
+			return sshOptionRemotecommand.New("")
 		}
 	default:
 		if !ignoredOptions[name] {
-			msg := "tsh does not support the option " + terminal.Clean(name)
-			return fault.New(fault.Invalid, "", msg, "leave it out, or use ssh itself, see: tsh config")
+			return sshOptionUnsupported.New("", fault.Args{"option": terminal.Clean(name)})
 		}
 	}
 	return nil

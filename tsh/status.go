@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/output"
 	"github.com/threshold-access/threshold/tsh/profile"
@@ -225,7 +224,7 @@ func (a *app) runLogout(all bool) error {
 		fmt.Fprintf(a.Stdout, "Logged out %s at %s.\n", terminal.Clean(info.User), info.Proxy)
 	}
 	if len(proxies) == 0 {
-		return fault.New(fault.NotFound, "", "not logged in anywhere", "run: tsh login --proxy HOST")
+		return loginNoneAnywhere.New("")
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -134,9 +135,10 @@ func (n *testNode) serveSession(user string, ch ssh.Channel, reqs <-chan *ssh.Re
 			_ = r.Reply(true, nil)
 		case "subsystem":
 			if n.root == "" {
-				const text = "threshold: error: no role of alice allows sftp as alice on this node\n" +
-					"threshold: hint: ask for one that does\n"
-				_, _ = io.WriteString(ch.Stderr(), text)
+				_, _ = io.WriteString(ch.Stderr(), "text for people\n")
+				payload := []byte(object("access-denied",
+					"no role of alice allows sftp as alice on this node", "ask for one that does"))
+				_, _ = ch.SendRequest(dial.ProgramFault, false, payload)
 			}
 			_ = r.Reply(s.Text == "sftp" && n.root != "", nil)
 			if n.root != "" {
@@ -199,4 +201,10 @@ func (n *testNode) run(cmd string, env map[string]string, ch ssh.Channel) {
 		_, _ = io.WriteString(ch.Stderr(), "oops\n")
 	}
 	_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{n.status}))
+}
+
+// object returns a node's fault as tsh reads it.
+func object(code, msg, remedy string) string {
+	f := &fault.Error{Code: code, Kind: fault.Denied, Msg: msg, Remedy: remedy}
+	return string(fault.MarshalObject(f, dial.MaxFaultBytes))
 }

@@ -101,12 +101,14 @@ func (a *app) createToken(
 // or proxy, a lifetime out of range and labels that are not valid.
 func newToken(kind string, ttl time.Duration, labels []string) (authrpc.Resource, error) {
 	if kind != string(identity.Node) && kind != string(identity.Proxy) {
-		msg := fmt.Sprintf("--kind=%s is not a kind of machine that joins with a token", kind)
-		return authrpc.Resource{}, fault.New(fault.Invalid, "", msg, "use node or proxy")
+		return authrpc.Resource{}, tokenKindUnknown.New("", fault.Args{"kind": kind})
 	}
 	if ttl < minTokenTTL || ttl > maxTokenTTL {
-		msg := fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL)
-		return authrpc.Resource{}, fault.New(fault.Invalid, "", msg, "choose a duration in this range")
+		return authrpc.Resource{}, tokenTTLOutOfRange.New("", fault.Args{
+			"ttl":   ttl,
+			"least": minTokenTTL,
+			"most":  maxTokenTTL,
+		})
 	}
 	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
 	if len(labels) > 0 { // without labels the machine keeps those that it requests
@@ -115,8 +117,7 @@ func newToken(kind string, ttl time.Duration, labels []string) (authrpc.Resource
 			err = identity.Labels(parsed).Check()
 		}
 		if err != nil {
-			hint := "write --label KEY=VALUE, as --label env=prod"
-			return authrpc.Resource{}, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), hint)
+			return authrpc.Resource{}, tokenLabelInvalid.Wrap(err, "", fault.Args{"why": err.Error()})
 		}
 		spec.Labels = parsed
 	}

@@ -39,9 +39,7 @@ func verify(
 	}
 	prof, err := verifyLogin(resp, target, keys, now)
 	if err != nil {
-		msg := "the answer of the auth service is not valid: " + err.Error()
-		hint := "log in again; if that does not help, show this message to an administrator"
-		return nil, fault.Wrap(err, fault.Invalid, "", msg, hint)
+		return nil, loginAnswerInvalid.Wrap(err, "", fault.Args{"why": err.Error()})
 	}
 	return prof, nil
 }
@@ -57,14 +55,12 @@ func checkClock(clusterTime, now time.Time) error {
 	if gap < 0 {
 		side = "behind"
 	}
-	msg := fmt.Sprintf(
-		"this machine's clock is %s %s the cluster's (here %s, there %s)",
-		gap.Abs().Round(time.Second),
-		side,
-		now.UTC().Format(time.RFC3339),
-		clusterTime.UTC().Format(time.RFC3339),
-	)
-	return fault.New(fault.Invalid, "", msg, "set this machine's clock, then log in again")
+	return clockWrong.New("", fault.Args{
+		"gap":   gap.Abs().Round(time.Second),
+		"side":  side,
+		"here":  now.UTC().Format(time.RFC3339),
+		"there": clusterTime.UTC().Format(time.RFC3339),
+	})
 }
 
 // verifyLogin verifies resp in the order of trust: the pin of target verifies the authorities, and the

@@ -10,18 +10,26 @@ import (
 // its own.
 const MaxEarlyRequestBytes = 64 << 10
 
-// ClientVersion begins the version string of tsh. When a node refuses a global request, it puts the reason
-// into its reply only for such a client: RFC 4254 section 4 has no field for it, so others may not expect
-// one.
+// ClientVersion begins the version string of tsh, which reads faults: see ReadsFaults.
 const ClientVersion = "SSH-2.0-tsh"
 
+// MaxFaultBytes bounds a fault inside SSH.
+const MaxFaultBytes = 4 << 10
+
 // EndNotice is the name of a global request that wants no reply. By it a node tells tsh why the connection
-// ends, if tsh has no session open. Its payload is the text that a session would get on standard error.
+// ends, if tsh has no session open. Its payload is a fault, as fault.MarshalObject writes it.
 const EndNotice = "end-notice@threshold"
 
-// ReadsRefusalReasons reports whether an SSH client with this version string expects the reason in the reply
-// to a refused global request, and understands EndNotice.
-func ReadsRefusalReasons(clientVersion []byte) bool {
+// ProgramFault is the name of a channel request that wants no reply. By it a node tells tsh why it refused or
+// ended the program of a session. Its payload is a fault. The text for people is on standard error too.
+const ProgramFault = "fault@threshold"
+
+// ReadsFaults reports whether an SSH client with this version string reads faults, as fault.MarshalObject
+// writes them. A node sends them to such a client: in the banner by which it refuses a login, as the
+// description of a refused channel, in the reply to a refused global request, and by EndNotice and
+// ProgramFault. Other clients get text for people in a banner and a description, and nothing in the other
+// places: RFC 4254 section 4 has no field for it in a reply.
+func ReadsFaults(clientVersion []byte) bool {
 	return strings.HasPrefix(string(clientVersion), ClientVersion)
 }
 

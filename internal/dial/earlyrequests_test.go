@@ -74,11 +74,11 @@ func TestReadsEarlyRequests(t *testing.T) {
 	}
 }
 
-func TestReadsRefusalReasons(t *testing.T) {
+func TestReadsFaults(t *testing.T) {
 	t.Parallel()
 	for version, want := range map[string]bool{dial.ClientVersion: true, dial.ClientVersion + "_2": true,
 		"SSH-2.0-OpenSSH_9.2": false, "": false} {
-		if got := dial.ReadsRefusalReasons([]byte(version)); got != want {
+		if got := dial.ReadsFaults([]byte(version)); got != want {
 			t.Errorf("%q: got %v, want %v", version, got, want)
 		}
 	}

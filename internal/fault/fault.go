@@ -92,16 +92,20 @@ var internalError = Code{
 // new one if the fault had none. The caller writes that ID into the log beside err, so that a user who quotes
 // it can be helped.
 func Public(err error) *Error {
+	out := WithoutCause(err)
+	if out.ID == "" {
+		out.ID = newID()
+	}
+	return out
+}
+
+// WithoutCause is Public without a new ID, for errors that are not logged.
+func WithoutCause(err error) *Error {
 	var e *Error
 	if !errors.As(err, &e) {
 		e = internalError.New("")
 	}
-	out := *e
-	out.Err = nil
-	if out.ID == "" {
-		out.ID = newID()
-	}
-	return &out
+	return e.Because(nil)
 }
 
 // KindOf returns the kind of the first fault in err's chain, Internal for any other error, and "" for nil.

@@ -82,8 +82,8 @@ var layers = map[string]map[string]int{
 		"pty": 3, "sftp": 3, "rules": 4, "spool": 4,
 	},
 	"tsh": {
-		"profile": 0, "forward": 0, "transfer": 0, "output": 0, "loopback": 0, "sshagent": 0, "sshclient": 0,
-		"terminal": 1,
+		"profile": 0, "forward": 0, "transfer": 0, "output": 0, "loopback": 0, "sshagent": 0, "sshclient": 1,
+		"terminal": 2,
 	},
 	"ca": {"keyring": 0},
 

@@ -33,23 +33,23 @@ func (c *connection) admitChannel(ctx context.Context, nc ssh.NewChannel, late b
 			reason = ssh.Prohibited
 			c.auditRefusal(rule, describeRequest(key.name, nc.ExtraData()), err)
 		}
-		_ = nc.Reject(reason, rejectionText(err))
+		_ = nc.Reject(reason, c.rejectionText(err))
 		return nil
 	}
 	if key.needsGrant() { // a forward; a session channel itself needs no grant, but its program will
 		serve, err := c.prepareDirect(ctx, nc, rule)
 		if err != nil {
-			_ = nc.Reject(forward.RejectionReason(err), rejectionText(err))
+			_ = nc.Reject(forward.RejectionReason(err), c.rejectionText(err))
 		}
 		return serve
 	}
 	early, err := dial.ParseEarlyRequests(nc.ExtraData())
 	if err != nil {
-		_ = nc.Reject(ssh.ConnectionFailed, rejectionText(malformedFault("for a session", err)))
+		_ = nc.Reject(ssh.ConnectionFailed, c.rejectionText(malformedFault("for a session", err)))
 		return nil
 	}
 	if err := c.reserveSession(late); err != nil {
-		_ = nc.Reject(ssh.ResourceShortage, rejectionText(err))
+		_ = nc.Reject(ssh.ResourceShortage, c.rejectionText(err))
 		return nil
 	}
 	return func() { c.serveSession(ctx, nc, early) }

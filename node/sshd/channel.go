@@ -52,7 +52,11 @@ type sessionChannel struct {
 // newSessionChannel returns the protocol of a channel that was accepted. It starts nothing.
 func newSessionChannel(c *connection, ch ssh.Channel) *sessionChannel {
 	s := &sessionChannel{conn: c, ch: ch, env: process.Env{}}
-	s.messages = &messageWriter{ch: ch, pending: &s.pending}
+	s.messages = &messageWriter{
+		ch:          ch,
+		pending:     &s.pending,
+		readsFaults: c.readsFaults,
+	}
 	return s
 }
 

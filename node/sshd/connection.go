@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/forward"
@@ -28,6 +29,8 @@ type connection struct {
 	who    identity.SSHUser // the user, as the certificate says
 	login  identity.Login   // the account that the client logged in as
 	clock  *limitClock      // measures how much of the limits of the user's roles is left
+	// readsFaults says that the client is tsh: see dial.ReadsFaults.
+	readsFaults bool
 
 	forwards *forward.Forwarder
 	// agentSocket returns the path of the socket by which programs reach the client's SSH agent, and makes
@@ -54,15 +57,16 @@ type connection struct {
 // and agentSocket.
 func newConnection(s *Server, sshConn *ssh.ServerConn, origin Origin, proved evidence) *connection {
 	return &connection{
-		srv:     s,
-		conn:    sshConn,
-		origin:  origin,
-		key:     proved.key,
-		who:     proved.who,
-		login:   proved.login,
-		clock:   newLimitClock(proved.who.Expires),
-		wakeups: make(chan struct{}, 1),
-		live:    map[*program]struct{}{},
+		srv:         s,
+		conn:        sshConn,
+		origin:      origin,
+		key:         proved.key,
+		who:         proved.who,
+		login:       proved.login,
+		readsFaults: dial.ReadsFaults(sshConn.ClientVersion()),
+		clock:       newLimitClock(proved.who.Expires),
+		wakeups:     make(chan struct{}, 1),
+		live:        map[*program]struct{}{},
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/sshprofile"
 )
 
 const (
@@ -63,12 +62,11 @@ func (c *connection) end(ctx context.Context, reason *endReason, endSessions con
 	}
 	c.mu.Unlock()
 	endSessions(reason)
-	if len(reported) == 0 && dial.ReadsRefusalReasons(c.conn.ClientVersion()) {
+	if len(reported) == 0 && c.readsFaults {
 		// Without a session there is no stderr for the reason. Nobody waits for this goroutine, because the
 		// client may read nothing; it ends at the latest when the connection is closed.
 		go func() {
-			text := sshprofile.Message(reason.err, "\n")
-			_, _, _ = c.conn.SendRequest(dial.EndNotice, false, []byte(text))
+			_, _, _ = c.conn.SendRequest(dial.EndNotice, false, faultObject(reason.err))
 		}()
 	}
 	timer := time.NewTimer(endGrace) // for all programs together

@@ -117,7 +117,7 @@ func (c *connection) prepareDirect(
 			if fault.Is(err, fault.Denied) { // a target that is never allowed, as a link-local address
 				c.auditRefusal(rule, describeTarget(nc.ChannelType(), target), err)
 			}
-			_ = nc.Reject(forward.RejectionReason(err), rejectionText(err))
+			_ = nc.Reject(forward.RejectionReason(err), c.rejectionText(err))
 		}
 	}, nil
 }

@@ -98,9 +98,9 @@ func (s *Server) sshConfig(attempt *loginAttempt) (*ssh.ServerConfig, error) {
 	// OpenSSH, PuTTY and others try keyboard-interactive after their keys. The server offers this method only
 	// to tell such a client that it needs a certificate: it asks no question and refuses each try.
 	cfg.KeyboardInteractiveCallback = func(
-		ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge,
+		meta ssh.ConnMetadata, _ ssh.KeyboardInteractiveChallenge,
 	) (*ssh.Permissions, error) {
-		return nil, attempt.noCertificateError(true /* the last try */)
+		return nil, attempt.noCertificateError(meta, true /* the last try */)
 	}
 	return cfg, nil
 }

@@ -42,7 +42,7 @@ func evidenceOf(p *ssh.Permissions) (proved evidence, ok bool) {
 // noCertificateError returns the error for a try to log in without a certificate. The error becomes a banner,
 // which the client shows, only on the last try, only if no certificate was offered before, and only once: a
 // client that offers many keys must not show an error to a user who then logs in with a later one.
-func (a *loginAttempt) noCertificateError(lastTry bool) error {
+func (a *loginAttempt) noCertificateError(meta ssh.ConnMetadata, lastTry bool) error {
 	err := fault.New(
 		fault.Unauthenticated,
 		"node",
@@ -53,7 +53,7 @@ func (a *loginAttempt) noCertificateError(lastTry bool) error {
 		return err
 	}
 	a.explained = true
-	return sshprofile.Banner(err)
+	return bannerError(meta, err)
 }
 
 // checkOffered decides whether the client may sign with the key that it offers. It accepts a certificate that
@@ -68,17 +68,17 @@ func (s *Server) checkOffered(
 	if _, isCertificate := key.(*ssh.Certificate); !isCertificate {
 		attempt.plainKeys++
 		lastTry := attempt.plainKeys == sshprofile.MaxAuthTries
-		return nil, attempt.noCertificateError(lastTry)
+		return nil, attempt.noCertificateError(meta, lastTry)
 	}
 	attempt.explained = true // that the client offers no certificate would be wrong from now on
 	trust, now, err := s.currentRules()
 	if err != nil {
-		return nil, sshprofile.Banner(err)
+		return nil, bannerError(meta, err)
 	}
 	who, err := identity.VerifySSHUser(key, trust.Cluster, trust.Authorities.UserSSH, meta.RemoteAddr(), now)
 	if err != nil {
 		s.cfg.Log.Info("certificate refused", "from", attempt.From, "proxy", attempt.Proxy, "err", err)
-		return nil, sshprofile.Banner(certificateFault(err))
+		return nil, bannerError(meta, certificateFault(err))
 	}
 	offered := evidence{key: key, who: who, login: identity.Login(meta.User())}
 	return &ssh.Permissions{ExtraData: map[any]any{evidenceKey{}: offered}}, nil
@@ -100,7 +100,7 @@ func (s *Server) checkProven(
 	if err != nil {
 		attempt.refused = true
 		s.auditRefusal(attempt.Origin, proved, rule, "login", err)
-		return nil, sshprofile.Banner(err)
+		return nil, bannerError(meta, err)
 	}
 	return p, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/sshprofile"
 )
@@ -28,10 +29,26 @@ func (e *endReason) warning(left time.Duration) string {
 	return fmt.Sprintf("threshold: this session ends in %s%s (%s)", in, condition, e.rule)
 }
 
-// rejectionText returns the text of err, with its remedy, without control characters. It is the description
-// in the rejection of a channel (RFC 4254 section 5.1), and what tsh reads in the reply to a refused global
-// request.
-func rejectionText(err error) string {
+// faultObject returns err in the form that tsh reads: see dial.ReadsFaults.
+func faultObject(err error) []byte {
+	return fault.MarshalObject(fault.WithoutCause(err), dial.MaxFaultBytes)
+}
+
+// bannerError wraps err in an error that an authentication callback returns: the client is refused, and shows
+// or reads err.
+func bannerError(meta ssh.ConnMetadata, err error) error {
+	if dial.ReadsFaults(meta.ClientVersion()) {
+		return &ssh.BannerError{Err: err, Message: string(faultObject(err))}
+	}
+	return sshprofile.Banner(err)
+}
+
+// rejectionText returns the description in the rejection of a channel (RFC 4254 section 5.1): for tsh a
+// fault, for other clients the text of err, with its remedy, without control characters.
+func (c *connection) rejectionText(err error) string {
+	if c.readsFaults {
+		return string(faultObject(err))
+	}
 	text := sshprofile.Clean(fault.Message(err))
 	if remedy := fault.Remedy(err); remedy != "" {
 		text += " (" + sshprofile.Clean(remedy) + ")"
@@ -71,6 +88,8 @@ func printable(s string) string {
 type messageWriter struct {
 	ch      ssh.Channel
 	pending *sync.WaitGroup // of the session channel
+	// readsFaults says that the client also gets a fault as dial.ProgramFault.
+	readsFaults bool
 	// rawTerminal says that the client's terminal is in raw mode, where a line needs a carriage return. It is
 	// set before a program starts and does not change after that.
 	rawTerminal bool
@@ -85,12 +104,15 @@ type messageWriter struct {
 
 // explain writes the reason of a refusal, unless a refusal was explained before. In either case it then calls
 // next, if that is not nil. Both happen on a goroutine of pending: explain does not wait. It is called by the
-// goroutine of the session channel.
+// goroutine of the session channel. next says that no program runs, so tsh gets the reason as a fault too.
 func (w *messageWriter) explain(err error, next func()) {
 	first := !w.explained
 	w.explained = true
 	text := sshprofile.Message(err, w.lineEnd())
 	w.pending.Go(func() {
+		if next != nil {
+			w.sendFault(err)
+		}
 		if first {
 			w.write(text)
 		}
@@ -98,6 +120,14 @@ func (w *messageWriter) explain(err error, next func()) {
 			next()
 		}
 	})
+}
+
+// sendFault sends tsh why the program was refused or ended. It does not wait until the client has read
+// something: a request needs no room in the channel's window.
+func (w *messageWriter) sendFault(err error) {
+	if w.readsFaults {
+		_, _ = w.ch.SendRequest(dial.ProgramFault, false, faultObject(err))
+	}
 }
 
 // announce writes a line of its own on the terminal, on a goroutine of pending. It does not wait. If the last
@@ -117,6 +147,7 @@ func (w *messageWriter) announce(line string) {
 // outputMu, which another message may hold for as long as the client reads nothing. That is safe because its
 // caller is also the only caller of closeOutput, afterwards: the output cannot be closed meanwhile.
 func (w *messageWriter) writeEndReason(reason *endReason) {
+	w.sendFault(reason.err)
 	text := w.lineStart() + sshprofile.Message(reason.err, w.lineEnd())
 	_, _ = w.ch.Stderr().Write([]byte(text))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // A client that only forwards has no session on whose stderr it could read why the connection ends. So tsh
@@ -47,8 +48,9 @@ func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 				}
 				_ = req.Reply(false, nil)
 			}
-			const text = "nothing was typed for 1s (role ops, idle_timeout)\nthreshold: hint: "
-			if got := strings.Contains(notice, text); got != want {
+			const text = "nothing was typed for 1s (role ops, idle_timeout)"
+			reason, got := fault.ParseObject([]byte(notice))
+			if got != want || got && (!strings.HasSuffix(reason.Msg, text) || reason.Remedy == "") {
 				t.Errorf("got the notice %q, want the reason in it: %v", notice, want)
 			}
 		})

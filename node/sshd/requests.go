@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/threshold-access/threshold/internal/dial"
 )
 
 // noMoreSessionsRequest says that the client will open no further sessions (OpenSSH PROTOCOL section 2.2).
@@ -116,8 +115,8 @@ func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, wa
 	reply, err := c.performGlobalRequest(ctx, r, waitingOpens)
 	if err != nil { // only tsh reads why: RFC 4254 has no place for it in the reply
 		c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", printable(r.Type), "err", err)
-		if dial.ReadsRefusalReasons(c.conn.ClientVersion()) {
-			reply = []byte(rejectionText(err))
+		if c.readsFaults {
+			reply = faultObject(err)
 		}
 	}
 	_ = r.Reply(err == nil, reply) // fails only if the connection is closed

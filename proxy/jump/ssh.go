@@ -239,7 +239,7 @@ func rejectReason(k fault.Kind) ssh.RejectionReason {
 }
 
 // rejectMessage returns the message of a fault and its remedy as one line, which ssh prints after "channel 0:
-// open failed". fault.SplitLine splits the line again.
+// open failed". Only clients that are not tsh use this front.
 func rejectMessage(e *fault.Error) string {
 	if e.Remedy == "" {
 		return e.Msg

@@ -130,18 +130,25 @@ func single(l net.Listener, err error) ([]net.Listener, error) {
 // listenFault returns the fault for err, the error of opening the listener of -L or -D on addr: Conflict if
 // the address is in use, Denied for a port that needs privileges, else Invalid.
 func listenFault(addr Addr, err error) error {
-	msg := fmt.Sprintf("cannot listen on %s on this machine: %s", addr, fault.DescribeNetwork(err))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && addr.Path != "":
-		hint := "if no program uses the socket any more: rm " + addr.Path
-		return fault.Wrap(err, fault.Conflict, "", msg, hint)
+		return forwardSocketUsed.Wrap(err, "", fault.Args{
+			"address": addr,
+			"why":     fault.DescribeNetwork(err),
+			"path":    addr.Path,
+		})
 	case errors.Is(err, syscall.EADDRINUSE):
-		hint := "choose another port, or end the program that uses it"
-		return fault.Wrap(err, fault.Conflict, "", msg, hint)
+		return forwardPortUsed.Wrap(err, "", fault.Args{"address": addr, "why": fault.DescribeNetwork(err)})
 	case errors.Is(err, os.ErrPermission) && addr.Path == "":
-		return fault.Wrap(err, fault.Denied, "", msg, "choose a port above 1023")
+		return forwardPortPrivileged.Wrap(err, "", fault.Args{
+			"address": addr,
+			"why":     fault.DescribeNetwork(err),
+		})
 	}
-	return fault.Wrap(err, fault.Invalid, "", msg, "choose an address of this machine")
+	return forwardAddressUnusable.Wrap(err, "", fault.Args{
+		"address": addr,
+		"why":     fault.DescribeNetwork(err),
+	})
 }
 
 // Addrs returns the addresses of the listeners on this machine.

@@ -267,10 +267,13 @@ func TestForwardsThatFailAreReportedAtOnce(t *testing.T) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 	node = newTestNode(t)
-	node.refuse = "role ops does not allow forward-remote (ask an administrator)"
+	node.refuse = string(fault.MarshalObject(&fault.Error{
+		Code: "access-denied", Kind: fault.Denied,
+		Msg: "role ops does not allow forward-remote", Remedy: "ask an administrator",
+	}, 1<<10))
 	_, err = start(t, node, cfg)
 	msg, remedy := fault.Message(err), fault.Remedy(err)
-	if !strings.HasSuffix(msg, "allow forward-remote") || remedy != "ask an administrator" {
+	if !strings.HasSuffix(msg, "allow forward-remote") || remedy != "the node says: ask an administrator" {
 		t.Errorf("got %q and %q, want the node's remedy as the hint", msg, remedy)
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/sshclient"
 )
 
 // acceptPause is the pause after an error of Accept that passes, such as too many open files.
@@ -97,10 +97,10 @@ func describeRefusal(to Addr, err error) string {
 	if errors.As(err, &refusal) {
 		reason = refusal.Reason.String()
 		if refusal.Message != "" {
-			text, hint := fault.SplitLine(refusal.Message)
-			reason = text
-			if hint != "" {
-				reason += "; " + hint
+			said := sshclient.ReadRefusal(refusal.Message, err)
+			reason = said.Why
+			if said.Hint != "" {
+				reason += "; " + said.Hint
 			}
 		}
 	}

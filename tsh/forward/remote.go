@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/sshclient"
 )
 
 // requestListener asks the node to listen on rule.From, and waits for the answer. For port 0 the node chooses
@@ -29,7 +30,7 @@ func (f *Forwarder) requestListener(client *ssh.Client, rule Rule) error {
 	granted, answer, err := client.SendRequest(requestType, wantReply, payload)
 	switch {
 	case err != nil:
-		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again")
+		return forwardConnectionLost.Wrap(err, "")
 	case !granted:
 		return listenRefusedFault(rule, string(answer))
 	case rule.From.isPortZero() && len(answer) == 4: // the answer is the port that the node chose
@@ -54,18 +55,15 @@ func (f *Forwarder) registerListener(rule Rule, port uint32) {
 }
 
 // listenRefusedFault returns a Denied fault for a node that refuses to listen for rule. answer is the payload
-// of its refusal: a Threshold node sends the reason and the hint in it, other servers send nothing.
+// of its refusal: a Threshold node sends a fault in it, other servers send nothing.
 func listenRefusedFault(rule Rule, answer string) error {
-	msg := fmt.Sprintf("the node does not listen on %s", rule.From)
-	hint := "choose another port; if your roles lack forward-remote, ask an administrator for it"
-	reason, remedy := fault.SplitLine(answer)
-	if reason != "" {
-		msg += ": " + reason
-	}
-	if remedy != "" {
-		hint = remedy
-	}
-	return fault.New(fault.Denied, "", msg, hint)
+	const ownHint = "choose another port; if your roles lack forward-remote, ask an administrator for it"
+	refusal := sshclient.ReadRefusal(answer, nil)
+	return listenRefused.New("", fault.Args{
+		"address": rule.From,
+		"why":     refusal.Why,
+		"hint":    refusal.HintOr(ownHint),
+	}).Because(refusal.Err)
 }
 
 // handleChannels starts a goroutine that calls serve, in a goroutine of its own, for each channel of the type

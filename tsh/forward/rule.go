@@ -93,7 +93,7 @@ const socketHint = "either end can be the path of a socket"
 
 // ruleFault is the error of a flag whose value has the wrong syntax.
 func ruleFault(flag, s, remedy string) error {
-	return fault.New(fault.Invalid, "", fmt.Sprintf("the value %q of %s is not valid", s, flag), remedy)
+	return forwardRuleInvalid.New("", fault.Args{"value": s, "flag": flag, "hint": remedy})
 }
 
 // parseRule reads FROM or FROM:TO. FROM is [BIND:]PORT or the path of a socket; TO is HOST:PORT or the path

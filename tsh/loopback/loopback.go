@@ -134,14 +134,12 @@ func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func parseCallback(code, failure string) callbackResult {
 	switch {
 	case failure != "":
-		msg := "the login was refused in the browser: " + terminal.Clean(failure)
 		return callbackResult{
-			err: fault.New(fault.Denied, "", msg, "run the command again, or ask an administrator"),
+			err: loginRefusedInBrowser.New("", fault.Args{"why": terminal.Clean(failure)}),
 		}
 	case code == "" || len(code) > maxCode:
-		msg := "the browser returned without a login code"
 		return callbackResult{
-			err: fault.Wrap(errors.New("no code"), fault.Invalid, "", msg, "run the command again"),
+			err: loginCodeMissing.Wrap(errors.New("no code"), ""),
 		}
 	}
 	return callbackResult{code: code}

@@ -118,21 +118,17 @@ func (c *Client) watchEndNotice(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 func (c *Client) LostError() error {
 	c.readers.Wait()
 	if text := c.endNotice.Load(); text != nil {
-		if reason, hint := ParseRefusal(*text); reason != "" {
-			msg := "the node ended the connection: " + reason
-			return fault.New(fault.Unavailable, "", msg, attributeHint(hint, "connect again"))
-		}
+		refusal := ReadRefusal(*text, nil)
+		return nodeEndedConnection.New("", fault.Args{
+			"why":  refusal.Why,
+			"hint": refusal.HintOr("connect again"),
+		}).Because(refusal.Err)
 	}
 	return ErrLost
 }
 
 // ErrLost is the error of a connection that ended without a reason.
-var ErrLost = fault.New(
-	fault.Unavailable,
-	"",
-	"the connection to the node was lost",
-	"connect again; if an administrator ended it, tsh status shows what you may still do",
-)
+var ErrLost = connectionLost.New("")
 
 // KeepAlive sends a request to the node every keepaliveEvery until ctx ends or the connection is lost. While
 // a request is unanswered, it sends no other. It closes the connection if no answer has come by the second

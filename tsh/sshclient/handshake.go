@@ -3,7 +3,6 @@ package sshclient
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -25,9 +24,10 @@ const handshakeTime = 30 * time.Second
 type handshake struct {
 	cfg Config
 
-	mu      sync.Mutex // guards hostErr and banner, which callbacks set on goroutines of x/crypto/ssh
+	mu      sync.Mutex // guards what is below, which callbacks set on goroutines of x/crypto/ssh
 	hostErr error      // why the host certificate was refused; nil: it was accepted, or none has arrived
 	banner  strings.Builder
+	refusal string // the last banner with a fault: why the node refuses the login; empty: none has arrived
 }
 
 // run performs the handshake over conn and returns the connected Client. It gives up after handshakeTime or
@@ -68,7 +68,9 @@ func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
 func (h *handshake) keepBanner(msg string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.banner.Len()+len(msg) <= MaxMessage {
+	if _, isFault := fault.ParseObject([]byte(msg)); isFault && len(msg) <= MaxMessage {
+		h.refusal = msg
+	} else if h.banner.Len()+len(msg) <= MaxMessage {
 		h.banner.WriteString(msg)
 	}
 	return nil
@@ -94,33 +96,31 @@ func (h *handshake) explain(ctx context.Context, err error) error {
 	case refused != nil:
 		return refused
 	case errors.As(h.hostErr, &expired):
-		hint := "check this machine's clock; if it is right, check threshold-node on " + node
-		return fault.Wrap(err, fault.Expired, "", "the node's "+expired.Error(), hint)
+		return hostCertificateExpired.Wrap(err, "", fault.Args{"why": expired.Error(), "node": node})
 	case h.hostErr != nil:
-		return fault.Wrap(err, fault.Denied, "",
-			"the server that answers is not node "+node+": "+h.hostErr.Error(),
-			"log in again to get the current authorities: tsh login; "+
-				"if that does not help, tell an administrator")
+		return hostCertificateWrong.Wrap(err, "", fault.Args{"node": node, "why": h.hostErr.Error()})
 	case ctx.Err() != nil:
-		return fault.Wrap(err, fault.Unavailable, "",
-			"node "+node+" does not answer",
-			"check that the machine runs, then try again")
+		return nodeSilent.Wrap(err, "", fault.Args{"node": node})
 	case loginRefused:
 		return h.loginRefusedFault(err)
 	}
-	return fault.Wrap(err, fault.Unavailable, "",
-		"the connection to node "+node+" was interrupted: "+terminal.Clean(fault.DescribeNetwork(err)),
-		"try again; if that does not help, check the log of threshold-node on the node")
+	return nodeHandshakeInterrupted.Wrap(err, "", fault.Args{
+		"node": node,
+		"why":  terminal.Clean(fault.DescribeNetwork(err)),
+	})
 }
 
 // loginRefusedFault is the error of a node that refuses the login. It contains the reason and the hint from
 // the banner, if the node sent them.
 func (h *handshake) loginRefusedFault(err error) error {
-	msg := fmt.Sprintf("node %s does not let you in as %s", h.cfg.Node, h.cfg.Login)
-	hint := "see which logins you have there: tsh ls name=" + h.cfg.Node
-	if reason, nodeHint := ParseRefusal(h.banner.String()); reason != "" {
-		msg += ": " + reason
-		hint = attributeHint(nodeHint, hint)
+	refusal := ReadRefusal(h.refusal, err)
+	if h.refusal == "" {
+		refusal = ReadRefusal(h.banner.String(), err)
 	}
-	return fault.Wrap(err, fault.Denied, "", msg, hint)
+	return nodeLoginRefused.Wrap(refusal.Err, "", fault.Args{
+		"node":  h.cfg.Node,
+		"login": h.cfg.Login,
+		"why":   refusal.Why,
+		"hint":  refusal.HintOr("see which logins you have there: tsh ls name=" + h.cfg.Node),
+	})
 }

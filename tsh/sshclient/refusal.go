@@ -14,43 +14,56 @@ import (
 const HintAskForRole = "ask an administrator whether your roles allow it; " +
 	"after a change of roles run: tsh login"
 
-// ParseRefusal reads the reason and the hint from a message of a node. A Threshold node sends the lines
-// "threshold: error: …" and "threshold: hint: …". Any other line counts as a reason, and several reasons are
-// joined by semicolons. Both results are safe to print; each is empty if the message has none.
-func ParseRefusal(text string) (reason, hint string) {
-	var reasons []string
-	for line := range strings.SplitSeq(terminal.CleanLines(text), "\n") {
-		line = strings.TrimPrefix(strings.TrimSpace(line), "threshold: ")
-		if remedy, ok := strings.CutPrefix(line, "hint: "); ok {
-			hint = remedy
-		} else if line != "" {
-			reasons = append(reasons, strings.TrimPrefix(line, "error: "))
-		}
-	}
-	return strings.Join(reasons, "; "), hint
+// Refusal is what a node says when it refuses something. All texts are safe to print.
+type Refusal struct {
+	Why  string // what the node says, or that it says nothing; never empty
+	Hint string // what to do, marked as the node's advice; empty: it gives none
+	// Err is the node's fault, or else the error that Refusal was made of.
+	Err error
 }
 
-// attributeHint marks a node's hint as the node's, so that a hostile node cannot give advice in tsh's name.
-// It returns own if the node gave no hint.
-func attributeHint(nodeHint, own string) string {
-	if nodeHint == "" {
+// ReadRefusal reads a message of a node, as dial.ReadsFaults lists them. A Threshold node sends a fault. From
+// other servers the lines of the text are joined by semicolons. err is what the message belongs to.
+func ReadRefusal(message string, err error) Refusal {
+	if f, ok := fault.ParseObject([]byte(message)); ok {
+		r := Refusal{Why: oneLine(f.Msg), Err: f}
+		if f.Remedy != "" {
+			// A hostile node must not give advice in tsh's name.
+			r.Hint = "the node says: " + terminal.Clean(f.Remedy)
+		}
+		return r
+	}
+	r := Refusal{Why: oneLine(message), Err: err}
+	if r.Why == "" {
+		r.Why = "the node gave no reason"
+	}
+	return r
+}
+
+// oneLine joins the lines of a text by semicolons, cleaned. It leaves out empty ones.
+func oneLine(text string) string {
+	var lines []string
+	for line := range strings.SplitSeq(terminal.CleanLines(text), "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// ChannelRefusal reads err, the error of a node that did not open a channel.
+func ChannelRefusal(err error) Refusal {
+	var refusal *ssh.OpenChannelError
+	if errors.As(err, &refusal) {
+		return ReadRefusal(refusal.Message, err)
+	}
+	return Refusal{Why: fault.DescribeNetwork(err), Err: err}
+}
+
+// HintOr returns the node's hint, or own if it gave none.
+func (r Refusal) HintOr(own string) string {
+	if r.Hint == "" {
 		return own
 	}
-	return "the node says: " + nodeHint
-}
-
-// ChannelRefusedFault returns a Denied fault for err, the error of a node that refuses to open a channel. msg
-// is the beginning of the message. If the node gave a reason, it is appended to msg; if it gave a hint, that
-// is the hint, else HintAskForRole.
-func ChannelRefusedFault(err error, msg string) error {
-	var refusal *ssh.OpenChannelError
-	hint := HintAskForRole
-	if errors.As(err, &refusal) && refusal.Message != "" {
-		reason, nodeHint := fault.SplitLine(terminal.Clean(refusal.Message))
-		msg += ": " + reason
-		if nodeHint != "" {
-			hint = nodeHint
-		}
-	}
-	return fault.Wrap(err, fault.Denied, "", msg, hint)
+	return r.Hint
 }

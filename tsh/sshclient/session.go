@@ -17,6 +17,7 @@ type Session struct {
 	ssh.Channel
 	closed chan struct{} // closed by readRequests once the node has closed the channel
 	exit   Exit          // may be read once closed is closed
+	fault  string        // the payload of dial.ProgramFault; may be read once closed is closed
 }
 
 // Exit is how a program ended, as the node reports it (RFC 4254 section 6.10). The zero value means that the
@@ -54,7 +55,11 @@ func (c *Client) OpenSession(requests []dial.ChannelRequest, program dial.Channe
 	}
 	ch, reqs, err := c.OpenChannel("session", extra)
 	if err != nil {
-		return nil, ChannelRefusedFault(err, "the node refused to open a session")
+		refusal := ChannelRefusal(err)
+		return nil, sessionRefused.Wrap(refusal.Err, "", fault.Args{
+			"why":  refusal.Why,
+			"hint": refusal.HintOr(HintAskForRole),
+		})
 	}
 	s := &Session{Channel: ch, closed: make(chan struct{})}
 	go s.readRequests(reqs) // ends with the connection
@@ -91,6 +96,8 @@ func (s *Session) readRequests(reqs <-chan *ssh.Request) {
 			if len(request.Payload) == 4 {
 				s.exit = Exit{Received: true, Status: binary.BigEndian.Uint32(request.Payload)}
 			}
+		case dial.ProgramFault:
+			s.fault = string(request.Payload[:min(len(request.Payload), MaxMessage)])
 		case "exit-signal":
 			var signal struct {
 				Name       string
@@ -134,10 +141,23 @@ func (s *Session) CopyOutput(stdout, stderr io.Writer) (Exit, error) {
 	both.Wait()
 	<-s.closed // from here on s.exit may be read
 	if err := errors.Join(stdoutErr, stderrErr); err != nil {
-		msg := "cannot write the output of the remote command: " + fault.DescribeNetwork(err)
-		return s.exit, fault.Wrap(err, fault.Internal, "", msg, "check where standard output goes")
+		return s.exit, remoteOutputUnwritable.Wrap(err, "", fault.Args{"why": fault.DescribeNetwork(err)})
 	}
 	return s.exit, nil
+}
+
+// Refusal returns why the node refused or ended the program, of which err is the error. It closes the session
+// and waits until the node has closed it too. A server that is not ours may write the reason to standard
+// error, which must not have been read.
+func (s *Session) Refusal(err error) Refusal {
+	_ = s.Close()
+	text, _ := io.ReadAll(io.LimitReader(s.Stderr(), MaxMessage)) // it ends when the node closes the channel
+	_, _ = io.Copy(io.Discard, s.Stderr())
+	<-s.closed
+	if s.fault != "" {
+		return ReadRefusal(s.fault, err)
+	}
+	return ReadRefusal(string(text), err)
 }
 
 // Resize reports a new size of the local terminal (RFC 4254 section 6.7).

@@ -1,43 +1,42 @@
 package sshclient
 
 import (
+	"errors"
+	"reflect"
 	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestParseRefusal(t *testing.T) {
+// A node's fault is read whole, with its advice marked as the node's. Text of other servers is one line.
+// Nothing of either can control the terminal.
+func TestRefusalsAreRead(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string][2]string{
-		"":                         {"", ""},
-		"threshold: error: no\r\n": {"no", ""},
-		"threshold: error: no\x1b[2J\nthreshold: hint: ask\n": {"no[2J", "ask"},
-		"first\n\nsecond\n":    {"first; second", ""},
-		"threshold: hint: ask": {"", "ask"},
+	denied := errors.New("denied")
+	object := func(f *fault.Error) string { return string(fault.MarshalObject(f, dial.MaxFaultBytes)) }
+	known := &fault.Error{Code: "a-b", Kind: fault.Denied, Msg: "no\x1b[2J", Remedy: "ask\nthem"}
+	for message, want := range map[string]Refusal{
+		"":                    {"the node gave no reason", "", denied},
+		"first\n\nse\x1bcond": {"first; second", "", denied},
+		`{"error":`:           {`{"error":`, "", denied},
+		object(known): {"no?[2J", "the node says: ask them", &fault.Error{
+			Code: "a-b", Kind: fault.Denied, Msg: "no?[2J", Remedy: "ask them"}},
+		`{"error":{"code":"moon-full","kind":"lunar","message":"the moon is full"}}`: {"the moon is full", "",
+			&fault.Error{Code: "moon-full", Kind: "lunar", Msg: "the moon is full"}},
 	} {
-		if reason, hint := ParseRefusal(text); reason != want[0] || hint != want[1] {
-			t.Errorf("%q: got %q and %q, want %q", text, reason, hint, want)
+		if got := ReadRefusal(message, denied); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %+v, want %+v", message, got, want)
 		}
-	}
-}
-
-func TestRefusedChannelHasTheReasonOfTheNode(t *testing.T) {
-	t.Parallel()
-	for message, want := range map[string][2]string{
-		"":                        {"the node refused it", HintAskForRole},
-		"no role allows it":       {"the node refused it: no role allows it", HintAskForRole},
-		"no role allows it (ask)": {"the node refused it: no role allows it", "ask"},
-	} {
 		refusal := &ssh.OpenChannelError{Reason: ssh.Prohibited, Message: message}
-		err := ChannelRefusedFault(refusal, "the node refused it")
-		if fault.Message(err) != want[0] || fault.Remedy(err) != want[1] {
-			t.Errorf("%q: got %q and %q, want %q", message, fault.Message(err), fault.Remedy(err), want)
+		if got := ChannelRefusal(refusal); got.Why != want.Why || got.Hint != want.Hint {
+			t.Errorf("%q: got %+v for a channel, want %+v", message, got, want)
 		}
 	}
 }

@@ -33,8 +33,7 @@ func (c *Copier) Download(ctx context.Context, sources []string, to string, into
 		}
 		if len(names) > 1 && !intoDir {
 			const format = "%s matches %d files, but %s is not a folder on this machine"
-			msg := fmt.Sprintf(format, src, len(names), to)
-			return fault.New(fault.Invalid, "", msg, "create it first: mkdir -p "+to)
+			return copyTargetForSeveral.New("", fault.Args{"source": src, "count": len(names), "target": to})
 		}
 		for _, name := range names {
 			dst := to
@@ -114,12 +113,10 @@ func (c *Copier) get(ctx context.Context, src, dst string, depth int) error {
 	case !info.IsDir():
 		return c.getFile(ctx, src, dst, info)
 	case !c.opts.Recursive:
-		msg := terminal.Clean(src) + " is a folder on the node"
-		return fault.New(fault.Invalid, "", msg, "add -r to copy folders")
+		return copySourceIsRemoteFolder.New("", fault.Args{"path": terminal.Clean(src)})
 	case depth >= maxDepth:
 		const format = "folders on the node are nested more than %d deep at %s"
-		msg := fmt.Sprintf(format, maxDepth, terminal.Clean(src))
-		return fault.New(fault.Invalid, "", msg, "copy a part of the tree at a time")
+		return copyTreeTooDeep.New("", fault.Args{"most": maxDepth, "path": terminal.Clean(src)})
 	}
 	entries, err := c.remote.ReadDir(src)
 	if err != nil {
@@ -182,8 +179,7 @@ func checkName(name string) error {
 // unsafeNameFault is the error of a name that checkName refuses. It quotes the name, which makes it safe to
 // print.
 func unsafeNameFault(name string) error {
-	msg := fmt.Sprintf("the node sent the unsafe file name %q: tsh does not create it on this machine", name)
-	return fault.New(fault.Denied, "", msg, "copy this file by itself, to a name that you choose")
+	return copyNameUnsafe.New("", fault.Args{"name": name})
 }
 
 // getFile copies the remote file src, which info describes, to dst on this machine. dst is the previous file,

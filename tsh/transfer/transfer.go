@@ -75,13 +75,11 @@ func localFault(name string, err error) error {
 	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.Wrap(err, fault.Exhausted, "", "this machine's disk is full: "+name+" was not written",
-			"free disk space, then copy again; the previous file is unchanged")
+		return copyDiskFull.Wrap(err, "", fault.Args{"file": name})
 	case errors.Is(err, fs.ErrNotExist):
-		return fault.Wrap(err, fault.NotFound, "", name+" does not exist on this machine", "check the path")
+		return copyFileUnknown.Wrap(err, "", fault.Args{"file": name})
 	}
-	msg := terminal.Clean(name) + ": " + cause.Error()
-	return fault.Wrap(err, fault.Invalid, "", msg, "check the path and its permissions")
+	return copyFileFailed.Wrap(err, "", fault.Args{"file": terminal.Clean(name), "why": cause.Error()})
 }
 
 // remoteFault returns the fault for err, an error of SFTP with the file name on the node: Exhausted for a
@@ -95,18 +93,16 @@ func remoteFault(ctx context.Context, name string, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case strings.Contains(text, "no space left"), strings.Contains(text, "quota exceeded"):
-		return fault.Wrap(err, fault.Exhausted, "", "the node's disk is full: "+name+" was not written",
-			"free disk space on the node, then copy again; the previous file is unchanged")
+		return copyNodeDiskFull.Wrap(err, "", fault.Args{"file": name})
 	case errors.Is(err, fs.ErrNotExist):
-		return fault.Wrap(err, fault.NotFound, "", name+" does not exist on the node",
-			"check the path; without a leading / it is relative to the home folder")
+		return copyNodeFileUnknown.Wrap(err, "", fault.Args{"file": name})
 	case errors.Is(err, fs.ErrPermission):
-		return fault.Wrap(err, fault.Denied, "", "the account on the node has no permission for "+name,
-			"use another path or login: LOGIN@NODE:PATH")
+		return copyNodeFileDenied.Wrap(err, "", fault.Args{"file": name})
 	case errors.As(err, &status):
-		msg := name + ": " + terminal.Clean(strings.TrimPrefix(status.Error(), "sftp: "))
-		return fault.Wrap(err, fault.Invalid, "", msg, "check the path on the node")
+		return copyNodeFileFailed.Wrap(err, "", fault.Args{
+			"file": name,
+			"why":  terminal.Clean(strings.TrimPrefix(status.Error(), "sftp: ")),
+		})
 	}
-	msg := "the transfer of " + name + " was interrupted: " + terminal.Clean(err.Error())
-	return fault.Wrap(err, fault.Unavailable, "", msg, "copy again; the previous file is unchanged")
+	return copyInterrupted.Wrap(err, "", fault.Args{"file": name, "why": terminal.Clean(err.Error())})
 }

@@ -3,7 +3,6 @@ package transfer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -27,8 +26,7 @@ func (c *Copier) Upload(ctx context.Context, sources []string, to string) error 
 	info, err := c.remote.Stat(to)
 	intoDir := err == nil && info.IsDir()
 	if !intoDir && (len(sources) > 1 || strings.HasSuffix(to, "/")) {
-		hint := "create it first: tsh ssh NODE mkdir -p PATH"
-		return fault.New(fault.Invalid, "", to+" is not a folder on the node", hint)
+		return copyNodeTargetNotFolder.New("", fault.Args{"target": to})
 	}
 	for _, src := range sources {
 		dst := to
@@ -60,7 +58,7 @@ func (c *Copier) put(ctx context.Context, src, dst string) error {
 	case !info.IsDir():
 		return c.putFile(ctx, src, dst)
 	case !c.opts.Recursive:
-		return fault.New(fault.Invalid, "", src+" is a folder", "add -r to copy folders")
+		return copySourceIsFolder.New("", fault.Args{"path": src})
 	}
 	entries, err := os.ReadDir(src)
 	if err != nil {
@@ -148,8 +146,7 @@ func (c *Copier) resolveLinks(ctx context.Context, dst string) (remoteTarget, er
 		case err != nil:
 			return remoteTarget{path: at}, nil
 		case info.IsDir():
-			msg := terminal.Clean(at) + " is a folder on the node"
-			return remoteTarget{}, fault.New(fault.Invalid, "", msg, "name a file, or remove the folder")
+			return remoteTarget{}, copyNodeTargetIsFolder.New("", fault.Args{"path": terminal.Clean(at)})
 		case info.Mode()&fs.ModeSymlink == 0:
 			return remoteTarget{path: at, old: info}, nil
 		}
@@ -163,8 +160,7 @@ func (c *Copier) resolveLinks(ctx context.Context, dst string) (remoteTarget, er
 		at = next
 	}
 	const format = "%s leads through %d or more symbolic links on the node, perhaps in a loop"
-	msg := fmt.Sprintf(format, terminal.Clean(dst), maxLinks)
-	return remoteTarget{}, fault.New(fault.Invalid, "", msg, "name the file itself")
+	return remoteTarget{}, copyLinksLooped.New("", fault.Args{"path": terminal.Clean(dst), "most": maxLinks})
 }
 
 // send writes the contents of the local file in, which info describes, to the file out on the node and shows
