@@ -5,7 +5,6 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
-
 )
 
 // noMoreSessionsRequest says that the client will open no further sessions (OpenSSH PROTOCOL section 2.2).
