@@ -425,6 +425,40 @@ func TestPushedRulesApplyAtOnce(t *testing.T) {
 	loginUntil(t, c, a, isAllowed)
 }
 
+// headAlone is a version of the rules of which the documents get lost.
+type headAlone struct{ *rules.Feed }
+
+func (f headAlone) Next(carried map[string][32]byte) (pieces [][]byte, head []byte) {
+	_, head = f.Feed.Next(carried)
+	return nil, head
+}
+
+// A head names documents that the node has not got: it asks the proxy for them.
+func TestANodeAsksForRulesThatItLacks(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t)
+	p := startProxy(t, c, "proxy-1", "")
+	start(t, c, p)
+	a := receive(t, "the tunnel", p.tunnels)
+	allow(t, c)
+	feed, err := rules.NewFeed(c.SignRules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.PushRules(t.Context(), headAlone{feed}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-a.RulesWanted():
+	case <-time.After(10 * time.Second):
+		t.Fatal("got no request for the documents")
+	}
+	if err := a.PushRules(t.Context(), feed); err != nil {
+		t.Fatal(err)
+	}
+	loginUntil(t, c, a, isAllowed)
+}
+
 // garbage is rules that nobody can read.
 type garbage struct{}
 
