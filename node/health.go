@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // Health returns nil if the node has a tunnel to at least one proxy. Otherwise nobody can reach the node, and
@@ -13,5 +11,5 @@ func (n *Node) Health(context.Context) error {
 		return nil
 	}
 	const msg = "this node has no tunnel to a proxy"
-	return fault.New(fault.Unavailable, "node.Health", msg, "look at the node's log")
+	return nodeWithoutTunnel.New("node.Health")
 }

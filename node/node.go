@@ -80,7 +80,7 @@ func New(cfg Config) (*Node, error) {
 	cfg.Name = cmp.Or(cfg.Name, hostName())
 	if faults := cfg.validate(); len(faults) > 0 {
 		const remedy = "correct the flags or the configuration file; see -h"
-		return nil, fault.New(fault.Invalid, "node.New", strings.Join(faults, "; "), remedy)
+		return nil, nodeConfigInvalid.New("node.New", fault.Args{"faults": strings.Join(faults, "; ")})
 	}
 	cfg.Egress.LearnTransport = true // the proxy says whether a load balancer terminates TLS before it
 	dialer, err := egress.New(cfg.Egress)

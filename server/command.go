@@ -135,8 +135,7 @@ func (c *command) check() error {
 	}
 	if p := spec.Proxy; p != nil && p.CertFile != "" {
 		if _, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile); err != nil {
-			return fault.Wrap(err, fault.Invalid, "threshold check",
-				"the web certificate cannot be used: "+err.Error(), "check spec.proxy.cert_file and key_file")
+			return webCertificateInvalid.Wrap(err, "threshold check", fault.Args{"why": err.Error()})
 		}
 	}
 	if c.bootstrap != "" {
@@ -235,9 +234,7 @@ func (c *command) serverConfig(s spec) (Config, error) {
 		return cfg, nil
 	}
 	if cfg.Auth == nil {
-		return Config{}, fault.New(fault.Invalid, "threshold start",
-			"--bootstrap is for a server that runs auth",
-			"add auth to the configuration, or leave out --bootstrap")
+		return Config{}, bootstrapWithoutAuth.New("threshold start")
 	}
 	var err error
 	cfg.Auth.BootstrapName = c.bootstrap

@@ -375,11 +375,9 @@ func addressesWithPort(addrs []string) (out []string) {
 func readFile(name string) ([]byte, error) {
 	b, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Wrap(err, fault.NotFound, "threshold start",
-			"there is no file "+name, "see docs/cli.md for its contents")
+		return nil, serverConfigUnknown.Wrap(err, "threshold start", fault.Args{"file": name})
 	}
-	return b, fault.Wrap(err, fault.Invalid, "threshold start",
-		"cannot read "+name, "check the file's permissions")
+	return b, serverConfigUnreadable.Wrap(err, "threshold start", fault.Args{"file": name})
 }
 
 // readConfig reads and checks a configuration file. The error names every mistake in it.

@@ -18,13 +18,14 @@ func Listen(addr, remedy string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fault.Wrap(err, fault.Conflict, "server.Listen",
-			addr+" is in use by another program", "end that program, or "+remedy)
+		return nil, listenAddressUsed.Wrap(err, "server.Listen", fault.Args{"address": addr, "hint": remedy})
 	case errors.Is(err, syscall.EACCES):
-		return nil, fault.Wrap(err, fault.Denied, "server.Listen",
-			"this account may not listen on "+addr, "give the program CAP_NET_BIND_SERVICE, or "+remedy)
+		return nil, listenAddressDenied.Wrap(err, "server.Listen", fault.Args{
+			"address": addr,
+			"hint":    remedy,
+		})
 	}
-	return l, fault.Wrap(err, fault.Invalid, "server.Listen", "cannot listen on "+addr, remedy)
+	return l, listenAddressUnusable.Wrap(err, "server.Listen", fault.Args{"address": addr, "hint": remedy})
 }
 
 // checkFolderOwner returns a fault if this process is root and the data folder belongs to another account.
@@ -43,8 +44,5 @@ func checkFolderOwner(dir string) error {
 	if u, err := user.LookupId(owner); err == nil {
 		owner = u.Username
 	}
-	return fault.New(fault.Denied, "threshold start",
-		"the data folder "+dir+" belongs to the account "+owner+", and this is root",
-		"run it as that account: runuser -u "+owner+" -- threshold start …; "+
-			"or give the folder to root: chown -R root "+dir)
+	return dataFolderOfOtherAccount.New("threshold start", fault.Args{"folder": dir, "owner": owner})
 }

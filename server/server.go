@@ -18,7 +18,6 @@ import (
 	"github.com/threshold-access/threshold/auth"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/daemon"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/internal/member"
@@ -99,12 +98,10 @@ type Server struct {
 // it starts.
 func New(cfg Config) (*Server, error) {
 	if cfg.Auth == nil && cfg.Proxy == nil && cfg.Node == nil {
-		return nil, fault.New(fault.Invalid, "server.New",
-			"there is no part to run", "configure auth, proxy or node")
+		return nil, componentsMissing.New("server.New")
 	}
 	if cfg.Dir == "" || cfg.Log == nil {
-		return nil, fault.New(fault.Internal, "server.New",
-			"the data folder or the log is missing", "report this defect")
+		return nil, serverIncomplete.New("server.New")
 	}
 	s := &Server{cfg: cfg, ready: lifecycle.NewReadiness("the server")}
 	var err error
@@ -166,9 +163,7 @@ func (s *Server) RootPEM() []byte {
 // fault if there is a proxy already or this process runs no auth service.
 func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authrpc.Token, error) {
 	if s.auth == nil {
-		return authrpc.Token{}, fault.New(fault.Invalid, "threshold start",
-			"--first-proxy is for a server that runs auth",
-			"run it on the machine whose configuration has an auth section")
+		return authrpc.Token{}, firstProxyWithoutAuth.New("threshold start")
 	}
 	return s.auth.InviteFirstProxy(ctx, ttl)
 }
@@ -223,8 +218,7 @@ func (s *Server) startAuth(ctx context.Context, stack *lifecycle.Stack) error {
 	}
 	// Users whose proxy shows the cluster's own web certificate need the file: tsh login --ca-file.
 	if err := os.WriteFile(filepath.Join(s.cfg.Dir, "ca.pem"), s.auth.RootPEM(), 0o644); err != nil {
-		return fault.Wrap(err, fault.Exhausted, "threshold start",
-			"cannot write ca.pem", "check the disk that holds spec.data")
+		return caFileUnwritable.Wrap(err, "threshold start")
 	}
 	s.cfg.Log.Info(
 		"auth is ready",
@@ -250,8 +244,7 @@ func (s *Server) startProxy(ctx context.Context, stack *lifecycle.Stack) error {
 	var err error
 	if cfg.Name == "" {
 		if cfg.Name, err = os.Hostname(); err != nil {
-			return fault.Wrap(err, fault.Invalid, "threshold start",
-				"this machine's host name cannot be read", "set spec.proxy.name in the configuration")
+			return hostNameUnreadable.Wrap(err, "threshold start")
 		}
 	}
 	if cfg.Listener == nil {

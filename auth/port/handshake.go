@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -44,8 +43,7 @@ type connKey struct{}
 func CallerOf(r *http.Request) (authrpc.Caller, error) {
 	conn, ok := r.Context().Value(connKey{}).(*clientConn)
 	if !ok {
-		return authrpc.Caller{}, fault.New(fault.Unauthenticated, "port.CallerOf",
-			"the request did not come through the auth port", "call auth at its port")
+		return authrpc.Caller{}, authPortBypassed.New("port.CallerOf")
 	}
 	c := authrpc.Caller{Identity: conn.peer.Identity, Addr: conn.from, Proxy: conn.proxy}
 	if conn.peer.Cert != nil {

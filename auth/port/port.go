@@ -26,7 +26,6 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/connqueue"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -83,8 +82,7 @@ type RunConfig struct {
 // New makes a port. It accepts no connection before Run.
 func New(cfg Config) (*Port, error) {
 	if cfg.Listener == nil || cfg.Log == nil {
-		msg := "the port lacks a listener or a log"
-		return nil, fault.New(fault.Internal, "port.New", msg, "report this defect")
+		return nil, authPortIncomplete.New("port.New")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -191,9 +189,7 @@ func (p *Port) accept(ctx context.Context, cfg RunConfig) error {
 		}
 		if err != nil {
 			if !temporary(err) {
-				return fault.Wrap(err, fault.Internal, "port.Run",
-					"the auth port accepts no more connections",
-					"check the listener's address and the limit of open files")
+				return authPortFailed.Wrap(err, "port.Run")
 			}
 			p.cfg.Log.Warn("a connection could not be accepted", "err", err)
 			backoff.Sleep(ctx, acceptRetry)

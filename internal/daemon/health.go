@@ -110,16 +110,10 @@ func ListenHealth(addr string) (net.Listener, error) {
 		return nil, nil
 	}
 	if err := CheckHealthAddr(addr); err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "daemon",
-			"the health address "+addr+" "+err.Error(),
-			"change spec.health",
-		)
+		return nil, healthAddressInvalid.Wrap(err, "daemon", fault.Args{"address": addr, "why": err.Error()})
 	}
 	l, err := net.Listen("tcp", addr)
-	return l, fault.Wrap(err, fault.Conflict, "daemon",
-		"cannot listen on "+addr+" for health",
-		"stop the program that uses the port, or change spec.health",
-	)
+	return l, healthAddressUsed.Wrap(err, "daemon", fault.Args{"address": addr})
 }
 
 // Serve serves the state of the program on l until ctx ends. Then it closes l and all connections and returns

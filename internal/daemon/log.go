@@ -46,7 +46,7 @@ func (l Log) Validate() error {
 	if len(wrong) == 0 {
 		return nil
 	}
-	return fault.New(fault.Invalid, "", strings.Join(wrong, "; "), "correct --log-level or --log-format")
+	return logFlagsInvalid.New("", fault.Args{"why": strings.Join(wrong, "; ")})
 }
 
 // WithDefaults returns l with its empty fields set from other.

@@ -146,10 +146,7 @@ func (c *client) Read(b []byte) (int, error) {
 		case reply.Fault != nil:
 			c.refusal = reply.Fault
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			c.refusal = fault.Wrap(err, fault.Unavailable, "dial",
-				"the proxy closed the connection without an answer",
-				"try again; if it happens again, ask an administrator to look at the proxy",
-			)
+			c.refusal = proxyClosedWithoutAnswer.Wrap(err, "dial")
 		default: // nil if the proxy accepted
 			c.refusal = err
 		}

@@ -60,10 +60,10 @@ func dialProxy(ctx context.Context, proxy *url.URL) (net.Conn, error) {
 	addr := net.JoinHostPort(proxy.Hostname(), port)
 	conn, err := dialDirect(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "egress",
-			"the HTTP proxy at "+proxy.Host+" cannot be reached: "+fault.DescribeNetwork(err),
-			"check HTTPS_PROXY (https_proxy in a file) and the network",
-		)
+		return nil, httpProxyUnreachable.Wrap(err, "egress", fault.Args{
+			"proxy": proxy.Host,
+			"why":   fault.DescribeNetwork(err),
+		})
 	}
 	if proxy.Scheme == "http" {
 		return conn, nil
@@ -71,11 +71,10 @@ func dialProxy(ctx context.Context, proxy *url.URL) (net.Conn, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	tc, err := handshake(ctx, conn, addr, cfg)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "egress",
-			"no TLS connection to the HTTP proxy at "+proxy.Host+": "+fault.DescribeNetwork(err),
-			"check HTTPS_PROXY: it may need http://; "+
-				"if a company's own authority signed the certificate, name its file in SSL_CERT_FILE",
-		)
+		return nil, httpProxyTLSFailed.Wrap(err, "egress", fault.Args{
+			"proxy": proxy.Host,
+			"why":   fault.DescribeNetwork(err),
+		})
 	}
 	return tc, nil
 }
@@ -147,37 +146,36 @@ func readReply(r *bufio.Reader) (*http.Response, error) {
 // refusalFault returns the fault for a response by which the HTTP proxy refuses a tunnel to addr. The fault
 // names the status and nothing else of the response, whose text may be anything.
 func refusalFault(resp *http.Response, proxy *url.URL, addr string) error {
-	theProxy := "the HTTP proxy at " + proxy.Host
-	status := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	// tinyproxy replies 401 rather than 407 to a wrong password.
 	unauthenticated := resp.StatusCode == http.StatusProxyAuthRequired ||
 		resp.StatusCode == http.StatusUnauthorized
 	switch {
 	case unauthenticated && !acceptsBasic(resp.Header):
-		return fault.New(fault.Unauthenticated, "egress",
-			theProxy+" accepts no password, and Threshold supports no other authentication",
-			"ask its administrator for a password, or to allow connections to "+addr+" without one",
-		)
+		return httpProxyAuthenticationUnsupported.New("egress", fault.Args{
+			"proxy":   proxy.Host,
+			"address": addr,
+		})
 	case unauthenticated && proxy.User == nil:
-		return fault.New(fault.Unauthenticated, "egress",
-			theProxy+" wants a password",
-			"write HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT",
-		)
+		return httpProxyPasswordMissing.New("egress", fault.Args{"proxy": proxy.Host})
 	case unauthenticated:
-		return fault.New(fault.Unauthenticated, "egress",
-			theProxy+" does not accept the password for "+fmt.Sprintf("%q", proxy.User.Username()),
-			"check user and password in HTTPS_PROXY; write special characters in them as %XX",
-		)
+		return httpProxyPasswordWrong.New("egress", fault.Args{
+			"proxy": proxy.Host,
+			"user":  proxy.User.Username(),
+		})
 	case resp.StatusCode/100 == 5:
-		return fault.New(fault.Unavailable, "egress",
-			theProxy+" cannot connect to "+addr+": "+status,
-			"check the address; if it is right, try again in a minute",
-		)
+		return httpProxyTargetUnreachable.New("egress", fault.Args{
+			"proxy":   proxy.Host,
+			"address": addr,
+			"status":  resp.StatusCode,
+			"reason":  http.StatusText(resp.StatusCode),
+		})
 	}
-	return fault.New(fault.Denied, "egress",
-		theProxy+" refuses CONNECT to "+addr+": "+status,
-		"ask its administrator to allow connections to "+addr+", or set NO_PROXY to connect directly",
-	)
+	return httpProxyRefused.New("egress", fault.Args{
+		"proxy":   proxy.Host,
+		"address": addr,
+		"status":  resp.StatusCode,
+		"reason":  http.StatusText(resp.StatusCode),
+	})
 }
 
 // acceptsBasic reports whether the HTTP proxy accepts a password (the scheme Basic, RFC 7617), by the header
@@ -205,13 +203,10 @@ func requestTunnelFault(proxy *url.URL, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, errBadReply):
-		return fault.Wrap(err, fault.Invalid, "egress",
-			"the server at "+proxy.Host+" is not an HTTP proxy",
-			"check HTTPS_PROXY (https_proxy in a file): it may need https://, or another port",
-		)
+		return httpProxyNotHTTP.Wrap(err, "egress", fault.Args{"proxy": proxy.Host})
 	}
-	return fault.Wrap(err, fault.Unavailable, "egress",
-		"the HTTP proxy at "+proxy.Host+" does not answer CONNECT: "+fault.DescribeNetwork(err),
-		"check HTTPS_PROXY (https_proxy in a file), then try again",
-	)
+	return httpProxySilent.Wrap(err, "egress", fault.Args{
+		"proxy": proxy.Host,
+		"why":   fault.DescribeNetwork(err),
+	})
 }

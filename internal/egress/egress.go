@@ -92,10 +92,7 @@ func parseProxy(s string) (*url.URL, error) {
 		s = "http://" + s
 	}
 	invalidFault := func(why string) error {
-		return fault.New(fault.Invalid, "egress",
-			"the address in HTTPS_PROXY (https_proxy in a file) "+why,
-			"write http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with special characters as %XX",
-		)
+		return httpProxyAddressInvalid.New("egress", fault.Args{"why": why})
 	}
 	u, err := url.Parse(s)
 	switch {

@@ -3,7 +3,6 @@ package egress
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -51,11 +50,12 @@ func webSocketFault(addr string, resp *http.Response, err error) error {
 	if resp == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	status := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
-	return fault.Wrap(err, fault.Unavailable, "egress",
-		"the balancer at "+addr+" does not open a WebSocket: "+status,
-		"ask an administrator to let the balancer pass WebSockets on to "+dial.ConnectPath,
-	)
+	return balancerWithoutWebsocket.Wrap(err, "egress", fault.Args{
+		"address": addr,
+		"status":  resp.StatusCode,
+		"reason":  http.StatusText(resp.StatusCode),
+		"path":    dial.ConnectPath,
+	})
 }
 
 // Stream is a net.Conn that sends its bytes in binary messages of a WebSocket. It has no CloseWrite: the TLS

@@ -57,12 +57,7 @@ func (r *Readiness) Wait(ctx context.Context) error {
 		if r.err != nil {
 			return r.err
 		}
-		return fault.New(
-			fault.Unavailable,
-			"lifecycle.Wait",
-			r.name+" has stopped before it was ready",
-			"start it again",
-		)
+		return componentStoppedEarly.New("lifecycle.Wait", fault.Args{"component": r.name})
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -73,17 +68,12 @@ func (r *Readiness) Wait(ctx context.Context) error {
 func (r *Readiness) Check() error {
 	select {
 	case <-r.ended:
-		stopped := fault.New(fault.Unavailable, "lifecycle.Check", r.name+" has stopped", "start it again")
+		stopped := componentStopped.New("lifecycle.Check", fault.Args{"component": r.name})
 		return errors.Join(stopped, r.err)
 	default:
 	}
 	if !r.IsReady() {
-		return fault.New(
-			fault.Unavailable,
-			"lifecycle.Check",
-			r.name+" is still starting",
-			"wait, and look at its log if that takes long",
-		)
+		return componentStarting.New("lifecycle.Check", fault.Args{"component": r.name})
 	}
 	return nil
 }

@@ -9,7 +9,6 @@ package account
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,24 +61,20 @@ func (d Database) now() time.Time {
 func (d Database) Find(login identity.Login) (Account, error) {
 	const op = "account.Find"
 	if err := identity.CheckLogin(login); err != nil {
-		return Account{}, fault.Wrap(err, fault.Invalid, op, err.Error(), "name an account of the node")
+		return Account{}, accountNameInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	acc, found, err := d.findPasswd(func(acc Account) bool { return acc.Login == login })
 	if err != nil {
-		return Account{}, fault.Wrap(err, fault.Internal, op,
-			"the accounts of this node cannot be read", "ask an administrator to look at the node")
+		return Account{}, accountsUnreadable.Wrap(err, op)
 	}
 	if !found {
-		return Account{}, fault.New(fault.NotFound, op,
-			fmt.Sprintf("there is no account %q on this node", login),
-			"ask an administrator to create the account, or use another login")
+		return Account{}, accountUnknown.New(op, fault.Args{"login": login})
 	}
 	if d.UID != 0 && acc.UID != d.UID { // only root may become another account
 		return Account{}, d.notRootFault(login)
 	}
 	if acc.Groups, err = d.groupsOf(login, acc.GID); err != nil {
-		return Account{}, fault.Wrap(err, fault.Internal, op,
-			"the groups of this node cannot be read", "ask an administrator to look at the node")
+		return Account{}, groupsUnreadable.Wrap(err, op)
 	}
 	return acc, nil
 }
@@ -92,9 +87,7 @@ func (d Database) notRootFault(login identity.Login) error {
 	if err != nil || !found {
 		name = "user id " + strconv.FormatUint(uint64(d.UID), 10)
 	}
-	return fault.New(fault.Denied, "account.Find",
-		fmt.Sprintf("this node runs as %s, not as root, so it cannot start a session as %s", name, login),
-		"log in as "+name+", or ask an administrator to run the node as root")
+	return nodeNotRoot.New("account.Find", fault.Args{"account": name, "login": login})
 }
 
 // unsetID means "leave the id unchanged" to setresuid(2) and its relatives. A process that root starts as an

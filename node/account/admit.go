@@ -2,7 +2,6 @@ package account
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -50,8 +49,7 @@ func (d Database) checkNologin(acc Account) error {
 		if reason := strings.Join(strings.Fields(text), " "); reason != "" {
 			msg += ": " + reason
 		}
-		return fault.New(fault.Unavailable, "account.Admit",
-			msg, "try again later, or ask an administrator of the node")
+		return nodeClosedToLogins.New("account.Admit", fault.Args{"message": msg})
 	}
 	return nil
 }
@@ -87,14 +85,12 @@ func (d Database) checkExpiry(acc Account) error {
 		return false
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.Wrap(err, fault.Internal, op,
-			"the accounts of this node cannot be read", "ask an administrator to look at the node")
+		return accountExpiryUnreadable.Wrap(err, op)
 	}
 	const secondsPerDay = 24 * 60 * 60
 	today := d.now().Unix() / secondsPerDay
 	if expiry < 0 || today < expiry {
 		return nil
 	}
-	return fault.New(fault.Denied, op, fmt.Sprintf("the account %s of this node has expired", acc.Login),
-		"ask an administrator of the node to extend it (chage -E)")
+	return accountExpired.New(op, fault.Args{"login": acc.Login})
 }

@@ -91,8 +91,7 @@ func readFile(name string) (spec, error) {
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
-		msg := "the configuration file " + name + " cannot be read: " + reason(err)
-		return spec{}, fault.Wrap(err, fault.Invalid, "", msg, "name another file with --config")
+		return spec{}, nodeConfigUnreadable.Wrap(err, "", fault.Args{"file": name, "why": reason(err)})
 	}
 	var f file
 	err = config.Decode(name, b, &f)
@@ -122,7 +121,7 @@ func (o *options) nodeConfig(fileSpec spec, env func(string) (string, bool)) (no
 	}
 	if len(cfg.Proxies) == 0 {
 		const remedy = "give the cluster's address, as --proxy proxy.example.com:443, or write " + defaultFile
-		return node.Config{}, fault.New(fault.Invalid, "", "no proxy is configured", remedy)
+		return node.Config{}, nodeProxyMissing.New("")
 	}
 	fromEnv := egress.ConfigFromEnv(func(name string) string {
 		value, _ := env(name)
@@ -162,10 +161,9 @@ func (o *options) joinToken(configuredFile string, env func(string) (string, boo
 	case errors.Is(err, os.ErrNotExist) && o.tokenFile == "":
 		return "", nil
 	case err != nil:
-		msg := "the token file " + name + " cannot be read: " + reason(err)
-		return "", fault.Wrap(err, fault.Invalid, "", msg, remedy)
+		return "", tokenFileUnreadable.Wrap(err, "", fault.Args{"file": name, "why": reason(err)})
 	case len(b) > maxTokenFile:
-		return "", fault.New(fault.Invalid, "", "the token file "+name+" is too large for a token", remedy)
+		return "", tokenFileTooLarge.New("", fault.Args{"file": name})
 	}
 	return strings.TrimSpace(string(b)), nil
 }
@@ -184,7 +182,7 @@ func dataDir(uid int, env func(string) (string, bool)) (string, error) {
 		return filepath.Join(home, ".local", "state", "threshold-node"), nil
 	}
 	const msg = "there is no home directory in which to keep keys"
-	return "", fault.New(fault.Invalid, "", msg, "name a directory with --data")
+	return "", nodeHomeMissing.New("")
 }
 
 // withPort returns the address of a proxy with port 443 if it has no port. It returns anything else as it is:

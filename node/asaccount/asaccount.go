@@ -13,7 +13,6 @@ package asaccount
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -172,9 +171,7 @@ func helperFault(err error, acc account.Account) error {
 	if errors.As(err, &errno) {
 		cause = errno
 	}
-	return fault.Wrap(err, fault.Internal, "asaccount.Sockets",
-		fmt.Sprintf("no helper process could be started as %s: %v", acc.Login, cause),
-		"ask an administrator to look at the account")
+	return accountHelperFailed.Wrap(err, "asaccount.Sockets", fault.Args{"login": acc.Login, "why": cause})
 }
 
 // socketPath returns the path as it is given to the kernel, or a fault of kind Invalid if it cannot be the
@@ -186,8 +183,7 @@ func socketPath(path string) (string, error) {
 	}
 	if path == "./" || strings.HasSuffix(path, "/") ||
 		strings.ContainsRune(path, 0) || len(path) > maxSocketPath {
-		return "", fault.New(fault.Invalid, "asaccount.Sockets", "this is not a valid path of a Unix socket",
-			fmt.Sprintf("use the path of a file, with at most %d bytes", maxSocketPath))
+		return "", socketPathInvalid.New("asaccount.Sockets", fault.Args{"most": maxSocketPath})
 	}
 	return path, nil
 }

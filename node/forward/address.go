@@ -70,9 +70,10 @@ func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Ad
 		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 		defer cancel()
 		if found, err = f.cfg.Resolve(ctx, host); err != nil {
-			return nil, fault.Wrap(err, fault.Unavailable, "node",
-				"from this node, "+host+" cannot be reached: "+fault.DescribeNetwork(err),
-				"correct the name, or use an address")
+			return nil, forwardHostUnreachable.Wrap(err, "node", fault.Args{
+				"host": host,
+				"why":  fault.DescribeNetwork(err),
+			})
 		}
 	}
 	var allowed []netip.Addr
@@ -82,13 +83,10 @@ func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Ad
 		}
 	}
 	if len(allowed) == 0 && len(found) > 0 {
-		return nil, fault.New(fault.Denied, "node",
-			host+" is a link-local or metadata address, to which this node does not forward",
-			"use another address of that host")
+		return nil, forwardHostForbidden.New("node", fault.Args{"host": host})
 	}
 	if len(allowed) == 0 {
-		return nil, fault.New(fault.NotFound, "node",
-			"from this node, "+host+" has no address", "correct the name, or use an address")
+		return nil, forwardHostUnknown.New("node", fault.Args{"host": host})
 	}
 	return allowed, nil
 }

@@ -3,7 +3,6 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -57,9 +56,10 @@ func (f *Forwarder) connect(
 	}
 	conn, err := dial(ctx, sockets, addrs, target.Port)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "node",
-			fmt.Sprintf("from this node, %s cannot be reached: %s", target, fault.DescribeNetwork(err)),
-			"check that it runs and that the node may reach it")
+		return nil, forwardTargetUnreachable.Wrap(err, "node", fault.Args{
+			"target": target,
+			"why":    fault.DescribeNetwork(err),
+		})
 	}
 	return conn, nil
 }
@@ -96,18 +96,11 @@ func socketFault(err error, path string) error {
 	case errors.As(err, &explained):
 		return err
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return fault.Wrap(err, fault.Denied, "node",
-			"on this node, the account may not use "+path+" (permission denied)",
-			"use another path, or another account")
+		return forwardPathDenied.Wrap(err, "node", fault.Args{"path": path})
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(err, fault.Conflict, "node",
-			"on this node, "+path+" already exists", "remove it, or use another path")
+		return forwardPathExists.Wrap(err, "node", fault.Args{"path": path})
 	case errors.Is(err, syscall.ENOENT):
-		return fault.Wrap(err, fault.NotFound, "node",
-			"on this node, "+path+" does not exist",
-			"correct the path, or start the program that listens there")
+		return forwardPathUnknown.Wrap(err, "node", fault.Args{"path": path})
 	}
-	return fault.Wrap(err, fault.Unavailable, "node",
-		"on this node, "+path+" cannot be used: "+fault.DescribeNetwork(err),
-		"check that the program that listens there runs")
+	return forwardPathUnusable.Wrap(err, "node", fault.Args{"path": path, "why": fault.DescribeNetwork(err)})
 }

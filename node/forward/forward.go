@@ -9,7 +9,6 @@ package forward
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -174,14 +173,11 @@ func (f *Forwarder) Acquire() (release func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.open >= maxOpenPerConnection {
-		return nil, fault.New(fault.Exhausted, "node",
-			fmt.Sprintf("this connection has %d forwarded connections already", f.open),
-			"end some, or open a new connection")
+		return nil, forwardConnectionFull.New("node", fault.Args{"count": f.open})
 	}
 	releaseQuota, ok := f.cfg.Limits.open.TryAcquire(f.cfg.ClientAddr)
 	if !ok {
-		return nil, fault.New(fault.Exhausted, "node",
-			"this node has reached its limit of forwarded connections", "try again later")
+		return nil, forwardNodeFull.New("node")
 	}
 	f.open++
 	return sync.OnceFunc(func() {
@@ -206,8 +202,7 @@ func (f *Forwarder) audit(ctx context.Context, direction Direction, target, rule
 		return nil
 	}
 	if err := f.auditLimiter.Wait(ctx); err != nil {
-		return fault.Wrap(err, fault.Exhausted, "node",
-			"this connection forwards to new targets too fast", "open them more slowly")
+		return forwardTooFast.Wrap(err, "node")
 	}
 	if err := f.cfg.Audit(direction, target, rule); err != nil {
 		return err

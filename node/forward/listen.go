@@ -3,7 +3,6 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -158,15 +157,11 @@ func listenBoth(sockets Sockets, v4, v6 netip.Addr, port uint16) ([]net.Listener
 func portFault(err error, port uint16) error {
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return fault.Wrap(err, fault.Denied, "node",
-			fmt.Sprintf("on this node, only root may listen on port %d", port), "use a port from 1024 on")
+		return listenPortPrivileged.Wrap(err, "node", fault.Args{"port": port})
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(err, fault.Conflict, "node",
-			fmt.Sprintf("on this node, port %d is in use", port), "use another port, or 0 for any")
+		return listenPortUsed.Wrap(err, "node", fault.Args{"port": port})
 	}
-	return fault.Wrap(err, fault.Unavailable, "node",
-		fmt.Sprintf("on this node, nothing can listen on port %d: %s", port, fault.DescribeNetwork(err)),
-		"use another port, or 0 for any")
+	return listenPortUnusable.Wrap(err, "node", fault.Args{"port": port, "why": fault.DescribeNetwork(err)})
 }
 
 // Cancel closes the listener on target. Connections that it has accepted go on. The error is a fault of kind
@@ -177,8 +172,7 @@ func (f *Forwarder) Cancel(target Target) error {
 	delete(f.listeners, target.String())
 	f.mu.Unlock()
 	if opened == nil {
-		return fault.New(fault.NotFound, "node",
-			"this connection does not listen on "+target.String(), "name the address that was requested")
+		return listenerUnknown.New("node", fault.Args{"address": target.String()})
 	}
 	opened.close()
 	return nil
@@ -203,9 +197,7 @@ func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err er
 	}
 	socket, err := sockets.ListenAgent(ctx)
 	if err != nil {
-		return "", fault.Wrap(err, fault.Internal, "node",
-			"on this node, the socket for your SSH agent could not be made: "+fault.DescribeNetwork(err),
-			"ask an administrator to look at the node's /tmp")
+		return "", agentSocketFailed.Wrap(err, "node", fault.Args{"why": fault.DescribeNetwork(err)})
 	}
 	f.agent = &listener{
 		direction: Agent,
@@ -224,14 +216,11 @@ func (f *Forwarder) acquireListener() (release func(), err error) {
 	n := len(f.listeners)
 	f.mu.Unlock()
 	if n >= maxListenersPerConnection {
-		return nil, fault.New(fault.Exhausted, "node",
-			fmt.Sprintf("this connection has %d listeners already", n),
-			"cancel one, or open a new connection")
+		return nil, listenersConnectionFull.New("node", fault.Args{"count": n})
 	}
 	release, ok := f.cfg.Limits.listeners.TryAcquire(f.cfg.ClientAddr)
 	if !ok {
-		return nil, fault.New(fault.Exhausted, "node",
-			"this node has reached its limit of listeners", "try again later")
+		return nil, listenersNodeFull.New("node")
 	}
 	return release, nil
 }

@@ -66,8 +66,7 @@ func Parse(name string, data []byte) (Target, error) {
 		target.Path = wire.Path
 	}
 	if err != nil {
-		return Target{}, fault.Wrap(err, fault.Invalid, "node",
-			"the request "+name+" could not be read", "update the SSH client")
+		return Target{}, forwardRequestMalformed.Wrap(err, "node", fault.Args{"request": name})
 	}
 	return target, target.check(name)
 }
@@ -101,7 +100,7 @@ func parseListenTCP(data []byte) (Target, error) {
 	return t, err
 }
 
-var errInvalidPort = fault.New(fault.Invalid, "node", "the port is invalid", "use a port from 1 to 65535")
+var errInvalidPort = forwardPortInvalid.New("node")
 
 // portNumber returns n as a port, or 0 if it is too large for one.
 func portNumber(n uint32) uint16 {
@@ -119,15 +118,14 @@ func (t Target) check(name string) error {
 			return errInvalidPort
 		}
 		if t.Host == "" {
-			return fault.New(fault.Invalid, "node",
-				"the request names no host", "name the host to reach, as in: ssh -L 8080:localhost:80")
+			return forwardHostMissing.New("node")
 		}
 		return t.checkHost()
 	case ListenTCP, CancelTCP:
 		return t.checkHost()
 	}
 	if t.Path == "" {
-		return fault.New(fault.Invalid, "node", "the request names no path of a socket", "name the path")
+		return forwardPathMissing.New("node")
 	}
 	return nil
 }
@@ -135,7 +133,7 @@ func (t Target) check(name string) error {
 func (t Target) checkHost() error {
 	isBlankOrControl := func(r rune) bool { return r <= ' ' || r == 0x7f }
 	if len(t.Host) > maxHost || strings.ContainsFunc(t.Host, isBlankOrControl) {
-		return fault.New(fault.Invalid, "node", "the host name is invalid", "use a host name or an address")
+		return forwardHostInvalid.New("node")
 	}
 	return nil
 }

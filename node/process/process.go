@@ -119,12 +119,13 @@ func Start(db account.Database, acc account.Account, spec Spec) (*Process, error
 // startFault returns the fault for a program that could not be started because of err.
 func startFault(err error, program string, acc account.Account) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fault.Wrap(err, fault.Exhausted, "process.Start",
-			"this node's disk is full", "ask an administrator to free space on the node")
+		return nodeDiskFull.Wrap(err, "process.Start")
 	}
-	return fault.Wrap(err, fault.Internal, "process.Start",
-		fmt.Sprintf("%s could not be started as %s: %v", program, acc.Login, rootCause(err)),
-		"ask an administrator to look at the account and its login shell")
+	return programNotStarted.Wrap(err, "process.Start", fault.Args{
+		"program": program,
+		"login":   acc.Login,
+		"why":     rootCause(err),
+	})
 }
 
 // command returns the command that runs what spec asks for as the account, still without streams. The error
@@ -143,10 +144,10 @@ func command(db account.Database, acc account.Account, spec Spec) (*exec.Cmd, er
 		cmd.Args = []string{filepath.Base(acc.Shell), "-c", spec.Command}
 	case SFTP:
 		if !db.AllowsFileTransfer(acc.Shell) {
-			return nil, fault.New(fault.Denied, "process.Start",
-				fmt.Sprintf("the login shell of %s is %s, which does not allow file transfer",
-					acc.Login, acc.Shell),
-				"ask an administrator to give the account a shell of /etc/shells, or use another login")
+			return nil, accountShellDeniesTransfer.New("process.Start", fault.Args{
+				"login": acc.Login,
+				"shell": acc.Shell,
+			})
 		}
 		cmd.Path, cmd.Args = selfPath, []string{helperName, sftpArg}
 		cmd.Dir = "/" // the file server enters the home by itself

@@ -64,8 +64,7 @@ type acmeManager struct {
 func newACMEManager(ctx context.Context, cfg Config) (*acmeManager, error) {
 	roots, err := readRoots(cfg.ACME.CAFile)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "webcert.New",
-			"the CA file of the ACME authority cannot be used: "+err.Error(), "check spec.proxy.acme.ca_file")
+		return nil, acmeCAFileInvalid.Wrap(err, "webcert.New", fault.Args{"why": err.Error()})
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}

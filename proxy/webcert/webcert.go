@@ -53,8 +53,10 @@ func New(ctx context.Context, cfg Config) (*Certificate, error) {
 	case cfg.CertFile != "":
 		files := &certFiles{cert: cfg.CertFile, key: cfg.KeyFile, now: cfg.Now, log: cfg.Log}
 		if err := files.load(); err != nil {
-			return nil, fault.Wrap(err, fault.Invalid, "webcert.New", "the web certificate cannot be used",
-				"check "+cfg.CertFile+" and "+cfg.KeyFile)
+			return nil, webCertificateUnusable.Wrap(err, "webcert.New", fault.Args{
+				"cert_file": cfg.CertFile,
+				"key_file":  cfg.KeyFile,
+			})
 		}
 		return &Certificate{Get: files.get}, nil
 	}

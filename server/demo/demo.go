@@ -123,8 +123,7 @@ func dataFolder(named string) (dir string, remove func(), err error) {
 		return "", nil, err
 	}
 	err = os.MkdirAll(dir, 0o700)
-	return dir, func() {}, fault.Wrap(err, fault.Invalid, "demo",
-		"the folder "+dir+" cannot be used", "name a folder that this account may write to: --data DIR")
+	return dir, func() {}, demoFolderUnusable.Wrap(err, "demo", fault.Args{"folder": dir})
 }
 
 // serve starts the provider and the server, enrols the users, prints the commands to type next, and then

@@ -1,0 +1,52 @@
+package node
+
+import "github.com/threshold-access/threshold/internal/fault"
+
+// The errors of this package.
+var (
+	nodeConfigInvalid = fault.Code{
+		Name:   "node-config-invalid",
+		Kind:   fault.Invalid,
+		Text:   "{faults}",
+		Remedy: "correct the flags or the configuration file; see -h",
+	}
+
+	nodeDataNotCreated = fault.Code{
+		Name: "node-data-not-created",
+		Kind: fault.Invalid,
+		Text: "the data directory {folder} cannot be created",
+		Remedy: "name a directory on a local disk with --data: some network file systems have no " +
+			"locks",
+	}
+
+	nodeDataUnlockable = fault.Code{
+		Name: "node-data-unlockable",
+		Kind: fault.Internal,
+		Text: "the data directory {folder} cannot be locked",
+		Remedy: "name a directory on a local disk with --data: some network file systems have no " +
+			"locks",
+	}
+
+	nodeDataUnwritable = fault.Code{
+		Name: "node-data-unwritable",
+		Kind: fault.Invalid,
+		Text: "the data directory {folder} cannot be written",
+		Remedy: "name a directory on a local disk with --data: some network file systems have no " +
+			"locks",
+	}
+
+	nodeDataUsed = fault.Code{
+		Name: "node-data-used",
+		Kind: fault.Conflict,
+		Text: "another node uses the data directory {folder}",
+		Remedy: "name a directory on a local disk with --data: some network file systems have no " +
+			"locks",
+	}
+
+	nodeWithoutTunnel = fault.Code{
+		Name:   "node-without-tunnel",
+		Kind:   fault.Unavailable,
+		Text:   "this node has no tunnel to a proxy",
+		Remedy: "look at the node's log",
+	}
+)

@@ -1,0 +1,98 @@
+package server
+
+import "github.com/threshold-access/threshold/internal/fault"
+
+// The errors of this package.
+var (
+	bootstrapWithoutAuth = fault.Code{
+		Name:   "bootstrap-without-auth",
+		Kind:   fault.Invalid,
+		Text:   "--bootstrap is for a server that runs auth",
+		Remedy: "add auth to the configuration, or leave out --bootstrap",
+	}
+
+	caFileUnwritable = fault.Code{
+		Name:   "ca-file-unwritable",
+		Kind:   fault.Exhausted,
+		Text:   "cannot write ca.pem",
+		Remedy: "check the disk that holds spec.data",
+	}
+
+	componentsMissing = fault.Code{
+		Name:   "components-missing",
+		Kind:   fault.Invalid,
+		Text:   "there is no part to run",
+		Remedy: "configure auth, proxy or node",
+	}
+
+	dataFolderOfOtherAccount = fault.Code{
+		Name: "data-folder-of-other-account",
+		Kind: fault.Denied,
+		Text: "the data folder {folder} belongs to the account {owner}, and this is root",
+		Remedy: "run it as that account: runuser -u {owner} -- threshold start …; or give the " +
+			"folder to root: chown -R root {folder}",
+	}
+
+	firstProxyWithoutAuth = fault.Code{
+		Name:   "first-proxy-without-auth",
+		Kind:   fault.Invalid,
+		Text:   "--first-proxy is for a server that runs auth",
+		Remedy: "run it on the machine whose configuration has an auth section",
+	}
+
+	hostNameUnreadable = fault.Code{
+		Name:   "host-name-unreadable",
+		Kind:   fault.Invalid,
+		Text:   "this machine's host name cannot be read",
+		Remedy: "set spec.proxy.name in the configuration",
+	}
+
+	listenAddressDenied = fault.Code{
+		Name:   "listen-address-denied",
+		Kind:   fault.Denied,
+		Text:   "this account may not listen on {address}",
+		Remedy: "give the program CAP_NET_BIND_SERVICE, or {hint}",
+	}
+
+	listenAddressUnusable = fault.Code{
+		Name:   "listen-address-unusable",
+		Kind:   fault.Invalid,
+		Text:   "cannot listen on {address}",
+		Remedy: "{hint}",
+	}
+
+	listenAddressUsed = fault.Code{
+		Name:   "listen-address-used",
+		Kind:   fault.Conflict,
+		Text:   "{address} is in use by another program",
+		Remedy: "end that program, or {hint}",
+	}
+
+	serverConfigUnknown = fault.Code{
+		Name:   "server-config-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there is no file {file}",
+		Remedy: "see docs/cli.md for its contents",
+	}
+
+	serverConfigUnreadable = fault.Code{
+		Name:   "server-config-unreadable",
+		Kind:   fault.Invalid,
+		Text:   "cannot read {file}",
+		Remedy: "check the file's permissions",
+	}
+
+	serverIncomplete = fault.Code{
+		Name:   "server-incomplete",
+		Kind:   fault.Internal,
+		Text:   "the data folder or the log is missing",
+		Remedy: "report this defect",
+	}
+
+	webCertificateInvalid = fault.Code{
+		Name:   "web-certificate-invalid",
+		Kind:   fault.Invalid,
+		Text:   "the web certificate cannot be used: {why}",
+		Remedy: "check spec.proxy.cert_file and key_file",
+	}
+)
