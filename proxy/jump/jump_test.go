@@ -240,30 +240,51 @@ func TestDialWithoutAuth(t *testing.T) {
 	}
 }
 
-// A proxy with rules that are too old to decide by refuses everybody, and says how old they are.
+// A proxy refuses everybody when its rules are too old to decide by, or when it knows of newer ones that have
+// not come. It says which.
 func TestDialWithoutFreshRules(t *testing.T) {
 	t.Parallel()
 	srv := newTestServer(t)
-	trust, err := rules.Open(srv.Pin(), srv.SignRulesAt(time.Now().Add(-25*time.Hour)))
+	old, err := rules.Open(srv.Pin(), srv.SignRulesAt(time.Now().Add(-25*time.Hour)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.Server = jump.New(jump.Config{
-		Cluster:    clustertest.Name,
-		Rules:      fixedRules{trust},
-		Nodes:      srv.nodes,
-		HostSigner: srv.HostKey,
-		Log:        proxytest.Log(),
-	})
-	raw, wait := srv.dialAs(srv.user("a", "ops"))
-	conn := dial.Client(raw, dial.Request{Node: "web-1"})
-	conn.Write([]byte("x"))
-	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) ||
-		!strings.Contains(err.Error(), "25h") {
-		t.Errorf("got %v, want an error about the age of the rules", err)
+	before, err := rules.Open(srv.Pin(), srv.SignRules())
+	if err != nil {
+		t.Fatal(err)
 	}
-	raw.Close()
-	wait()
+	srv.SetRoles(access.Role{Name: "new"})
+	feed, err := rules.NewFeed(srv.SignRules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	aMinuteAgo := time.Now().Add(-time.Minute)
+	receiver := rules.NewReceiver(before, aMinuteAgo)
+	_, head := feed.Next(nil)
+	if _, err := receiver.Offer(aMinuteAgo, head); err != nil {
+		t.Fatal(err)
+	}
+	for want, trust := range map[string]*rules.Trust{
+		"25h": old,
+		"newer rules, which have not come for 1m": receiver.Current(),
+	} {
+		srv.Server = jump.New(jump.Config{
+			Cluster:    clustertest.Name,
+			Rules:      fixedRules{trust},
+			Nodes:      srv.nodes,
+			HostSigner: srv.HostKey,
+			Log:        proxytest.Log(),
+		})
+		raw, wait := srv.dialAs(srv.user("a", "ops"))
+		conn := dial.Client(raw, dial.Request{Node: "web-1"})
+		conn.Write([]byte("x"))
+		if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) ||
+			!strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+		raw.Close()
+		wait()
+	}
 }
 
 // A client that stalls before its dial request is complete is closed in time. A malformed request gets a
