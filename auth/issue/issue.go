@@ -109,7 +109,7 @@ func (i *Issuer) issue(ctx context.Context, r ca.Request, e audit.Event) (ca.Iss
 func unwrapExhausted(err error) error {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if f, ok := e.(*fault.Error); ok && f.Kind == fault.Exhausted {
-			return fault.Wrap(err, f.Kind, f.Op, f.Msg, f.Remedy)
+			return f.Because(err)
 		}
 	}
 	return err

@@ -114,11 +114,11 @@ func (s *Service) Admit(ctx context.Context, req authrpc.JoinRequest) (Admitted,
 	now := s.cfg.Now()
 	parsed, err := authrpc.ParseToken(req.Token)
 	if err != nil {
-		return Admitted{}, fault.Wrap(err, fault.Denied, op, err.Error(), newTokenRemedy)
+		return Admitted{}, tokenMalformed.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	token, err := s.cfg.Reader.TokenByHash(ctx, parsed.Hash())
 	if fault.Is(err, fault.NotFound) {
-		return Admitted{}, fault.New(fault.Denied, op, "this join token is not known", newTokenRemedy)
+		return Admitted{}, tokenUnknown.New(op)
 	}
 	if err != nil {
 		return Admitted{}, err
@@ -172,11 +172,9 @@ func (s *Service) checkToken(ctx context.Context, token state.Stored[state.Token
 	var refusal error
 	switch used, expires := token.Value.Used, token.Value.Expires; {
 	case !used.IsZero():
-		msg := "this join token was used already, at " + formatTime(used)
-		refusal = fault.New(fault.Denied, op, msg, newTokenRemedy)
+		refusal = tokenUsed.New(op, fault.Args{"time": formatTime(used)})
 	case !now.Before(expires):
-		msg := "this join token expired at " + formatTime(expires)
-		refusal = fault.New(fault.Expired, op, msg, newTokenRemedy)
+		refusal = tokenExpired.New(op, fault.Args{"time": formatTime(expires)})
 	default:
 		return nil
 	}
@@ -221,16 +219,14 @@ func (s *Service) checkRequest(
 	now time.Time,
 ) (Admitted, error) {
 	if req.Kind != token.Kind {
-		msg := fmt.Sprintf("this join token is for a %s, not for a %.20q", token.Kind, req.Kind)
-		return Admitted{}, fault.New(fault.Denied, op, msg, newTokenRemedy)
+		return Admitted{}, tokenOfOtherKind.New(op, fault.Args{"token_kind": token.Kind, "kind": req.Kind})
 	}
 	if err := checkClock(req.Time, now); err != nil {
 		return Admitted{}, err
 	}
 	candidate, err := parseKeys(req.SSHKey, req.X509Key)
 	if err != nil {
-		msg := "the machine's keys are not acceptable: " + err.Error()
-		return Admitted{}, fault.Wrap(err, fault.Invalid, op, msg, updateRemedy)
+		return Admitted{}, machineKeysRefused.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	if err := checkProof(req, candidate.service); err != nil {
 		return Admitted{}, err
@@ -266,10 +262,12 @@ func checkClock(machine, auth time.Time) error {
 	if off < 0 {
 		direction = "behind"
 	}
-	msg := fmt.Sprintf("this machine's clock says %s, auth's says %s: it is %s %s",
-		formatTime(machine), formatTime(auth), off.Abs().Round(time.Second), direction)
-	remedy := "set this machine's clock (timedatectl set-ntp true), then start it again"
-	return fault.New(fault.Invalid, op, msg, remedy)
+	return machineClockWrong.New(op, fault.Args{
+		"machine_time": formatTime(machine),
+		"auth_time":    formatTime(auth),
+		"off":          off.Abs().Round(time.Second),
+		"direction":    direction,
+	})
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -296,7 +294,7 @@ func checkProof(req authrpc.JoinRequest, key crypto.PublicKey) error {
 	pub, ok := key.(*ecdsa.PublicKey)
 	sum := authrpc.JoinProof(req.Token, req.SSHKey, req.X509Key)
 	if !ok || !ecdsa.VerifyASN1(pub, sum[:], req.Proof) {
-		return fault.New(fault.Denied, op, "the machine does not prove that it holds its key", updateRemedy)
+		return machineKeyUnproven.New(op)
 	}
 	return nil
 }
@@ -342,8 +340,7 @@ func (s *Service) register(
 		if err := s.checkToken(ctx, token, s.cfg.Now()); err != nil {
 			return Admitted{}, err
 		}
-		msg := "other machines joined at the same moment" // the error if this was the last try
-		err = fault.New(fault.Conflict, op, msg, "start the machine again")
+		err = joinConflict.New(op)
 	}
 	if err != nil {
 		return Admitted{}, s.recordRefusal(ctx, token, err)
@@ -355,9 +352,7 @@ func (s *Service) register(
 // certificate is for the service key on record. Otherwise it returns fault Denied. auth/api calls it for
 // every request of a machine, because a certificate stays valid for hours after the machine was removed.
 func (s *Service) VerifyMember(ctx context.Context, caller authrpc.Caller) (Admitted, error) {
-	notMember := fault.New(fault.Denied, op,
-		fmt.Sprintf("the %s %s is not a member of this cluster any more", caller.Kind, caller.Name),
-		"join again with a new token: tsh token create")
+	notMember := machineNotMember.New(op, fault.Args{"kind": caller.Kind, "name": caller.Name})
 	onRecord, err := s.cfg.Reader.Machine(ctx, caller.ID)
 	if fault.Is(err, fault.NotFound) {
 		return Admitted{}, notMember
@@ -388,9 +383,7 @@ func (s *Service) VerifyForwarded(ctx context.Context, from authrpc.ForwardedFro
 	}
 	key, err := x509.ParsePKIXPublicKey(signer.Value.X509Key)
 	if err != nil || signer.Value.Kind != identity.Proxy || !from.Verify(key) {
-		return "", fault.New(fault.Denied, "join.VerifyForwarded",
-			"the forwarded address is not signed by a proxy of this cluster",
-			"connect through a proxy of this cluster")
+		return "", forwardedAddressUnsigned.New("join.VerifyForwarded")
 	}
 	return signer.Value.Name, nil
 }

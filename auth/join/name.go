@@ -41,9 +41,7 @@ func (s *Service) chooseName(ctx context.Context, machine state.Machine, wanted 
 			return name, nil
 		}
 	}
-	return "", fault.New(fault.Exhausted, op,
-		fmt.Sprintf("the name %s and %d variants of it are taken", base, maxNameTries-1),
-		"give the machine another name in its configuration")
+	return "", machineNamesTaken.New(op, fault.Args{"name": base, "count": maxNameTries - 1})
 }
 
 // withSuffix puts -i behind the first label: web.example.org becomes web-2.example.org.
@@ -113,16 +111,15 @@ func (s *Service) checkMachine(machine *state.Machine) error {
 		return err
 	}
 	if machine.Kind == identity.Node && len(machine.Names) > 0 {
-		return fault.New(fault.Denied, op, "a node has no public names", remedy)
+		return nodePublicNames.New(op)
 	}
 	if len(machine.Names) > maxNames {
-		msg := fmt.Sprintf("the proxy has %d public names, more than %d", len(machine.Names), maxNames)
-		return fault.New(fault.Invalid, op, msg, remedy)
+		return publicNamesTooMany.New(op, fault.Args{"count": len(machine.Names), "most": maxNames})
 	}
 	for _, public := range machine.Names {
 		alias, err := s.checkPublicName(public)
 		if err != nil {
-			return fault.Wrap(err, fault.Invalid, op, err.Error(), remedy)
+			return publicNameInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 		}
 		if alias != "" && !slices.Contains(machine.Aliases, alias) {
 			machine.Aliases = append(machine.Aliases, alias)
@@ -139,16 +136,19 @@ const maxLabelBytes = 2 << 10
 func CheckLabels(l identity.Labels) error {
 	const remedy = "correct the labels, then try again"
 	if err := l.Check(); err != nil {
-		return fault.Wrap(err, fault.Invalid, op, err.Error(), remedy)
+		return labelInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	text, err := json.Marshal(l) // as it is in certificates
 	if err != nil {
 		return fmt.Errorf("encode labels: %w", err)
 	}
 	if len(l) > maxLabels || len(text) > maxLabelBytes {
-		msg := fmt.Sprintf("there are %d labels of %d bytes, more than %d labels or %d bytes",
-			len(l), len(text), maxLabels, maxLabelBytes)
-		return fault.New(fault.Invalid, op, msg, remedy)
+		return labelsTooMany.New(op, fault.Args{
+			"count":      len(l),
+			"bytes":      len(text),
+			"most":       maxLabels,
+			"most_bytes": maxLabelBytes,
+		})
 	}
 	return nil
 }
@@ -186,7 +186,5 @@ func (s *Service) AllowedOrigin(by identity.Identity, origin string) error {
 	if err == nil && slices.Contains(proxy.Value.Names, u.Hostname()) {
 		return nil
 	}
-	return fault.New(fault.Denied, op,
-		fmt.Sprintf("%.200q is not a public name of the proxy %s", origin, proxy.Value.Name),
-		"ask an administrator to add it to the proxy's public names and to let the proxy join again")
+	return publicNameUnknown.New(op, fault.Args{"origin": origin, "proxy": proxy.Value.Name})
 }

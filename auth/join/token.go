@@ -99,8 +99,10 @@ func firstProblem(r TokenRequest) error {
 	var first error
 	CheckTokenRequest(r, func(path, format string, args ...any) {
 		if first == nil {
-			msg := path + ": " + fmt.Sprintf(format, args...)
-			first = fault.New(fault.Invalid, "token", msg, "correct the token's "+path+", then try again")
+			first = tokenRequestInvalid.New("token", fault.Args{
+				"field": path,
+				"why":   fmt.Sprintf(format, args...),
+			})
 		}
 	})
 	return first

@@ -9,7 +9,6 @@ import (
 
 	"github.com/threshold-access/threshold/auth/oidc"
 	"github.com/threshold-access/threshold/internal/authrpc"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -130,24 +129,20 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 // the state and the callback come from the link that the user opened, so an attacker may have made them. The
 // handle is not checked here: it is sealed, so opening it shows whether it was altered.
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
-	invalidLinkFault := func(why string) error {
-		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+why,
-			"open the complete link that tsh login shows")
-	}
 	headless := req.Handle != ""
 	switch {
 	case headless && req.Challenge+req.State+req.Callback != "":
-		return invalidLinkFault("it mixes a browser login and a headless login")
+		return loginLinkMixed.New(opBegin)
 	case !headless && !challengeRE.MatchString(req.Challenge):
-		return invalidLinkFault("its challenge is malformed")
+		return loginLinkChallengeMalformed.New(opBegin)
 	case !headless && !stateRE.MatchString(req.State):
-		return invalidLinkFault("its state is malformed")
+		return loginLinkStateMalformed.New(opBegin)
 	case !headless && !loopbackCallback(req.Callback):
-		return invalidLinkFault("its callback address is not on this machine")
+		return loginLinkCallbackForeign.New(opBegin)
 	case req.Locale != "" && !localeRE.MatchString(req.Locale):
-		return invalidLinkFault("its language tag is not valid")
+		return loginLinkLocaleInvalid.New(opBegin)
 	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
-		return invalidLinkFault("one of its parameters is too long")
+		return loginLinkTooLong.New(opBegin)
 	}
 	if err := checkOrigin(req.PublicOrigin); err != nil {
 		return err
@@ -171,9 +166,7 @@ func checkOrigin(origin string) error {
 	u, err := url.Parse(origin)
 	if err != nil || len(origin) > maxOrigin || u.Scheme != "https" || u.Host == "" ||
 		origin != "https://"+u.Host {
-		return fault.New(fault.Invalid, opBegin,
-			"the proxy's public address is not of the form https://host or https://host:port",
-			"ask an administrator to set the proxy's public address")
+		return publicAddressInvalid.New(opBegin)
 	}
 	return nil
 }
@@ -192,9 +185,7 @@ func (s *Service) chooseConnector(
 	}
 	switch len(all) {
 	case 0:
-		return "", nil, fault.New(fault.Unavailable, opBegin,
-			"this cluster has no connector, so nobody can log in",
-			"ask an administrator to apply one: tsh apply -f connector.yaml")
+		return "", nil, connectorsNone.New(opBegin)
 	case 1:
 		return all[0].Name, nil, nil
 	}

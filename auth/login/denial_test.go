@@ -203,7 +203,7 @@ func TestProviderRefusalIsReportedAndNotStored(t *testing.T) {
 	}{
 		{oidctest.Faults{Refuse: "access_denied"}, fault.Denied, "access_denied"},
 		{withClaim("nonce", "x"), fault.Invalid, "does not belong"},
-		{withClaim("iat", f.clock().Add(10*time.Minute).Unix()), fault.Invalid, "10m0s ahead"},
+		{withClaim("iat", f.clock().Add(10*time.Minute).Unix()), fault.Invalid, "10m ahead"},
 		{withClaim("email_verified", false), fault.Denied, "not verified"},
 	} {
 		f.provider.SetFaults(tt.faults)

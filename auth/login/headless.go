@@ -68,13 +68,11 @@ func (s *Service) beginHeadless(
 	from net.Addr, req authrpc.BeginHeadlessRequest,
 ) (res authrpc.BeginHeadlessResponse, err error) {
 	if !challengeRE.MatchString(req.Challenge) {
-		return res, fault.New(fault.Invalid, opHeadless, "the challenge is malformed",
-			"update tsh, then start again: tsh login --headless")
+		return res, headlessChallengeMalformed.New(opHeadless)
 	}
 	addrPort, err := netip.ParseAddrPort(addrString(from))
 	if err != nil {
-		return res, fault.Wrap(err, fault.Internal, opHeadless, "the address of this machine is not known",
-			"log in with a browser: tsh login")
+		return res, machineAddressUnknown.Wrap(err, opHeadless)
 	}
 	handle := headlessHandle{
 		Challenge: req.Challenge,
@@ -137,8 +135,7 @@ func (s *Service) storeHeadless(
 		return err
 	}
 	if _, readErr := s.cfg.Logins.PendingLogin(ctx, hash); readErr == nil {
-		return fault.New(fault.Expired, opHeadless, "this login was approved already",
-			"start again: tsh login --headless")
+		return headlessLoginApproved.New(opHeadless)
 	}
 	return err
 }
@@ -173,9 +170,9 @@ func (s *Service) redeemHeadless(
 	// The check of certificates decides here too: who may not use the certificates does not get them.
 	pinned := identity.Identity{SourceAddresses: []netip.Prefix{handle.network()}}
 	if err := pinned.CheckSourceAddress(from); err != nil {
-		return Assured{}, false, fault.Wrap(err, fault.Denied, opHeadless,
-			"this login was requested from another address: "+handle.From.String(),
-			"start again: tsh login --headless")
+		return Assured{}, false, headlessAddressChanged.Wrap(err, opHeadless, fault.Args{
+			"address": handle.From.String(),
+		})
 	}
 	pending, err := s.cfg.Logins.PendingLogin(ctx, headlessHash(handle.Challenge))
 	if fault.Is(err, fault.NotFound) {

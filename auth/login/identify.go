@@ -60,8 +60,7 @@ func (s *Service) verifyCallback(
 	// Each connector has a callback path of its own. A response on another path comes from another provider
 	// than the one that was asked: a mix-up attack.
 	if req.Connector != attempt.Flow.Connector {
-		return oidc.VerifiedUser{}, clientRequest{}, fault.New(fault.Denied, opIdentify,
-			"the callback belongs to another identity provider than this login", startAgain)
+		return oidc.VerifiedUser{}, clientRequest{}, callbackOfOtherProvider.New(opIdentify)
 	}
 	user, err := s.cfg.Providers.Finish(ctx, attempt.Flow, oidc.CallbackParams{
 		State:            req.State,

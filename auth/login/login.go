@@ -24,7 +24,6 @@ import (
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/auth/totp"
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -97,8 +96,7 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	if cfg.Providers == nil || cfg.Factor == nil || cfg.Logins == nil || cfg.Events == nil ||
 		cfg.AllowedOrigin == nil || identity.CheckCluster(cfg.Cluster) != nil {
-		return nil, fault.New(fault.Internal, "login.New", "the configuration is incomplete",
-			"report this: it is a defect")
+		return nil, loginConfigIncomplete.New("login.New")
 	}
 	sealer, err := newSealer(cfg.Key)
 	if err != nil {
@@ -119,8 +117,7 @@ func (s *Service) Refusals() RefusalCounts { return s.refusals.snapshot() }
 // checkProxy returns fault Denied for callers other than proxies: only a proxy serves the pages of a login.
 func checkProxy(op string, by identity.Identity) error {
 	if by.Kind != identity.Proxy {
-		return fault.New(fault.Denied, op, "only a proxy may make this request",
-			"log in through a proxy: tsh login")
+		return proxyOnly.New(op)
 	}
 	return nil
 }

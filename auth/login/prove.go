@@ -66,8 +66,7 @@ func (s *Service) openIdentified(
 		return attempt, err
 	}
 	if len(req.From) > maxFrom || len(req.Code) > maxFactorCodeBytes {
-		return attempt, fault.New(fault.Invalid, opProve, "the code is too long",
-			"enter the code that the app shows now")
+		return attempt, secondFactorTooLong.New(opProve)
 	}
 	err = s.sealer.open(opProve, stageIdentified, req.Attempt, s.cfg.Now(), &attempt)
 	return attempt, err
@@ -81,8 +80,7 @@ func (s *Service) storeLogin(
 	ctx context.Context, by identity.Identity, from string, attempt identifiedAttempt, proof totp.Proof,
 ) (res authrpc.ProveFactorResponse, err error) {
 	if proof.Who() != attempt.User.UserKey() || proof.Method() == "" {
-		return res, fault.New(fault.Internal, opProve, "the second factor belongs to another user",
-			startAgain)
+		return res, secondFactorOfOtherUser.New(opProve)
 	}
 	who, err := s.assuredIdentity(ctx, attempt, proof)
 	if err != nil {
@@ -132,9 +130,7 @@ func (s *Service) assuredIdentity(
 		who.SourceAddresses = []netip.Prefix{handle.network()}
 	}
 	if _, err := who.Encode(); err != nil {
-		return who, fault.Wrap(err, fault.Exhausted, opProve,
-			"no certificate can carry this identity: "+err.Error(),
-			"ask an administrator to map fewer roles and traits")
+		return who, identityTooLarge.Wrap(err, opProve, fault.Args{"why": err.Error()})
 	}
 	return who, nil
 }

@@ -144,8 +144,7 @@ func (s *Service) redeemPending(
 func checkChallenge(challenge string, encoded authrpc.Keys) error {
 	if !verifierRE.MatchString(encoded.Verifier) ||
 		!authrpc.ChallengeMatches(challenge, encoded.Verifier, encoded.SSHKey, encoded.X509Key) {
-		return fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys",
-			"log in on this machine: tsh login")
+		return loginOfOtherClient.New(opRedeem)
 	}
 	return nil
 }
@@ -164,13 +163,7 @@ func (s *Service) removePending(ctx context.Context, stored state.Stored[state.P
 // expired, or its user was removed. A caller with a guessed or stolen code does not learn which; cause is
 // only for the log.
 func unredeemableFault(cause error) error {
-	return &fault.Error{
-		Kind:   fault.Expired,
-		Op:     opRedeem,
-		Msg:    "this login was used already, has expired, or does not exist",
-		Remedy: startAgain,
-		Err:    cause,
-	}
+	return loginNotRedeemable.New(opRedeem).Because(cause)
 }
 
 // parseKeys returns the public keys that the client sent. It refuses with fault Invalid those for which no
@@ -178,11 +171,10 @@ func unredeemableFault(cause error) error {
 func parseKeys(encoded authrpc.Keys) (keyPair, error) {
 	const remedy = "update tsh, then start again: tsh login"
 	refusedKeyFault := func(err error, which string) error {
-		return fault.Wrap(err, fault.Invalid, opRedeem,
-			"the "+which+" key of this request is not accepted: "+err.Error(), remedy)
+		return loginKeyRefused.Wrap(err, opRedeem, fault.Args{"type": which, "why": err.Error()})
 	}
 	if len(encoded.SSHKey) > maxKey || len(encoded.X509Key) > maxKey {
-		return keyPair{}, fault.New(fault.Invalid, opRedeem, "a key of this request is too large", remedy)
+		return keyPair{}, loginKeyTooLarge.New(opRedeem)
 	}
 	sshKey, err := ssh.ParsePublicKey(encoded.SSHKey)
 	if err == nil {

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
-
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // stage says how far an attempt has come. It is authenticated together with the sealed bytes, so an attempt
@@ -41,8 +39,7 @@ type sealer struct{ aead cipher.AEAD }
 func newSealer(key []byte) (sealer, error) {
 	aead, err := chacha20poly1305.NewX(key)
 	if err != nil {
-		return sealer{}, fault.Wrap(err, fault.Internal, "login.New",
-			"the key that seals login attempts is not valid", "restore it from a backup")
+		return sealer{}, attemptKeyInvalid.Wrap(err, "login.New")
 	}
 	return sealer{aead}, nil
 }
@@ -55,7 +52,7 @@ func associatedData(st stage) []byte { return []byte("threshold login attempt\x0
 func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	plain, err := json.Marshal(attempt)
 	if err != nil {
-		return "", fault.Wrap(err, fault.Internal, op, "the login cannot continue", startAgain)
+		return "", attemptNotSealed.Wrap(err, op)
 	}
 	b := make([]byte, sealHeader, sealHeader+len(plain)+chacha20poly1305.Overhead)
 	b[0] = sealVersion
@@ -63,9 +60,7 @@ func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	_, _ = rand.Read(nonce) // crypto/rand never fails since Go 1.24
 	text := base64.RawURLEncoding.EncodeToString(s.aead.Seal(b, nonce, plain, associatedData(st)))
 	if len(text) > maxAttempt {
-		return "", fault.New(fault.Exhausted, op,
-			"the identity provider sent more data about this user than a login can hold",
-			"ask an administrator to map fewer roles and traits in the connector")
+		return "", attemptTooLarge.New(op)
 	}
 	return text, nil
 }
@@ -76,8 +71,7 @@ func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 // check.
 func (s sealer) open(op string, st stage, text string, now time.Time, into expirer) error {
 	if text == "" {
-		return fault.New(fault.Invalid, op, "this browser has no login in progress",
-			startAgain+", in a browser that accepts cookies")
+		return attemptMissing.New(op)
 	}
 	if len(text) > maxAttempt {
 		return foreignAttemptFault(op, nil)
@@ -95,8 +89,7 @@ func (s sealer) open(op string, st stage, text string, now time.Time, into expir
 		return foreignAttemptFault(op, err)
 	}
 	if !now.Before(into.expiresAt()) {
-		return fault.New(fault.Expired, op,
-			"this page has expired: a login must be finished within 10 minutes", startAgain)
+		return attemptExpired.New(op)
 	}
 	return nil
 }
@@ -107,11 +100,5 @@ type expirer interface{ expiresAt() time.Time }
 // foreignAttemptFault is the one error for text that was altered, made by another cluster, or sealed at
 // another stage. cause is only for the log.
 func foreignAttemptFault(op string, cause error) error {
-	return &fault.Error{
-		Kind:   fault.Invalid,
-		Op:     op,
-		Msg:    "this page does not belong to a login of this cluster at this step",
-		Remedy: startAgain,
-		Err:    cause,
-	}
+	return attemptForeign.New(op).Because(cause)
 }

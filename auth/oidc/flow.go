@@ -119,8 +119,7 @@ func (p *Providers) Finish(ctx context.Context, flow Flow, callback CallbackPara
 	case p.exchanges <- struct{}{}:
 		defer func() { <-p.exchanges }()
 	case <-ctx.Done():
-		return VerifiedUser{}, fault.Wrap(ctx.Err(), fault.Unavailable, opFinish,
-			"too many logins are in progress", "try again in a minute")
+		return VerifiedUser{}, loginsTooMany.Wrap(ctx.Err(), opFinish)
 	}
 	tokens, err := prov.exchangeCode(ctx, meta, flow, callback.Code)
 	if err != nil {
@@ -138,46 +137,43 @@ func (p *Providers) Finish(ctx context.Context, flow Flow, callback CallbackPara
 func (callback CallbackParams) checkBelongsTo(flow Flow) error {
 	if len(callback.State) > maxState || len(callback.Code) > maxCode || len(callback.Issuer) > maxURL ||
 		len(callback.Error) > maxError || len(callback.ErrorDescription) > maxError {
-		return fault.New(fault.Invalid, opFinish, "the identity provider's response is too large", startAgain)
+		return callbackTooLarge.New(opFinish)
 	}
 	if flow.State == "" || subtle.ConstantTimeCompare([]byte(callback.State), []byte(flow.State)) != 1 {
-		return fault.New(fault.Invalid, opFinish,
-			"the response of the identity provider does not belong to this login",
-			startAgain+", and finish it in the same browser")
+		return callbackOfOtherLogin.New(opFinish)
 	}
 	if callback.Code == "" && callback.Error == "" {
-		return fault.New(fault.Invalid, opFinish, "the identity provider sent neither a code nor an error",
-			startAgain)
+		return callbackEmpty.New(opFinish)
 	}
 	return nil
 }
 
 // issuerMismatchFault is the error for a mix-up attack (RFC 9207): another provider sent the browser back.
 func issuerMismatchFault() error {
-	return fault.New(fault.Invalid, opFinish,
-		"the response comes from another identity provider than the one that was asked", startAgain)
+	return callbackIssuerWrong.New(opFinish)
 }
 
 // errorResponseFault is the error for an error response of the provider (RFC 6749 section 4.1.2.1). Its kind
 // and remedy follow from the code: Denied is for the user, Unavailable for an administrator or for another
 // try. It contains the provider's own description in quotes, because that may say anything.
 func (p *provider) errorResponseFault(callback CallbackParams) error {
-	msg := "the identity provider " + p.display() + " refused the login: " + printable(callback.Error)
+	why := printable(callback.Error)
 	if description := printable(callback.ErrorDescription); description != "" {
-		msg += fmt.Sprintf(" (it says %q)", description)
+		why += fmt.Sprintf(" (it says %q)", description)
 	}
 	switch callback.Error {
 	case "access_denied":
-		return fault.New(fault.Denied, opFinish, msg,
-			"start again: tsh login, and give consent on the provider's page; "+
-				"if it happens again, ask an administrator for access there")
+		return providerDeniedAccess.New(opFinish, fault.Args{"provider": p.display(), "why": why})
 	case "server_error", "temporarily_unavailable":
-		return fault.New(fault.Unavailable, opFinish, msg, "try again in a minute: tsh login")
+		return providerFailed.New(opFinish, fault.Args{"provider": p.display(), "why": why})
 	case "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type":
-		return fault.New(fault.Unavailable, opFinish, msg,
-			"ask an administrator to correct connector "+p.name)
+		return providerRefusedClient.New(opFinish, fault.Args{
+			"provider":  p.display(),
+			"why":       why,
+			"connector": p.name,
+		})
 	}
-	return fault.New(fault.Denied, opFinish, msg, startAgain)
+	return providerRefusedLogin.New(opFinish, fault.Args{"provider": p.display(), "why": why})
 }
 
 // maxPrintable bounds what printable returns, in bytes.
@@ -216,10 +212,7 @@ func (p *provider) exchangeCode(
 	}
 	switch response.ErrorCode { // RFC 6749 section 5.2
 	case "invalid_grant":
-		return nil, fault.Wrap(err, fault.Invalid, opFinish,
-			"the identity provider does not know this code: "+
-				"it was used already, has expired, or belongs to another login",
-			startAgain)
+		return nil, callbackCodeUnknown.Wrap(err, opFinish)
 	case "invalid_client", "unauthorized_client":
 		return nil, p.misconfiguredFault(err, "it does not accept this cluster's client id and secret")
 	}

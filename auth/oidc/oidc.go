@@ -12,7 +12,6 @@ package oidc
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -57,8 +56,7 @@ const maxExchanges = 64
 // New makes Providers. It contacts no provider.
 func New(cfg Config) (*Providers, error) {
 	if cfg.Source == nil {
-		return nil, fault.New(fault.Internal, "oidc.New", "the configuration has no source of connectors",
-			"report this: it is a defect")
+		return nil, oidcConfigIncomplete.New("oidc.New")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -111,8 +109,7 @@ func (p *Providers) currentProvider(ctx context.Context, name string) (*provider
 	}
 	spec, err := ReadRecord(rec.Connector)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Internal, opStart, "this release cannot read connector "+name,
-			"run the newest release on every auth replica")
+		return nil, connectorUnreadable.Wrap(err, opStart, fault.Args{"connector": name})
 	}
 	made := newProvider(name, spec, rec.Revision, p.client, p.now)
 	p.cache[name] = made
@@ -129,14 +126,16 @@ func (p *Providers) forget(name string) {
 // unknownConnectorFault is the error for a connector that does not exist, or no longer. Its remedy names
 // those that do.
 func (p *Providers) unknownConnectorFault(ctx context.Context, cause error, name string) error {
-	remedy := "choose another one on the login page"
+	shown := printable(name)
 	if all, err := p.List(ctx); err == nil && len(all) > 0 {
 		names := make([]string, len(all))
 		for i, c := range all {
 			names[i] = c.Name
 		}
-		remedy = "choose one of: " + strings.Join(names, ", ")
+		return connectorUnknownAmong.New(opStart, fault.Args{
+			"connector":  shown,
+			"connectors": strings.Join(names, ", "),
+		}).Because(cause)
 	}
-	return fault.Wrap(cause, fault.NotFound, opStart,
-		fmt.Sprintf("there is no connector %.80q", name), remedy)
+	return connectorUnknown.New(opStart, fault.Args{"connector": shown}).Because(cause)
 }

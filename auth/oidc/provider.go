@@ -145,19 +145,21 @@ func (p *provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 // unreachableFault is the error for a provider that does not answer, or answers something that cannot be
 // decoded. Another try may succeed.
 func (p *provider) unreachableFault(err error) error {
-	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
-		"the identity provider "+p.display()+" cannot be reached",
-		"try again in a minute; if it happens again, tell an administrator that "+p.spec.Issuer+
-			" does not answer")
+	return providerUnreachable.Wrap(truncateError(err), opStart, fault.Args{
+		"provider": p.display(),
+		"issuer":   p.spec.Issuer,
+	})
 }
 
 // misconfiguredFault is the error for a provider that answers, but with which no login is possible before an
 // administrator corrects the connector or the provider. problem ends the message: "the identity provider ...
 // cannot be used: it offers none of the signature algorithms".
 func (p *provider) misconfiguredFault(err error, problem string) error {
-	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
-		"the identity provider "+p.display()+" cannot be used: "+problem,
-		"ask an administrator to correct connector "+p.name)
+	return providerMisconfigured.Wrap(truncateError(err), opStart, fault.Args{
+		"provider":  p.display(),
+		"problem":   problem,
+		"connector": p.name,
+	})
 }
 
 // maxCause bounds what a provider's response adds to our log, in bytes.

@@ -38,7 +38,7 @@ func (p *provider) verifyIDToken(
 	raw, _ := response.Extra("id_token").(string)
 	if raw == "" || len(raw) > maxToken {
 		return nil, p.invalidTokenFault(fmt.Errorf("%d bytes", len(raw)),
-			"it sent no ID token, or one that is too large")
+			idTokenMissing)
 	}
 	keys := &errorRecorder{keys: meta.keys}
 	verifier := gooidc.NewVerifier(p.spec.Issuer, keys, &gooidc.Config{
@@ -52,16 +52,14 @@ func (p *provider) verifyIDToken(
 	case errors.As(keys.err, &notFetched):
 		return nil, p.unreachableFault(err)
 	case errors.Is(keys.err, errFetchedRecently):
-		return nil, fault.Wrap(err, fault.Unavailable, opFinish,
-			"the identity provider "+p.display()+" signed with a key it has not published",
-			"try again in a minute: tsh login")
+		return nil, providerKeyUnpublished.Wrap(err, opFinish, fault.Args{"provider": p.display()})
 	case err != nil:
-		return nil, p.invalidTokenFault(err, "its ID token is not valid")
+		return nil, p.invalidTokenFault(err, idTokenInvalid)
 	}
 	// Only now is the content of the token what the provider signed.
 	verified, err := decodeClaims(token)
 	if err != nil {
-		return nil, p.invalidTokenFault(err, "its ID token cannot be read")
+		return nil, p.invalidTokenFault(err, idTokenUnreadable)
 	}
 	err = errors.Join(
 		p.checkAudience(token, verified, response.AccessToken),
@@ -89,12 +87,9 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 }
 
 // invalidTokenFault is the error for a token that is a mistake of the provider or an attack. Either way an
-// administrator must look at it. problem ends the message: "the response ... is refused: it sent no ID
-// token".
-func (p *provider) invalidTokenFault(err error, problem string) error {
-	return fault.Wrap(truncateError(err), fault.Invalid, opFinish,
-		"the response of the identity provider "+p.display()+" is refused: "+problem,
-		startAgain+"; if it happens again, ask an administrator to look at connector "+p.name)
+// administrator must look at it. code is one of those with responseRefused.
+func (p *provider) invalidTokenFault(err error, code fault.Code) error {
+	return code.Wrap(truncateError(err), opFinish, fault.Args{"provider": p.display(), "connector": p.name})
 }
 
 // checkAudience refuses a token that was issued to another client, and one that does not belong to the access
@@ -107,11 +102,11 @@ func (p *provider) checkAudience(token *gooidc.IDToken, verified claims, accessT
 	ambiguous := !hasAZP && len(audiences) > 1
 	if forOther || ambiguous {
 		return p.invalidTokenFault(fmt.Errorf("azp %v, aud %q", issuedTo, token.Audience),
-			"its ID token was made for another client")
+			idTokenOfOtherClient)
 	}
 	if token.AccessTokenHash != "" {
 		if err := token.VerifyAccessToken(accessToken); err != nil {
-			return p.invalidTokenFault(err, "its access token and ID token do not belong together")
+			return p.invalidTokenFault(err, idTokenHashWrong)
 		}
 	}
 	return nil
@@ -120,8 +115,7 @@ func (p *provider) checkAudience(token *gooidc.IDToken, verified claims, accessT
 // checkNonce refuses a token that was issued for another flow.
 func checkNonce(flow Flow, token *gooidc.IDToken) error {
 	if flow.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(flow.Nonce)) != 1 {
-		return fault.New(fault.Invalid, opFinish,
-			"the response of the identity provider does not belong to this login", startAgain)
+		return idTokenOfOtherLogin.New(opFinish)
 	}
 	return nil
 }
@@ -133,10 +127,7 @@ func (p *provider) checkTimes(token *gooidc.IDToken, verified claims) error {
 	now := p.now()
 	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 ||
 		token.IssuedAt.IsZero() || token.IssuedAt.Unix() <= 0 {
-		return p.invalidTokenFault(
-			errors.New("no exp or no iat"),
-			"its ID token has no issue time or no expiry",
-		)
+		return p.invalidTokenFault(errors.New("no exp or no iat"), idTokenWithoutTimes)
 	}
 	age := now.Sub(token.IssuedAt) // negative: the provider's clock is ahead
 	expired := now.Sub(token.Expiry) > Skew
@@ -145,13 +136,13 @@ func (p *provider) checkTimes(token *gooidc.IDToken, verified claims) error {
 		return p.clockSkewFault(-age)
 	case expired:
 		return p.invalidTokenFault(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
-			"its ID token has expired")
+			idTokenExpired)
 	}
 	if notBefore, has := verified["nbf"]; has {
 		number, _ := notBefore.(json.Number)
 		seconds, err := number.Float64() // an error also for a value that is no number
 		if err != nil || seconds > float64(now.Add(Skew).Unix()) {
-			return p.invalidTokenFault(fmt.Errorf("nbf %v", notBefore), "its ID token is not valid yet")
+			return p.invalidTokenFault(fmt.Errorf("nbf %v", notBefore), idTokenNotYetValid)
 		}
 	}
 	return nil
@@ -160,12 +151,13 @@ func (p *provider) checkTimes(token *gooidc.IDToken, verified claims) error {
 // clockSkewFault is the error for a provider whose clock differs from this server's by the duration. It is
 // ahead if by is positive.
 func (p *provider) clockSkewFault(by time.Duration) error {
-	direction := "ahead of"
+	code := providerClockAhead
 	if by < 0 {
-		direction, by = "behind", -by
+		code = providerClockBehind
 	}
-	return fault.New(fault.Invalid, opFinish,
-		fmt.Sprintf("the clock of the identity provider %s is %s %s this server's (%s here)",
-			p.display(), by.Round(time.Second), direction, p.now().UTC().Format(time.RFC3339)),
-		"ask an administrator to set the clock of the auth server; then start again: tsh login")
+	return code.New(opFinish, fault.Args{
+		"provider": p.display(),
+		"gap":      by.Abs().Round(time.Second),
+		"now":      p.now().UTC().Format(time.RFC3339),
+	})
 }

@@ -74,10 +74,11 @@ func (p *provider) textClaim(verified claims, claim string) (string, error) {
 
 // unusableClaimFault is the error for a claim that is missing or fails identity.CheckText.
 func (p *provider) unusableClaimFault(err error, claim string) error {
-	return fault.Wrap(err, fault.Invalid, opFinish,
-		fmt.Sprintf("the identity provider %s sent no usable claim %.120q "+
-			"(it is missing, too long, or has invisible characters)", p.display(), claim),
-		"ask an administrator to correct the account at the provider, or connector "+p.name)
+	return providerClaimUnusable.Wrap(err, opFinish, fault.Args{
+		"provider":  p.display(),
+		"claim":     claim,
+		"connector": p.name,
+	})
 }
 
 // displayName returns the name of the user. If it is an e-mail address, the provider must have verified it:
@@ -86,9 +87,7 @@ func (p *provider) displayName(verified claims) (string, error) {
 	claim := p.spec.nameClaim()
 	name, err := p.textClaim(verified, claim)
 	if err == nil && claim == emailClaim && !verified.emailVerified() {
-		return "", fault.New(fault.Denied, opFinish,
-			"the identity provider "+p.display()+" has not verified the e-mail address "+name,
-			"confirm the address with the provider, then start again: tsh login")
+		return "", providerEmailUnverified.New(opFinish, fault.Args{"provider": p.display(), "email": name})
 	}
 	return name, err
 }

@@ -133,7 +133,7 @@ func (w writer) commit(ctx context.Context, c *change) (result, error) {
 		if conflict == nil {
 			conflict = conflictFault("state.commit")
 		}
-		return result{}, fault.Wrap(err, conflict.Kind, conflict.Op, conflict.Msg, conflict.Remedy)
+		return result{}, conflict.Because(err)
 	}
 	if err != nil {
 		return result{}, err

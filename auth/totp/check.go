@@ -2,7 +2,6 @@ package totp
 
 import (
 	"crypto/subtle"
-	"fmt"
 	"slices"
 	"time"
 
@@ -107,8 +106,7 @@ func resetWrongCodes(factor state.Factor) state.Factor {
 func refuseReusedCode(factor state.Factor, step int64) outcome {
 	refused := outcome{verdict: codeReused, next: factor, mustStore: step > factor.ReusedStep}
 	refused.next.ReusedStep = max(step, factor.ReusedStep)
-	refused.refusal = fault.New(fault.Denied, opVerify, "this code was used already",
-		"wait for the next code, then enter it")
+	refused.refusal = secondFactorUsed.New(opVerify)
 	return refused
 }
 
@@ -120,12 +118,11 @@ func refuseWrongCode(factor state.Factor, now time.Time) outcome {
 	refused.next.LockedUntil = time.Time{} // the lockout before, if there was one, is over
 	wait := lockoutAfter(refused.next.WrongCodes)
 	if wait == 0 {
-		refused.refusal = fault.New(fault.Denied, opVerify, "this code is wrong",
-			"enter the code that the app shows now; if that is wrong too, set the phone's clock to automatic")
+		refused.refusal = secondFactorWrong.New(opVerify)
 		return refused
 	}
 	refused.next.LockedUntil = now.Add(wait).UTC()
-	refused.refusal = lockedFault(wait, "this code is wrong, and so were several before it")
+	refused.refusal = lockedFault(wait, secondFactorWrongAgain)
 	return refused
 }
 
@@ -143,19 +140,18 @@ func lockoutAfter(n int) time.Duration {
 }
 
 // lockedFault is the error during a lockout, for a user or an address. Its remedy says how long it lasts.
-func lockedFault(wait time.Duration, why string) error {
-	return fault.New(fault.Exhausted, opVerify, why, "try again in "+formatWait(wait))
+func lockedFault(wait time.Duration, code fault.Code) error {
+	return code.New(opVerify, fault.Args{fault.ArgRetryAfter: roundWait(wait)})
 }
 
-// formatWait rounds a wait up to one unit: "30s", "2m" or "1h".
-func formatWait(d time.Duration) string {
-	switch {
-	case d <= time.Minute-time.Second:
-		return fmt.Sprintf("%ds", int((d+time.Second-1)/time.Second))
-	case d <= time.Hour-time.Minute:
-		return fmt.Sprintf("%dm", int((d+time.Minute-1)/time.Minute))
+// roundWait rounds a wait up to whole seconds, minutes or hours.
+func roundWait(d time.Duration) time.Duration {
+	for _, unit := range []time.Duration{time.Second, time.Minute} {
+		if d <= 59*unit {
+			return (d + unit - 1).Truncate(unit)
+		}
 	}
-	return "1h"
+	return time.Hour
 }
 
 // matchStep returns the newest step of 30 seconds whose code was entered, among the current one and drift

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -42,9 +41,7 @@ func parseCode(typed string) (parsedCode, error) {
 			return parsedCode{recovery: s}, nil
 		}
 	}
-	return parsedCode{}, fault.New(fault.Invalid, opVerify,
-		"this is not a code: a code has six digits, a recovery code has sixteen letters and digits",
-		"enter the code that the app shows now")
+	return parsedCode{}, secondFactorMalformed.New(opVerify)
 }
 
 // newRecoveryCodes draws the recovery codes of a user, in the form that is shown and in the form that is

@@ -6,7 +6,6 @@ import (
 	"github.com/pquerna/otp"
 	"github.com/pquerna/otp/totp"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -33,8 +32,7 @@ func (s *Service) OfferEnrolment(ctx context.Context, who identity.Identity) (*E
 		Algorithm:   otp.AlgorithmSHA1,
 	})
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Internal, "totp.OfferEnrolment",
-			"no TOTP secret could be generated", "try again: tsh login")
+		return nil, totpSecretFailed.Wrap(err, "totp.OfferEnrolment")
 	}
 	return &Enrolment{Secret: key.Secret(), URI: key.String()}, nil
 }

@@ -56,8 +56,7 @@ type Service struct {
 // New makes a service.
 func New(cfg Config) (*Service, error) {
 	if cfg.Store == nil || cfg.Issuer == "" {
-		return nil, fault.New(fault.Internal, "totp.New", "the configuration has no store or no issuer",
-			"report this: it is a defect")
+		return nil, totpConfigIncomplete.New("totp.New")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -108,7 +107,7 @@ func (s *Service) Verify(ctx context.Context, answer Answer) (Proof, error) {
 		return Proof{}, err
 	}
 	if wait := s.addressLockout.lockedFor(answer.From, s.now()); wait > 0 {
-		return Proof{}, lockedFault(wait, "too many wrong codes came from this address")
+		return Proof{}, lockedFault(wait, secondFactorAddressLocked)
 	}
 	// Of several concurrent calls for one user, one writes first. The others get a conflict and try again
 	// with the factor as it is then: they see the code used, or the wrong codes counted.
@@ -118,9 +117,7 @@ func (s *Service) Verify(ctx context.Context, answer Answer) (Proof, error) {
 			return proof, err
 		}
 	}
-	return Proof{}, fault.New(fault.Unavailable, opVerify,
-		"too many codes of this user are being checked at once",
-		"wait for the next code, then try again")
+	return Proof{}, secondFactorBusy.New(opVerify)
 }
 
 // tryVerify makes one attempt of Verify: it reads the user's factor, judges the code by it, and stores the
@@ -134,14 +131,12 @@ func (s *Service) tryVerify(ctx context.Context, answer Answer, code parsedCode)
 	now := s.now()
 	// During a lockout no code is judged, not even a correct one: otherwise guessing could go on.
 	if wait := stored.LockedUntil.Sub(now); wait > 0 {
-		return Proof{}, lockedFault(wait, "too many wrong codes were entered")
+		return Proof{}, lockedFault(wait, secondFactorLocked)
 	}
 	// Two logins may have offered an enrolment at the same time. The first to confirm it wins: a later one
 	// must not replace a factor without a code of that factor.
 	if answer.Enrolment != nil && stored.Secret != "" {
-		return Proof{}, fault.New(fault.Expired, opVerify,
-			"a second factor was already enrolled in another login",
-			"start again: tsh login, and use the app that was enrolled there")
+		return Proof{}, secondFactorEnrolledElsewhere.New(opVerify)
 	}
 	judged := checkCode(stored.Factor, answer, code, now)
 	if judged.mustStore {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // The vectors are those of RFC 6238 appendix B for SHA-1: the last six of the eight digits.
@@ -83,7 +85,7 @@ func TestFormatWait(t *testing.T) {
 		time.Hour - 1:    "1h",
 		time.Hour:        "1h",
 	} {
-		if got := formatWait(d); got != want {
+		if got := fault.FormatDuration(roundWait(d)); got != want {
 			t.Errorf("%s: got %q, want %q", d, got, want)
 		}
 	}

@@ -90,10 +90,7 @@ func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req R
 	}
 	defer body.Close()
 	if err := json.NewDecoder(io.LimitReader(body, MaxAnswerBytes)).Decode(&res); err != nil {
-		return res, fault.Wrap(err, fault.Unavailable, r.Name,
-			"the connection ended before auth's answer was complete",
-			"try again",
-		)
+		return res, authAnswerIncomplete.Wrap(err, r.Name)
 	}
 	return res, nil
 }
@@ -123,7 +120,7 @@ func Stream[Req, Res any](
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return fault.Wrap(err, fault.Unavailable, r.Name, "the stream from auth ended", "try again")
+			return authStreamEnded.Wrap(err, r.Name)
 		}
 		if err := receive(res); err != nil {
 			return err
@@ -169,22 +166,11 @@ func (c *Client) explainCallError(path string, err error) error {
 	case errors.As(err, &dialerFault):
 		return dialerFault
 	case errors.As(err, &wrongPin):
-		return fault.Wrap(err, fault.Denied, path,
-			c.addr+" is not the cluster with "+wrongPin.Want.String()+
-				": it was rebuilt, or the connection is being intercepted",
-			"ask an administrator for the cluster's pin",
-		)
+		return authPinWrong.Wrap(err, path, fault.Args{"address": c.addr, "pin": wrongPin.Want.String()})
 	case errors.As(err, &expired):
-		return fault.Wrap(err, fault.Expired, path,
-			"the server's "+expired.Error(),
-			"set this machine's clock, or ask an administrator to look at auth",
-		)
+		return authCertificateExpired.Wrap(err, path, fault.Args{"why": expired.Error()})
 	case errors.As(err, &alert) && alert.Op == "remote error": // an alert of the peer, as crypto/tls names it
-		return fault.Wrap(err, fault.Unauthenticated, path,
-			"the server does not accept this certificate", "run: tsh login")
+		return clientCertificateRefused.Wrap(err, path)
 	}
-	return fault.Wrap(err, fault.Unavailable, path,
-		"auth cannot be reached at "+c.addr+": "+fault.DescribeNetwork(err),
-		"check the address and the network, then try again",
-	)
+	return authUnreachable.Wrap(err, path, fault.Args{"address": c.addr, "why": fault.DescribeNetwork(err)})
 }

@@ -127,7 +127,7 @@ func (s *Server) register(
 		case !slices.Contains(kinds, c.Kind):
 			err = callerKindFault(name, c)
 		case c.Expired && !allowExpired:
-			err = fault.New(fault.Expired, name, "the certificate has expired", "run: tsh login")
+			err = certificateExpired.New(name)
 		default:
 			err = fn(w, r, c)
 		}
@@ -140,10 +140,9 @@ func (s *Server) register(
 // callerKindFault is for a caller whose kind may not call the route name.
 func callerKindFault(name string, c Caller) error {
 	if c.Kind == Anonymous {
-		return fault.New(fault.Unauthenticated, name, "this needs a certificate", "run: tsh login")
+		return certificateMissing.New(name)
 	}
-	msg := "a " + string(c.Kind) + " certificate may not do this"
-	return fault.New(fault.Denied, name, msg, "log in as a user: tsh login")
+	return certificateOfOtherKind.New(name, fault.Args{"kind": string(c.Kind)})
 }
 
 // refuse answers a call with what fault.Public returns for err, and logs err whole.
@@ -197,13 +196,9 @@ func readBody(w http.ResponseWriter, r *http.Request, c Caller, limit int64, int
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return fault.Wrap(err, fault.Invalid, strings.TrimPrefix(r.URL.Path, "/v1/"),
-			"the request is too large", "send less at once")
+		return requestTooLarge.Wrap(err, strings.TrimPrefix(r.URL.Path, "/v1/"))
 	case err != nil && !errors.Is(err, io.EOF):
-		return fault.Wrap(err, fault.Invalid, strings.TrimPrefix(r.URL.Path, "/v1/"),
-			"the request could not be read",
-			"check that client and server versions match: tsh version",
-		)
+		return requestUnreadable.Wrap(err, strings.TrimPrefix(r.URL.Path, "/v1/"))
 	}
 	return nil
 }

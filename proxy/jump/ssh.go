@@ -101,8 +101,7 @@ func (s *Server) handshake(
 	}
 	sshConn, channels, requests, err := ssh.NewServerConn(conn, cfg)
 	if err != nil && auth.tried {
-		why := auth.refusal
-		err = fault.Wrap(err, why.Kind, why.Op, why.Msg, why.Remedy)
+		err = auth.refusal.Because(err)
 	}
 	return sshConn, channels, requests, err
 }

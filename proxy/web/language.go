@@ -4,30 +4,33 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"golang.org/x/text/language"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // locale has the texts of one language.
 type locale struct {
-	Tag           string            // BCP 47, for the lang attribute
-	SelfName      string            // the name of the language in the language
-	texts         map[string]string // of the pages, by key
-	errorTexts    map[string]string // translations of errors, by their English text; nil for English
-	errorPatterns []errorPattern    // the texts in errorTexts that have placeholders
+	Tag      string               // BCP 47, for the lang attribute
+	SelfName string               // the name of the language in the language
+	texts    map[string]string    // of the pages, by key
+	errors   map[string]errorText // translations of errors, by their codes; nil for English
+	// formatWait writes a time to wait.
+	formatWait func(time.Duration) string
 }
 
 // locales are the supported languages. The first is the default.
 var locales = []locale{
-	{Tag: "en", SelfName: "English", texts: english},
+	{Tag: "en", SelfName: "English", texts: english, formatWait: fault.FormatDuration},
 	{
-		Tag:           "ko",
-		SelfName:      "한국어",
-		texts:         korean,
-		errorTexts:    errorTextsKorean,
-		errorPatterns: compilePatterns(errorTextsKorean),
+		Tag:        "ko",
+		SelfName:   "한국어",
+		texts:      korean,
+		errors:     errorsKorean,
+		formatWait: formatWaitKorean,
 	},
 }
 

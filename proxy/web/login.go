@@ -40,7 +40,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 }
 
 func startInTerminalFault() error {
-	return fault.New(fault.Invalid, "web.login", "a login must be started in the terminal", remedyLogin)
+	return loginNotFromTerminal.New("web.login")
 }
 
 // checkParams reports whether no parameter of the address is repeated or too long. If it reports false, it
@@ -48,7 +48,7 @@ func startInTerminalFault() error {
 func (s *Server) checkParams(w http.ResponseWriter, r *http.Request) bool {
 	for _, values := range r.URL.Query() {
 		if len(values) != 1 || len(values[0]) > maxParamBytes {
-			s.fail(w, r, fault.New(fault.Invalid, "web.login", "the login address is not valid", remedyLogin))
+			s.fail(w, r, loginAddressInvalid.New("web.login"))
 			return false
 		}
 	}
@@ -150,9 +150,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 }
 
 func noLoginFault() error {
-	return fault.New(fault.Expired, "web.login",
-		"this browser has no login in progress: it was finished already, or the browser keeps no cookies",
-		remedyLogin)
+	return loginNotInProgress.New("web.login")
 }
 
 // pendingLogin reads the two cookies of a login that waits for its second factor: the attempt, which only the
@@ -166,13 +164,10 @@ func (s *Server) pendingLogin(r *http.Request) (attempt string, shown screen, er
 	}
 	shown, err = s.seal.open(sealed, attempt)
 	if err != nil {
-		return "", shown, fault.Wrap(err, fault.Expired, "web.login",
-			"this login cannot continue: its cookies are not from this proxy, or the proxy was restarted",
-			remedyLogin)
+		return "", shown, loginCookiesForeign.Wrap(err, "web.login")
 	}
 	if !shown.Expires.IsZero() && s.cfg.Now().After(shown.Expires) {
-		return "", shown, fault.New(fault.Expired, "web.login",
-			"this page was open for too long", remedyLogin)
+		return "", shown, loginPageExpired.New("web.login")
 	}
 	return attempt, shown, nil
 }
@@ -223,7 +218,7 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := r.ParseForm(); err != nil {
-		s.fail(w, r, fault.Wrap(err, fault.Invalid, "web.factor", "the form could not be read", remedyLogin))
+		s.fail(w, r, formUnreadable.Wrap(err, "web.factor"))
 		return
 	}
 	// A second login in the same browser, perhaps one that another site has opened, replaces the cookies of
@@ -231,14 +226,12 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 	// is from a program and not from our page. That is safe: sameOrigin and net/http have refused forms from
 	// other sites.
 	if tag := r.PostFormValue("attempt"); tag != "" && tag != attemptTag(attempt) {
-		s.fail(w, r, fault.New(fault.Expired, "web.factor",
-			"this page belongs to another login than the one in progress in this browser", remedyLogin))
+		s.fail(w, r, loginPageOfOtherLogin.New("web.factor"))
 		return
 	}
 	code := strings.TrimSpace(r.PostFormValue("code"))
 	if code == "" || len(code) > maxCodeBytes {
-		err = fault.New(fault.Invalid, "web.factor",
-			"this is not a code", "type the six digits that your authenticator app shows")
+		err = secondFactorEmpty.New("web.factor")
 		s.renderFactor(w, r, authrpc.Status(fault.Invalid), attempt, shown, err)
 		return
 	}

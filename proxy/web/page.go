@@ -70,13 +70,12 @@ type (
 	}
 	// errorView is a fault as the user reads it.
 	errorView struct {
-		Title     string // in the language of the page
-		Msg       string // what happened
-		MsgTag    string // the language of Msg: that of the page, or English
-		Advice    string // general advice for the kind of fault, in the language of the page
-		Remedy    string // what the fault says to do
-		RemedyTag string // the language of Remedy
-		ID        string
+		Title   string // in the language of the page
+		Msg     string // what happened
+		Advice  string // general advice for the kind of fault, in the language of the page
+		Remedy  string // what the fault says to do
+		TextTag string // the language of Msg and Remedy: that of the page, or English
+		ID      string
 	}
 )
 
@@ -134,8 +133,7 @@ func newErrorView(l locale, e *fault.Error) *errorView {
 		Advice: l.T("advice." + string(e.Kind)),
 		ID:     e.ID,
 	}
-	out.Msg, out.MsgTag = l.translate(e.Msg)
-	out.Remedy, out.RemedyTag = l.translate(e.Remedy)
+	out.Msg, out.Remedy, out.TextTag = l.translate(e)
 	out.Msg, out.Remedy = capitalize(out.Msg), capitalize(out.Remedy)
 	return out
 }

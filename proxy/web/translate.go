@@ -1,68 +1,41 @@
 package web
 
 import (
-	"cmp"
+	"fmt"
 	"maps"
-	"regexp"
-	"slices"
-	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// errorPattern is an English text with placeholders, and its translation.
-type errorPattern struct {
-	re   *regexp.Regexp // one group for each placeholder
-	text string         // the translation, with {1}, {2} … for the groups
+// errorText is the translation of an error: what happened, and what to do. Arguments stand in braces.
+type errorText struct{ msg, remedy string }
+
+// translate returns what happened and what to do, and the language of both: the translation of the fault's
+// code, with the arguments of the fault, or the fault's English for a code that has no translation.
+func (l locale) translate(e *fault.Error) (msg, remedy, tag string) {
+	text, known := l.errors[e.Code]
+	if !known {
+		return e.Msg, e.Remedy, locales[0].Tag
+	}
+	args := maps.Clone(e.Args)
+	if _, waits := args[fault.ArgRetryAfter]; waits {
+		args[fault.ArgRetryAfter] = l.formatWait(e.RetryAfter)
+	}
+	return fault.Fill(text.msg, args), fault.Fill(text.remedy, args), l.Tag
 }
 
-// textPairs makes a table from alternating arguments: a text, its translation, the next text, its
-// translation. It panics for a text that is there twice.
-func textPairs(texts ...string) map[string]string {
-	out := make(map[string]string, len(texts)/2)
-	for i := 0; i < len(texts); i += 2 {
-		if _, twice := out[texts[i]]; twice {
-			panic("web: two translations of " + texts[i])
-		}
-		out[texts[i]] = texts[i+1]
+// formatWaitKorean writes a time to wait in Korean.
+func formatWaitKorean(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d초", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%d분", d/time.Minute)
 	}
-	return out
-}
-
-// compilePatterns returns the texts with placeholders ("*"). The longest come first, because they are the
-// most specific.
-func compilePatterns(errorTexts map[string]string) []errorPattern {
-	longestFirst := func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }
-	var out []errorPattern
-	for _, key := range slices.SortedFunc(maps.Keys(errorTexts), longestFirst) {
-		if strings.Contains(key, "*") {
-			re := "^" + strings.ReplaceAll(regexp.QuoteMeta(key), `\*`, "(.+?)") + "$"
-			out = append(out, errorPattern{regexp.MustCompile(re), errorTexts[key]})
-		}
-	}
-	return out
-}
-
-// translate returns the translation of the English text of an error, and the language of the result. A text
-// that matches a pattern is translated with the variable parts in place, which are translated in the same way
-// where possible. A text without a translation stays in English.
-func (l locale) translate(english string) (text, tag string) {
-	if known, ok := l.errorTexts[english]; ok {
-		return known, l.Tag
-	}
-	for _, pattern := range l.errorPatterns {
-		groups := pattern.re.FindStringSubmatch(english)
-		if groups == nil {
-			continue
-		}
-		var replacements []string // a placeholder, its text, the next placeholder, its text
-		for i, group := range groups[1:] {
-			translated, _ := l.translate(group)
-			replacements = append(replacements, "{"+string(rune('1'+i))+"}", translated)
-		}
-		return strings.NewReplacer(replacements...).Replace(pattern.text), l.Tag
-	}
-	return english, locales[0].Tag
+	return fmt.Sprintf("%d시간", d/time.Hour)
 }
 
 // capitalize makes the first letter a capital. Faults begin with a small one, as terminals show them.

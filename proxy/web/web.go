@@ -123,7 +123,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /favicon.ico", serveIcon)
 	mux.HandleFunc("GET /robots.txt", serveRobots)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, fault.New(fault.NotFound, "web", "there is no such page", "go to the start page"))
+		s.fail(w, r, pageUnknown.New("web"))
 	})
 	crossOrigin := http.NewCrossOriginProtection()
 	crossOrigin.SetDenyHandler(http.HandlerFunc(s.refuseCrossSite))
@@ -173,8 +173,7 @@ func (s *Server) sameOrigin(next http.Handler) http.Handler {
 }
 
 func (s *Server) refuseCrossSite(w http.ResponseWriter, r *http.Request) {
-	s.fail(w, r, fault.New(fault.Denied, "web",
-		"this form was sent from another site", "close that page, then run: tsh login"))
+	s.fail(w, r, formOfOtherSite.New("web"))
 }
 
 // contentSecurityPolicy allows no scripts. form-action names the loopback address of tsh, because Chromium
@@ -265,16 +264,14 @@ func callAuth[Req, Res any](
 	case s.calls <- struct{}{}:
 		defer func() { <-s.calls }()
 	default:
-		return res, fault.New(fault.Unavailable, r.Name,
-			"too many users are logging in at the same time", "wait a minute, then try again")
+		return res, usersTooMany.New(r.Name)
 	}
 	res, err = authrpc.Call(ctx, s.cfg.Auth, r, req)
 	var known *fault.Error
 	if errors.As(err, &known) && known.ID == "" {
 		// The fault is from our own client, not from the auth service. It names internal addresses, which
 		// strangers must not see.
-		err = fault.Wrap(err, fault.Unavailable, r.Name, "the auth service does not answer this proxy",
-			"try again in a minute; if it happens again, tell an administrator")
+		err = authSilent.Wrap(err, r.Name)
 	}
 	return res, err
 }
