@@ -80,12 +80,10 @@ func New(cfg Config) (*Server, error) { return newServer(cfg, func(*raftstore.Co
 func newServer(cfg Config, adjustStore func(*raftstore.Config)) (*Server, error) {
 	const op = "auth.New"
 	if cfg.Dir == "" || cfg.Listener == nil || cfg.Log == nil {
-		msg := "the data folder, the listener or the log is missing"
-		return nil, fault.New(fault.Internal, op, msg, "report this defect")
+		return nil, authConfigIncomplete.New(op)
 	}
 	if err := identity.CheckMachineName(cfg.ReplicaID); err != nil {
-		remedy := "give auth.replica a lower-case host name"
-		return nil, fault.Wrap(err, fault.Invalid, op, "the replica id: "+err.Error(), remedy)
+		return nil, replicaIDInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -123,7 +121,7 @@ func newServer(cfg Config, adjustStore func(*raftstore.Config)) (*Server, error)
 // returns the fault of the disk when ctx ends.
 func (s *Server) Run(ctx context.Context) (err error) {
 	if s.started.Swap(true) {
-		return fault.New(fault.Internal, "auth.Run", "this server was run before", "make a new one")
+		return authRunTwice.New("auth.Run")
 	}
 	defer func() { s.ready.End(err) }()
 	defer s.port.Close() // for a return before the port runs, which else closes its socket itself
@@ -162,14 +160,13 @@ func (s *Server) checkFolder() error {
 		}
 		return nil
 	case err != nil:
-		msg := "the data folder " + s.cfg.Dir + " cannot be read"
-		return fault.Wrap(err, fault.Internal, "auth.Run", msg, "check its owner and permissions")
+		return authDataUnreadable.Wrap(err, "auth.Run", fault.Args{"folder": s.cfg.Dir})
 	}
 	return nil
 }
 
 func (s *Server) noClusterFault() error {
-	return fault.New(fault.NotFound, "auth.Run", "there is no cluster in "+s.cfg.Dir+" yet", bootstrapRemedy)
+	return clusterMissing.New("auth.Run", fault.Args{"folder": s.cfg.Dir})
 }
 
 // serve waits for the store, creates or opens the cluster, opens the port, and runs the services until ctx

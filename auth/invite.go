@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/threshold-access/threshold/auth/join"
@@ -40,9 +39,9 @@ func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authr
 		return authrpc.Token{}, err
 	}
 	if len(proxies.Items) > 0 {
-		msg := fmt.Sprintf("this cluster has a proxy already: %s", proxies.Items[0].Value.Name)
-		remedy := "log in through it, then run: tsh token create --kind proxy"
-		return authrpc.Token{}, fault.New(fault.Denied, "auth.InviteFirstProxy", msg, remedy)
+		return authrpc.Token{}, firstProxyExists.New("auth.InviteFirstProxy", fault.Args{
+			"proxy": proxies.Items[0].Value.Name,
+		})
 	}
 	var noLabels identity.Labels
 	return s.Invite(ctx, identity.Proxy, noLabels, ttl)

@@ -95,8 +95,7 @@ func (s *Server) createOnce(ctx context.Context, st *state.State) error {
 	if err == nil && s.cfg.ResumeBootstrap && existing.Name == s.bootstrap.Cluster() {
 		return nil
 	}
-	msg := "there is a cluster in " + s.cfg.Dir + " already"
-	return fault.New(fault.Conflict, "auth.Run", msg, "start without --bootstrap")
+	return clusterExists.New("auth.Run", fault.Args{"folder": s.cfg.Dir})
 }
 
 // createCluster creates the cluster of the bootstrap file, with a new seal key if the file's does not exist.

@@ -12,11 +12,10 @@ var (
 	}
 
 	nodeDataNotCreated = fault.Code{
-		Name: "node-data-not-created",
-		Kind: fault.Invalid,
-		Text: "the data directory {folder} cannot be created",
-		Remedy: "name a directory on a local disk with --data: some network file systems have no " +
-			"locks",
+		Name:   "node-data-not-created",
+		Kind:   fault.Invalid,
+		Text:   "the data directory {folder} cannot be created",
+		Remedy: "create it, owned by this account, or name another with --data",
 	}
 
 	nodeDataUnlockable = fault.Code{
@@ -28,19 +27,17 @@ var (
 	}
 
 	nodeDataUnwritable = fault.Code{
-		Name: "node-data-unwritable",
-		Kind: fault.Invalid,
-		Text: "the data directory {folder} cannot be written",
-		Remedy: "name a directory on a local disk with --data: some network file systems have no " +
-			"locks",
+		Name:   "node-data-unwritable",
+		Kind:   fault.Invalid,
+		Text:   "the data directory {folder} cannot be written",
+		Remedy: "start threshold-node as the account that owns it, or name another with --data",
 	}
 
 	nodeDataUsed = fault.Code{
-		Name: "node-data-used",
-		Kind: fault.Conflict,
-		Text: "another node uses the data directory {folder}",
-		Remedy: "name a directory on a local disk with --data: some network file systems have no " +
-			"locks",
+		Name:   "node-data-used",
+		Kind:   fault.Conflict,
+		Text:   "another node uses the data directory {folder}",
+		Remedy: "stop that node, or give this one a directory of its own with --data",
 	}
 
 	nodeWithoutTunnel = fault.Code{

@@ -10,6 +10,5 @@ func (n *Node) Health(context.Context) error {
 	if t := n.tunnels.Load(); t != nil && t.Count() > 0 {
 		return nil
 	}
-	const msg = "this node has no tunnel to a proxy"
 	return nodeWithoutTunnel.New("node.Health")
 }

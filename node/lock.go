@@ -15,20 +15,16 @@ import (
 func lockDir(dir string) (unlock func(), err error) {
 	const op = "node.Run"
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		const remedy = "create it, owned by this account, or name another with --data"
 		return nil, nodeDataNotCreated.Wrap(err, op, fault.Args{"folder": dir})
 	}
 	unlock, err = durable.Lock(dir)
 	switch {
 	case errors.Is(err, durable.ErrLocked):
-		const remedy = "stop that node, or give this one a directory of its own with --data"
 		return nil, nodeDataUsed.New(op, fault.Args{"folder": dir})
 	case errors.Is(err, os.ErrPermission):
-		const remedy = "start threshold-node as the account that owns it, or name another with --data"
 		return nil, nodeDataUnwritable.Wrap(err, op, fault.Args{"folder": dir})
 	case err != nil:
 		// Network and other special file systems may have no flock(2).
-		const remedy = "name a directory on a local disk with --data: some network file systems have no locks"
 		return nil, nodeDataUnlockable.Wrap(err, op, fault.Args{"folder": dir})
 	}
 	return unlock, nil

@@ -79,7 +79,6 @@ type Node struct {
 func New(cfg Config) (*Node, error) {
 	cfg.Name = cmp.Or(cfg.Name, hostName())
 	if faults := cfg.validate(); len(faults) > 0 {
-		const remedy = "correct the flags or the configuration file; see -h"
 		return nil, nodeConfigInvalid.New("node.New", fault.Args{"faults": strings.Join(faults, "; ")})
 	}
 	cfg.Egress.LearnTransport = true // the proxy says whether a load balancer terminates TLS before it

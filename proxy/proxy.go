@@ -24,7 +24,6 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/connqueue"
 	"github.com/threshold-access/threshold/internal/dial"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/internal/member"
@@ -130,8 +129,7 @@ func (c Config) check() error {
 	need(!c.ProxyProtocol || len(c.Balancers) > 0, "the PROXY protocol needs a list of balancers")
 	_, _, err := net.SplitHostPort(c.AuthAddr)
 	need(err == nil, fmt.Sprintf("auth address %q is not host:port", c.AuthAddr))
-	return fault.Wrap(errors.Join(faults...), fault.Invalid, "proxy.New",
-		"the configuration of the proxy is not valid", "correct it, then start again")
+	return proxyConfigInvalid.Wrap(errors.Join(faults...), "proxy.New")
 }
 
 // hostOf returns the host of an address, which is host or host:port.

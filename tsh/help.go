@@ -28,8 +28,6 @@ func helpCmd() *cobra.Command {
 
 // sftpCmd tells users who type "tsh sftp" what to use instead.
 func sftpCmd() *cobra.Command {
-	const hint = "copy files with tsh scp, or use OpenSSH's sftp: tsh config > ~/.ssh/threshold.conf, " +
-		"then sftp -F ~/.ssh/threshold.conf LOGIN@NODE.CLUSTER"
 	return &cobra.Command{
 		Use:                "sftp",
 		Hidden:             true,

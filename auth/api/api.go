@@ -7,7 +7,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -105,8 +104,7 @@ func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
 			return caller, nil
 		}
 		if err := caller.CheckSourceAddress(caller.Addr); err != nil {
-			const remedy = "log in where you are now: tsh login"
-			return caller, fault.Wrap(err, fault.Denied, "auth", err.Error(), remedy)
+			return caller, loginAddressChanged.Wrap(err, "auth", fault.Args{"why": err.Error()})
 		}
 		caller.Roles, err = h.currentRoles(r.Context(), caller.Identity)
 	}
@@ -116,8 +114,7 @@ func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
 // currentRoles returns those roles of the certificate that the user still has. It returns fault Denied if the
 // user or the connector of their login was removed.
 func (h handlers) currentRoles(ctx context.Context, who identity.Identity) ([]string, error) {
-	removed := fault.New(fault.Denied, "auth",
-		fmt.Sprintf("%s is not a user of this cluster any more", who.Name), "run: tsh login")
+	removed := userRemoved.New("auth", fault.Args{"user": who.Name})
 	user, err := h.State.User(ctx, who.UserKey())
 	if fault.Is(err, fault.NotFound) {
 		return nil, removed

@@ -78,8 +78,10 @@ func (u *Updater) Report(
 ) (authrpc.ReportNodesResponse, error) {
 	var none authrpc.ReportNodesResponse
 	if len(req.Attached) > maxReport {
-		msg := fmt.Sprintf("%d nodes in one report, more than %d", len(req.Attached), maxReport)
-		return none, fault.New(fault.Invalid, "attachments.Report", msg, "spread the nodes over more proxies")
+		return none, reportTooLarge.New("attachments.Report", fault.Args{
+			"count": len(req.Attached),
+			"most":  maxReport,
+		})
 	}
 	// The lease is renewed before the attachments are read, so that it does not end between the two and take
 	// attachments with it that then count as unchanged.

@@ -2,7 +2,6 @@ package attachments
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -81,9 +80,11 @@ func (d *Directory) List(
 	req authrpc.ListNodesRequest,
 ) (authrpc.ListNodesResponse, error) {
 	if len(req.Labels) > maxLabelFilters {
-		msg := fmt.Sprintf("%d labels to select by, more than %d", len(req.Labels), maxLabelFilters)
 		return authrpc.ListNodesResponse{},
-			fault.New(fault.Invalid, "attachments.List", msg, "select by fewer labels")
+			filtersTooMany.New("attachments.List", fault.Args{
+				"count": len(req.Labels),
+				"most":  maxLabelFilters,
+			})
 	}
 	policy, err := d.cfg.Policies.Policy(ctx)
 	if err != nil {
@@ -217,8 +218,7 @@ func (d *Directory) find(ctx context.Context, name string) (state.Machine, error
 }
 
 func noNodeFault(name string) error {
-	msg := fmt.Sprintf("there is no node %.80q", name)
-	return fault.New(fault.NotFound, "attachments", msg, "list the nodes: tsh ls")
+	return nodeNotListed.New("attachments", fault.Args{"node": name})
 }
 
 // describe returns a node as listings show it, without logins. An attached node was last seen now; for any

@@ -106,7 +106,6 @@ func (s *Service) checkName(name string) error {
 // checkMachine also sets machine.Aliases of a proxy: the machine names that no node may have, because they
 // are public names of this proxy.
 func (s *Service) checkMachine(machine *state.Machine) error {
-	const remedy = "correct the machine's configuration, then start it again"
 	if err := CheckLabels(machine.Labels); err != nil {
 		return err
 	}
@@ -134,7 +133,6 @@ const maxLabelBytes = 2 << 10
 
 // CheckLabels refuses labels that are malformed, or more than certificates have room for.
 func CheckLabels(l identity.Labels) error {
-	const remedy = "correct the labels, then try again"
 	if err := l.Check(); err != nil {
 		return labelInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 	}

@@ -169,7 +169,6 @@ func unredeemableFault(cause error) error {
 // parseKeys returns the public keys that the client sent. It refuses with fault Invalid those for which no
 // certificate may be issued: weak keys, certificates in place of keys, and bytes that are no key.
 func parseKeys(encoded authrpc.Keys) (keyPair, error) {
-	const remedy = "update tsh, then start again: tsh login"
 	refusedKeyFault := func(err error, which string) error {
 		return loginKeyRefused.Wrap(err, opRedeem, fault.Args{"type": which, "why": err.Error()})
 	}

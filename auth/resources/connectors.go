@@ -114,9 +114,8 @@ func (k connectorKind) apply(
 // the same issuer and client id. The caller may not know the secret: with another issuer the cluster would
 // send it to a server of the caller's choice.
 func checkSameProvider(old state.StoredConnector, next oidc.Spec) error {
-	const remedy = "write the secret itself as client_secret"
 	invalidFault := func(msg string) error {
-		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: "+msg, remedy)
+		return connectorSecretInvalid.New("resources.Apply", fault.Args{"why": msg})
 	}
 	if old.Revision == 0 || old.Secret == "" {
 		return invalidFault(Sealed + " stands for the stored secret, but there is none")
@@ -152,9 +151,7 @@ func (k connectorKind) checkAdminConnectorRemains(ctx context.Context, name stri
 	if after || !before {
 		return nil
 	}
-	return fault.New(fault.Denied, "resources",
-		"after this no connector would map anybody to the role "+state.AdminRole,
-		"map a claim to it in another connector first")
+	return connectorAdminLost.New("resources", fault.Args{"role": state.AdminRole})
 }
 
 // mapsAdmin reports whether a connector maps anybody to the role admin.

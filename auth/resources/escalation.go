@@ -18,7 +18,7 @@ const askRoleAdmin = "ask someone who may apply roles"
 
 // needsRoleAdminFault is the error for a change that needs the right to apply roles.
 func needsRoleAdminFault(format string, args ...any) error {
-	return fault.New(fault.Denied, "resources.Apply", fmt.Sprintf(format, args...), askRoleAdmin)
+	return roleEscalation.New("resources.Apply", fault.Args{"why": fmt.Sprintf(format, args...)})
 }
 
 // checkConnectorChange refuses every change of a connector by a caller without the right to apply roles:
@@ -40,9 +40,7 @@ func (c caller) checkKeepsRoleAdmin(policy access.Policy, roles []string) error 
 	if !c.may(access.Apply, access.Roles) || after.may(access.Apply, access.Roles) {
 		return nil
 	}
-	return fault.New(fault.Denied, "resources.Apply",
-		"after this you could no longer apply roles, not even to undo it",
-		"ask another administrator to do it")
+	return roleSelfDenied.New("resources.Apply")
 }
 
 // checkRoleChange refuses to change the roles of a user from before to after unless the caller has every role

@@ -2,7 +2,6 @@ package resources
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/threshold-access/threshold/auth/join"
@@ -76,9 +75,7 @@ func (k machineKind) apply(
 	name := doc.Metadata.Name
 	old, err := k.find(ctx, name)
 	if fault.Is(err, fault.NotFound) {
-		msg := fmt.Sprintf("there is no machine %.80q: machines are added by joining", name)
-		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", msg,
-			"make a token for it: tsh token create")
+		return out, machineUnknown.Wrap(err, "resources.Apply", fault.Args{"machine": name})
 	}
 	if err != nil {
 		return out, err

@@ -121,8 +121,7 @@ func pluralOf(kind string) (access.Resource, error) {
 
 // unknownKindFault is the error for a kind, in either form, that does not exist.
 func unknownKindFault(kind string) error {
-	return fault.New(fault.Invalid, "resources", fmt.Sprintf("there is no kind of document %.40q", kind),
-		"use one of: role, connector, user, token, machine, settings, event")
+	return documentKindUnknown.New("resources", fault.Args{"kind": kind})
 }
 
 // Get returns the document of that name, or without a name one page of the kind. The user who must have the
@@ -175,9 +174,11 @@ func (s *Service) Apply(
 		return authrpc.ApplyResourceResponse{}, err
 	}
 	if doc.Version != Version {
-		msg := fmt.Sprintf("version %.20q of kind %s is not supported", doc.Version, doc.Kind)
 		return authrpc.ApplyResourceResponse{},
-			fault.New(fault.Invalid, "resources.Apply", msg, "write version: "+Version)
+			documentVersionUnknown.New("resources.Apply", fault.Args{
+				"version": doc.Version,
+				"kind":    doc.Kind,
+			})
 	}
 	res, err := k.apply(ctx, by, doc)
 	return res, s.recordIfDenied(ctx, who, access.Apply, plural, name, err)
@@ -218,7 +219,10 @@ func (s *Service) authorize(
 	if decision.Allow {
 		return k, by, nil
 	}
-	denied := fault.New(fault.Denied, "resources", decision.Reason, decision.Remedy)
+	denied := resourceAccessDenied.New("resources", fault.Args{
+		"reason": decision.Reason,
+		"hint":   decision.Remedy,
+	})
 	return nil, by, s.recordRefusal(ctx, who, action, plural, name, decision.Rule, denied)
 }
 
@@ -272,6 +276,5 @@ func checkRevision(asked, stored uint64) error {
 	if asked == 0 || asked == stored {
 		return nil
 	}
-	msg := fmt.Sprintf("the document was changed: its revision is now %d, not %d", stored, asked)
-	return fault.New(fault.Conflict, "resources.Apply", msg, "get it again and repeat the change")
+	return documentChanged.New("resources.Apply", fault.Args{"stored": stored, "asked": asked})
 }

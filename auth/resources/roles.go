@@ -101,9 +101,7 @@ func (k roleKind) apply(
 // remove removes a role. Users and connectors that name it keep the name, which grants nothing from then on.
 func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if name == state.AdminRole {
-		return fault.New(fault.Denied, "resources.Remove",
-			"the role admin cannot be removed: nobody could create it again",
-			"take the role from users instead, in their connector or user document")
+		return roleAdminKept.New("resources.Remove")
 	}
 	old, err := k.roles.Role(ctx, name)
 	if err != nil {
@@ -131,9 +129,7 @@ func CheckSize(roles []access.Role) error {
 		return fmt.Errorf("encode roles: %w", err)
 	}
 	if len(b) > maxRolesBytes {
-		msg := fmt.Sprintf("all roles together would have %d bytes, more than %d", len(b), maxRolesBytes)
-		return fault.New(fault.Exhausted, "resources", msg,
-			"remove roles that are not used, or write shorter ones")
+		return rolesTooLarge.New("resources", fault.Args{"bytes": len(b), "most": maxRolesBytes})
 	}
 	return nil
 }
@@ -155,9 +151,10 @@ func checkAdminRole(role access.Role) error {
 			}
 			request := access.Request{Who: who, Action: action, Resource: plural}
 			if !policy.Decide(request).Allow {
-				return fault.New(fault.Denied, "resources.Apply",
-					fmt.Sprintf("the role admin must keep %s on %s: nobody could restore it", action, plural),
-					"leave the grant on resources in the role admin, and make another role for less")
+				return roleAdminGrantKept.New("resources.Apply", fault.Args{
+					"action": action,
+					"plural": plural,
+				})
 			}
 		}
 	}

@@ -81,6 +81,5 @@ func documents[T any](
 
 // invalidNameFault is the error for a document whose name cannot be used.
 func invalidNameFault(kind string, err error) error {
-	return fault.Wrap(err, fault.Invalid, "resources.Apply", "metadata.name: "+err.Error(),
-		"choose another name for the "+kind)
+	return documentNameInvalid.Wrap(err, "resources.Apply", fault.Args{"why": err.Error(), "kind": kind})
 }

@@ -86,9 +86,7 @@ func (k userKind) find(ctx context.Context, name string) (state.Stored[state.Use
 	case len(same) == 1:
 		return same[0], nil
 	}
-	msg := fmt.Sprintf("%d users have the name %.80q", len(same), name)
-	return user, fault.New(fault.Conflict, "resources", msg,
-		"name the one you mean by connector/subject: tsh get users")
+	return user, userNameAmbiguous.New("resources", fault.Args{"count": len(same), "name": name})
 }
 
 // withName returns the users of that name, upper or lower case. It reads all users, page by page.
@@ -138,9 +136,7 @@ func (k userKind) apply(
 	name := doc.Metadata.Name
 	old, err := k.find(ctx, name)
 	if fault.Is(err, fault.NotFound) {
-		msg := fmt.Sprintf("there is no user %.80q: a user exists from their first login on", name)
-		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", msg,
-			"let them log in once, then see: tsh get users")
+		return out, userUnknown.Wrap(err, "resources.Apply", fault.Args{"name": name})
 	}
 	if err != nil {
 		return out, err

@@ -143,8 +143,7 @@ func (w writer) commit(ctx context.Context, c *change) (result, error) {
 
 // conflictFault is the fault of a change whose conditions do not hold any more.
 func conflictFault(op string) *fault.Error {
-	return fault.New(fault.Conflict, op, "somebody else changed this at the same time",
-		"read it again and repeat the change")
+	return storeConflict.New(op)
 }
 
 // maxAttempts bounds how often retryOnConflict tries.

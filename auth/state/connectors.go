@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -132,11 +131,10 @@ func (w *Connectors) claimIssuer(ctx context.Context, c *change, name, issuer st
 	case owner.Revision == 0: // the name is new
 		connectorIssuers.create(c, name, issuerRecord{issuer})
 	case owner.Value.Issuer != issuer:
-		msg := fmt.Sprintf(
-			"connector %q belongs to the users of %s: with another issuer, strangers could get their roles",
-			name, owner.Value.Issuer)
-		return fault.New(fault.Conflict, "state.PutConnector", msg,
-			"create a connector with another name for the other issuer")
+		return connectorIssuerKept.New("state.PutConnector", fault.Args{
+			"connector": name,
+			"issuer":    owner.Value.Issuer,
+		})
 	}
 	return nil
 }

@@ -200,8 +200,7 @@ func (w *Machines) claimName(ctx context.Context, c *change, machine Machine) er
 		return err
 	}
 	if exists := owner.Revision != 0; exists && !owner.Value.free(machine.Created) {
-		msg := "the name " + machine.Name + " is taken"
-		return fault.New(fault.Conflict, "state.AddMachine", msg, "choose another name")
+		return machineNameTaken.New("state.AddMachine", fault.Args{"name": machine.Name})
 	}
 	if machine.Kind == identity.Node {
 		publicNames.requireMissing(c, machine.Name)
@@ -224,9 +223,7 @@ func (w *Machines) claimPublicNames(ctx context.Context, c *change, proxy Machin
 		}
 		exists := owner.Revision != 0
 		if exists && owner.Value.Kind == identity.Node {
-			return fault.New(fault.Denied, "state.AddMachine",
-				"the public name "+public+" is the name of a node",
-				"give the proxy another public name, or remove the node first")
+			return publicNameOfNode.New("state.AddMachine", fault.Args{"name": public})
 		}
 		// The commit must fail if a node takes the name before it. Where the public name is also the proxy's
 		// own name, claimName has already put the same condition into c.

@@ -107,8 +107,11 @@ func decode[T any](b []byte) (T, error) {
 func (t table[T]) get(ctx context.Context, r *Reader, key string) (Stored[T], error) {
 	item, err := r.store.Get(ctx, t.prefix+key)
 	if fault.Is(err, fault.NotFound) {
-		msg := fmt.Sprintf("there is no %s %.80q", t.noun, key)
-		return Stored[T]{}, fault.New(fault.NotFound, "state.get", msg, t.remedy)
+		return Stored[T]{}, recordUnknown.New("state.get", fault.Args{
+			"noun": t.noun,
+			"key":  key,
+			"hint": t.remedy,
+		})
 	}
 	if err != nil {
 		return Stored[T]{}, err
@@ -132,9 +135,10 @@ func (t table[T]) decodeItem(item raftstore.Item) (Stored[T], error) {
 	out := Stored[T]{Key: strings.TrimPrefix(item.Key, t.prefix), Revision: uint64(item.Modified), item: item}
 	var err error
 	if out.Value, err = decode[T](item.Value); err != nil {
-		msg := fmt.Sprintf("this release cannot read the %s %.80q", t.noun, out.Key)
-		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", msg,
-			"run the newest release on every auth replica")
+		return Stored[T]{}, recordUnreadable.Wrap(err, "state.get", fault.Args{
+			"noun": t.noun,
+			"key":  out.Key,
+		})
 	}
 	return out, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
@@ -74,9 +73,7 @@ func (w *Tokens) AddToken(
 	if err != nil {
 		return 0, err
 	}
-	c := change{conflict: fault.New(fault.Conflict, "state.AddToken",
-		fmt.Sprintf("there is a token %.80q already", name),
-		"choose another name, or remove it: tsh rm token NAME")}
+	c := change{conflict: tokenNameTaken.New("state.AddToken", fault.Args{"name": name})}
 	tokens.requireMissing(&c, name)
 	tokens.setLeased(&c, name, t, lease)
 	tokenNames.setLeased(&c, hex.EncodeToString(t.Hash), tokenName{Name: name}, lease)

@@ -88,10 +88,7 @@ func ensurePrivateDir(dir string) error {
 		return diskFault(dir, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fault.New(fault.Invalid, "member.LoadOrJoin",
-			"other accounts may enter "+dir+", which holds keys",
-			"run: chmod 700 "+dir,
-		)
+		return memberFolderOpen.New("member.LoadOrJoin", fault.Args{"folder": dir})
 	}
 	return nil
 }
@@ -105,8 +102,7 @@ func readFile(dir, name string) ([]byte, error) {
 		return nil, diskFault(path, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fault.New(fault.Invalid, "member.LoadOrJoin", "other accounts may read "+path,
-			"run: chmod 600 "+path)
+		return nil, memberFileOpen.New("member.LoadOrJoin", fault.Args{"file": path})
 	}
 	if info.Size() > maxFileBytes {
 		return nil, damagedFault(dir, fmt.Errorf("%s has %d bytes", name, info.Size()))
@@ -141,40 +137,28 @@ func diskFault(path string, err error) error {
 	case err == nil:
 		return nil
 	case durable.IsDiskFull(err):
-		return fault.Wrap(err, fault.Exhausted, "member",
-			"the disk is full: "+path+" cannot be written",
-			"free some space there; nothing was changed",
-		)
+		return memberDiskFull.Wrap(err, "member", fault.Args{"file": path})
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return fault.Wrap(err, fault.Denied, "member",
-			"this account may not use "+path,
-			"start as the account that owns it, or name another directory with --data",
-		)
+		return memberFileDenied.Wrap(err, "member", fault.Args{"file": path})
 	case errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	return fault.Wrap(err, fault.Internal, "member",
-		path+" cannot be used",
-		"check the disk and this machine's log",
-	)
+	return memberFileUnusable.Wrap(err, "member", fault.Args{"file": path})
 }
 
 // newerVersionFault is for a membership.json in a format that only a newer program reads. Nothing is damaged:
 // somebody went back to an older release.
 func newerVersionFault(dir string, version int) error {
-	return fault.New(fault.Invalid, "member.LoadOrJoin",
-		fmt.Sprintf("the membership in %s is of version %d, and this program reads version %d",
-			dir, version, membershipVersion),
-		"update this program to the release that ran here before",
-	)
+	return membershipTooNew.New("member.LoadOrJoin", fault.Args{
+		"folder":  dir,
+		"version": version,
+		"newest":  membershipVersion,
+	})
 }
 
 // damagedFault is for a membership that cannot be read or verified: it was altered, or belongs to other keys.
 func damagedFault(dir string, err error) error {
-	return fault.Wrap(err, fault.Invalid, "member.LoadOrJoin",
-		"the membership in "+dir+" is damaged ("+err.Error()+")",
-		"restore "+dir+" from a backup, or remove it and join again with a new token",
-	)
+	return membershipDamaged.Wrap(err, "member.LoadOrJoin", fault.Args{"folder": dir, "why": err.Error()})
 }
 
 // Exists reports whether dir holds a membership, so that LoadOrJoin needs no token.

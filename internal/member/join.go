@@ -30,23 +30,18 @@ const maxClockError = 5 * time.Minute
 // token, the disk and the keys. If it fails after the token was used, a new token is needed.
 func join(ctx context.Context, cfg Config) (*savedMembership, error) {
 	if cfg.Token == "" {
-		return nil, fault.New(fault.Unauthenticated, "member.Join",
-			"this machine is not a member yet, and there is no join token",
-			"ask an administrator for one and start with --token-file FILE or THRESHOLD_TOKEN set",
-		)
+		return nil, joinTokenMissing.New("member.Join")
 	}
 	token, err := authrpc.ParseToken(cfg.Token)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "member.Join",
-			err.Error(),
-			"copy the whole token again, or ask an administrator for a new one",
-		)
+		return nil, joinTokenMalformed.Wrap(err, "member.Join", fault.Args{"why": err.Error()})
 	}
 	if token.Kind != cfg.Kind {
-		return nil, fault.New(fault.Invalid, "member.Join",
-			fmt.Sprintf("the join token is for a %s, and this machine is to be a %s", token.Kind, cfg.Kind),
-			"ask an administrator for a token of kind "+string(cfg.Kind),
-		)
+		return nil, joinTokenOfOtherKind.New("member.Join", fault.Args{
+			"token_kind": token.Kind,
+			"kind":       cfg.Kind,
+			"own_kind":   string(cfg.Kind),
+		})
 	}
 	if err := checkDiskSpace(cfg.Dir); err != nil {
 		return nil, err
@@ -119,22 +114,15 @@ func explainCallError(err error, now time.Time) error {
 	var alert tls.AlertError
 	switch {
 	case errors.As(err, &wrongPin):
-		return fault.Wrap(err, fault.Denied, "member.Join",
-			"the server is not in the cluster that the token is for ("+wrongPin.Error()+")",
-			"check the proxy's address, and that the token is for this cluster",
-		)
+		return joinPinWrong.Wrap(err, "member.Join", fault.Args{"why": wrongPin.Error()})
 	case errors.As(err, &expired):
-		return fault.Wrap(err, fault.Invalid, "member.Join",
-			fmt.Sprintf("this machine's clock says %s, and the cluster's certificate is valid from %s to %s",
-				formatTime(now), formatTime(expired.From), formatTime(expired.Until)),
-			setClock,
-		)
+		return joinClockWrong.Wrap(err, "member.Join", fault.Args{
+			"now":   formatTime(now),
+			"from":  formatTime(expired.From),
+			"until": formatTime(expired.Until),
+		})
 	case errors.As(err, &alert):
-		return fault.Wrap(err, fault.Unauthenticated, "member.Join",
-			"auth refused this machine's certificate ("+alert.Error()+")",
-			"ask an administrator whether this machine was removed; "+
-				"if so, empty its data directory and join again with a new token",
-		)
+		return memberCertificateRefused.Wrap(err, "member.Join", fault.Args{"why": alert.Error()})
 	}
 	return err
 }
@@ -146,16 +134,13 @@ const setClock = "set this machine's clock (timedatectl set-ntp true), then star
 // authTime is auth's clock, as the answer says; zero if it does not.
 func unverifiedFault(err error, authTime, now time.Time) error {
 	if apart := now.Sub(authTime).Abs(); !authTime.IsZero() && apart > identity.Skew {
-		return fault.Wrap(err, fault.Invalid, "member.Join",
-			fmt.Sprintf("this machine's clock says %s, and auth's says %s: they are %s apart",
-				formatTime(now), formatTime(authTime), apart.Round(time.Second)),
-			setClock,
-		)
+		return memberClockWrong.Wrap(err, "member.Join", fault.Args{
+			"now":       formatTime(now),
+			"auth_time": formatTime(authTime),
+			"gap":       apart.Round(time.Second),
+		})
 	}
-	return fault.Wrap(err, fault.Denied, "member.Join",
-		"auth's answer cannot be verified ("+err.Error()+")",
-		"check the proxy's address, and ask an administrator to check auth",
-	)
+	return memberAnswerInvalid.Wrap(err, "member.Join", fault.Args{"why": err.Error()})
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }

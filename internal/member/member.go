@@ -108,20 +108,11 @@ func (cfg Config) checked() (Config, error) {
 	cfg.Token = strings.TrimSpace(cfg.Token)
 	switch {
 	case cfg.Dir == "":
-		return cfg, fault.New(fault.Invalid, "member.LoadOrJoin",
-			"there is no data directory",
-			"name one with --data",
-		)
+		return cfg, memberFolderMissing.New("member.LoadOrJoin")
 	case cfg.Kind != identity.Node && cfg.Kind != identity.Proxy:
-		return cfg, fault.New(fault.Invalid, "member.LoadOrJoin",
-			"only nodes and proxies join, not "+string(cfg.Kind),
-			"start this machine as a node or a proxy",
-		)
+		return cfg, memberKindInvalid.New("member.LoadOrJoin", fault.Args{"kind": string(cfg.Kind)})
 	case cfg.AuthAddr == "":
-		return cfg, fault.New(fault.Invalid, "member.LoadOrJoin",
-			"there is no address to reach the cluster at",
-			"give the proxy's address, as --proxy proxy.example.com:443",
-		)
+		return cfg, memberAddressMissing.New("member.LoadOrJoin")
 	}
 	return cfg, nil
 }
@@ -143,10 +134,7 @@ func checkToken(cfg Config, pin identity.Pin) error {
 	}
 	token, err := authrpc.ParseToken(cfg.Token)
 	if err == nil && token.Pin != pin {
-		return fault.New(fault.Conflict, "member.LoadOrJoin",
-			cfg.Dir+" holds a membership in another cluster than the token's",
-			"use another data directory, or remove "+cfg.Dir+" to leave the old cluster for good",
-		)
+		return memberOfOtherCluster.New("member.LoadOrJoin", fault.Args{"folder": cfg.Dir})
 	}
 	return nil
 }

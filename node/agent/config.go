@@ -120,7 +120,6 @@ func (o *options) nodeConfig(fileSpec spec, env func(string) (string, bool)) (no
 		cfg.Proxies[i] = withPort(addr)
 	}
 	if len(cfg.Proxies) == 0 {
-		const remedy = "give the cluster's address, as --proxy proxy.example.com:443, or write " + defaultFile
 		return node.Config{}, nodeProxyMissing.New("")
 	}
 	fromEnv := egress.ConfigFromEnv(func(name string) string {
@@ -155,7 +154,6 @@ func (o *options) joinToken(configuredFile string, env func(string) (string, boo
 		token, _ := env(tokenVariable)
 		return token, nil
 	}
-	const remedy = "check --token-file"
 	b, err := os.ReadFile(name)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && o.tokenFile == "":
@@ -181,7 +179,6 @@ func dataDir(uid int, env func(string) (string, bool)) (string, error) {
 	if home, ok := env("HOME"); ok && filepath.IsAbs(home) {
 		return filepath.Join(home, ".local", "state", "threshold-node"), nil
 	}
-	const msg = "there is no home directory in which to keep keys"
 	return "", nodeHomeMissing.New("")
 }
 

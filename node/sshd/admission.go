@@ -2,7 +2,6 @@ package sshd
 
 import (
 	"context"
-	"fmt"
 
 	"golang.org/x/crypto/ssh"
 
@@ -74,14 +73,12 @@ func (c *connection) serveSession(ctx context.Context, nc ssh.NewChannel, early 
 // (admitChannel).
 func (c *connection) reserveSession(late bool) error {
 	if late {
-		const msg = "this connection accepts no further sessions"
-		return fault.New(fault.Denied, "node", msg, "open a new connection")
+		return sessionsEndedByClient.New("node")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sessions >= maxSessions {
-		msg := fmt.Sprintf("this connection has %d sessions already", c.sessions)
-		return fault.New(fault.Exhausted, "node", msg, "end one, or open a new connection")
+		return sessionsConnectionFull.New("node", fault.Args{"count": c.sessions})
 	}
 	c.sessions++
 	return nil
@@ -108,6 +105,11 @@ func (s *Server) acquireSession(who identity.Identity, limit access.Limit[int]) 
 		return nil
 	}
 	node := s.cfg.Identity().Name
-	msg := fmt.Sprintf("%s has %d sessions on %s, and %s allows %d", who.Name, held, node, limit.Rule, bound)
-	return fault.New(fault.Exhausted, "node", msg, "end another session first")
+	return sessionsUserFull.New("node", fault.Args{
+		"user":  who.Name,
+		"held":  held,
+		"node":  node,
+		"rule":  limit.Rule,
+		"bound": bound,
+	})
 }

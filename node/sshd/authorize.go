@@ -1,8 +1,6 @@
 package sshd
 
 import (
-	"fmt"
-
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/access"
@@ -91,25 +89,28 @@ func (k requestKey) needsGrant() bool { return requirements[k].action != "" }
 func (c *connection) authorize(key requestKey) (rule string, err error) {
 	needs, known := requirements[key]
 	if needs.unsupported != "" {
-		return "", fault.New(fault.Denied, "node", needs.unsupported, needs.remedy)
+		return "", requestUnsupported.New("node", fault.Args{"why": needs.unsupported, "hint": needs.remedy})
 	}
 	refusesAll := needs.action == "" && !needs.implied
 	if !known || refusesAll {
-		msg := fmt.Sprintf("this node does not support the %s %q", key.kind, printable(key.name))
-		return "", fault.New(fault.Denied, "node", msg, "use a shell, a command, sftp or scp")
+		return "", requestUnknown.New("node", fault.Args{"kind": key.kind, "name": printable(key.name)})
 	}
 	decision, err := c.decide(needs.action) // empty, for an implied request, means anyAction
 	if err != nil {
 		return "", err
 	}
 	if !decision.Allow {
-		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
+		return decision.Rule, accessDenied.New("node", fault.Args{
+			"reason": decision.Reason,
+			"hint":   decision.Remedy,
+		})
 	}
 	if needs.extension != "" && !c.hasExtension(needs.extension) {
-		msg := fmt.Sprintf("the certificate does not have the extension %s, which the %s %q needs",
-			needs.extension, key.kind, key.name)
-		const remedy = "ask an administrator for a role that grants it, then run: tsh login"
-		return decision.Rule, fault.New(fault.Denied, "node", msg, remedy)
+		return decision.Rule, certificateExtensionMissing.New("node", fault.Args{
+			"extension": needs.extension,
+			"kind":      key.kind,
+			"name":      key.name,
+		})
 	}
 	return decision.Rule, nil
 }

@@ -2,7 +2,6 @@ package sshd
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -166,14 +165,12 @@ func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 			return malformedFault(r.Type, err)
 		}
 		if len(payload.Command) > maxCommand {
-			msg := fmt.Sprintf("the command has %d bytes, more than %d", len(payload.Command), maxCommand)
-			return fault.New(fault.Invalid, "node", msg, "copy a script to the node and run it")
+			return commandTooLong.New("node", fault.Args{"bytes": len(payload.Command), "most": maxCommand})
 		}
 		p.spec.Kind, p.spec.Command = process.Exec, payload.Command
 	}
 	if s.decided {
-		const msg = "this session runs a program already"
-		return fault.New(fault.Conflict, "node", msg, "open another session")
+		return programRunning.New("node")
 	}
 	return nil
 }
@@ -256,8 +253,7 @@ func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 // forwardAgent makes the client's SSH agent available to the program that will start on this channel.
 func (s *sessionChannel) forwardAgent(rule string) (err error) {
 	if s.decided {
-		const msg = "the program of this session was requested already"
-		return fault.New(fault.Conflict, "node", msg, "request the agent before the program")
+		return agentRequestedLate.New("node")
 	}
 	s.agentSocket, err = s.conn.agentSocket(rule)
 	return err
@@ -270,8 +266,7 @@ func (s *sessionChannel) requestTerminal(r *ssh.Request) error {
 		return malformedFault(r.Type, err)
 	}
 	if s.decided || s.terminal != nil {
-		const msg = "this session has a terminal, or its program was requested already"
-		return fault.New(fault.Conflict, "node", msg, "request one terminal, before the program")
+		return terminalRequestedTwice.New("node")
 	}
 	s.terminal = &req
 	s.messages.rawTerminal = true
@@ -302,8 +297,7 @@ func (s *sessionChannel) setVariable(r *ssh.Request) error {
 		return malformedFault(r.Type, err)
 	}
 	if s.decided || !s.env.Set(variable.Name, variable.Value) {
-		msg := "the variable " + printable(variable.Name) + " is not one that clients may set"
-		return fault.New(fault.Denied, "node", msg, "set it on the node")
+		return variableRefused.New("node", fault.Args{"variable": printable(variable.Name)})
 	}
 	return nil
 }
@@ -316,8 +310,7 @@ func (s *sessionChannel) sendSignal(r *ssh.Request) error {
 	}
 	sig, known := process.ParseSignal(payload.Name)
 	if !known || s.program == nil {
-		const msg = "there is no such signal, or no program to send it to"
-		return fault.New(fault.Invalid, "node", msg, "use a signal of RFC 4254")
+		return signalUnknown.New("node")
 	}
 	return s.program.process.Signal(sig)
 }
@@ -326,8 +319,7 @@ func (s *sessionChannel) sendSignal(r *ssh.Request) error {
 // client asks for.
 func (s *sessionChannel) sendBreak() error {
 	if s.program == nil {
-		const msg = "there is no program to send a break to"
-		return fault.New(fault.Invalid, "node", msg, "start a shell first")
+		return programNone.New("node")
 	}
 	return s.program.process.Break()
 }

@@ -3,8 +3,6 @@ package sshd
 import (
 	"context"
 	"sync"
-
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // drainState is the state of a server while it stops. It serves until draining is closed. Then it drains:
@@ -29,7 +27,7 @@ func newDrainState() drainState {
 		conns:    map[*connection]struct{}{},
 		stopReason: &endReason{
 			cause: causeStop,
-			err:   fault.New(fault.Unavailable, "node", "this node is stopping", "try again in a minute"),
+			err:   nodeStopping.New("node"),
 		},
 	}
 }

@@ -2,7 +2,6 @@ package sshd
 
 import (
 	"context"
-	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -54,27 +53,29 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 	lasted := time.Since(l.start)
 	// consider makes a limit the first one if less time is left until it than until the first one so far.
 	// length is how long the limit lets the connection last in all, if the user does nothing.
-	consider := func(cause, rule string, remaining, length time.Duration, msg, remedy string) {
+	consider := func(cause, rule string, remaining, length time.Duration, err error) {
 		if first != nil && remaining >= left {
 			return
 		}
-		err := fault.New(fault.Expired, "node", msg+" ("+rule+")", remedy)
 		first = &endReason{cause: cause, rule: rule, warnFirst: length >= 2*warnBefore, err: err}
 		left = remaining
 	}
 	if idle := limits.IdleTimeout; idle.Rule != "" {
-		msg := fmt.Sprintf("the session has ended: nothing was typed for %s", access.Duration(idle.Value))
+		err := sessionIdle.New("node", fault.Args{"limit": access.Duration(idle.Value), "rule": idle.Rule})
 		idleFor := lasted - time.Duration(l.lastActive.Load())
-		consider(causeIdle, idle.Rule, idle.Value-idleFor, idle.Value, msg, "connect again")
+		consider(causeIdle, idle.Rule, idle.Value-idleFor, idle.Value, err)
 	}
 	if longest := limits.MaxSession; longest.Rule != "" {
-		msg := fmt.Sprintf("the session has ended: it may last %s", access.Duration(longest.Value))
-		consider(causeMaxSession, longest.Rule, longest.Value-lasted, longest.Value, msg, "connect again")
+		err := sessionTooLong.New("node", fault.Args{
+			"limit": access.Duration(longest.Value),
+			"rule":  longest.Rule,
+		})
+		consider(causeMaxSession, longest.Rule, longest.Value-lasted, longest.Value, err)
 	}
 	if withCertificate := limits.EndWithCertificate; withCertificate.Rule != "" {
-		const msg = "the session has ended with its certificate"
+		err := sessionEndedWithCertificate.New("node", fault.Args{"rule": withCertificate.Rule})
 		validFor := l.expires.Sub(now)
-		consider(causeCertificate, withCertificate.Rule, validFor, lasted+validFor, msg, "run: tsh login")
+		consider(causeCertificate, withCertificate.Rule, validFor, lasted+validFor, err)
 	}
 	return first, left
 }

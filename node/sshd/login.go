@@ -43,12 +43,7 @@ func evidenceOf(p *ssh.Permissions) (proved evidence, ok bool) {
 // which the client shows, only on the last try, only if no certificate was offered before, and only once: a
 // client that offers many keys must not show an error to a user who then logs in with a later one.
 func (a *loginAttempt) noCertificateError(meta ssh.ConnMetadata, lastTry bool) error {
-	err := fault.New(
-		fault.Unauthenticated,
-		"node",
-		"this node accepts only certificates; your client offered none",
-		"run: tsh login, then name the certificate to your client, or connect with: tsh ssh",
-	)
+	err := certificateNotOffered.New("node")
 	if !lastTry || a.explained {
 		return err
 	}
@@ -113,13 +108,7 @@ func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err 
 		return "", s.stopReason.err
 	}
 	if err := identity.CheckLogin(proved.login); err != nil {
-		return "", fault.Wrap(
-			err,
-			fault.Invalid,
-			"node",
-			"the login is not a valid account name",
-			"name an account of the node, as in ssh ACCOUNT@NODE",
-		)
+		return "", accountNameMalformed.Wrap(err, "node")
 	}
 	trust, now, err := s.currentRules()
 	if err != nil {
@@ -127,7 +116,10 @@ func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err 
 	}
 	decision := s.decide(trust, proved.who, proved.login, anyAction, now, from)
 	if !decision.Allow {
-		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
+		return decision.Rule, accessDenied.New("node", fault.Args{
+			"reason": decision.Reason,
+			"hint":   decision.Remedy,
+		})
 	}
 	_, err = s.cfg.Accounts.Admit(proved.login) // last: whom the rules refuse learns of no account
 	return decision.Rule, err
@@ -139,21 +131,10 @@ func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err 
 func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 	trust, now := s.cfg.Rules(), s.cfg.Now()
 	if trust == nil {
-		return nil, now, fault.New(
-			fault.Unavailable,
-			"node",
-			"this node has not received its access rules yet",
-			"try again in a minute",
-		)
+		return nil, now, nodeWithoutRules.New("node")
 	}
 	if err := trust.Usable(now); err != nil {
-		return nil, now, fault.Wrap(
-			err,
-			fault.Unavailable,
-			"node",
-			"on this node, "+err.Error(),
-			"ask an administrator to check the node's clock and its connection to the cluster",
-		)
+		return nil, now, nodeRulesUnusable.Wrap(err, "node", fault.Args{"why": err.Error()})
 	}
 	return trust, trust.Now(now), nil
 }
@@ -227,16 +208,14 @@ func joinLogins(logins []identity.Login) string {
 // The kind is Expired for a certificate that has expired, and Denied for one that is not valid for other
 // reasons. If a certificate is not valid yet, the node's clock is behind, and the remedy says so.
 func certificateFault(err error) error {
-	const renew = "run: tsh login"
 	var expired *identity.ExpiredError
 	switch {
 	case !errors.As(err, &expired):
-		return fault.Wrap(err, fault.Denied, "node", err.Error(), renew)
+		return userCertificateInvalid.Wrap(err, "node", fault.Args{"why": err.Error()})
 	case expired.Now.Before(expired.From):
-		const remedy = "ask an administrator to set the node's clock"
-		return fault.Wrap(err, fault.Denied, "node", "on this node, "+err.Error(), remedy)
+		return nodeClockWrong.Wrap(err, "node", fault.Args{"why": err.Error()})
 	}
-	return fault.Wrap(err, fault.Expired, "node", err.Error(), renew)
+	return userCertificateExpired.Wrap(err, "node", fault.Args{"why": err.Error()})
 }
 
 // clientAddr returns the IP address in from, an address and port, for the rules. It returns the zero value if

@@ -58,8 +58,7 @@ func (c *connection) rejectionText(err error) string {
 
 // malformedFault returns the fault for a request with a payload that does not parse.
 func malformedFault(requestType string, err error) error {
-	msg := "the request " + requestType + " could not be read"
-	return fault.Wrap(err, fault.Invalid, "node", msg, "update the SSH client")
+	return sshRequestMalformed.Wrap(err, "node", fault.Args{"request": requestType})
 }
 
 // printable returns a string that the client chose, for use in a message or the log: at most 64 characters,

@@ -183,14 +183,11 @@ func dialFault(addr string, err error) error {
 	case errors.As(err, &known):
 		return err
 	case errors.As(err, &pin):
-		msg := "the proxy at " + addr + " does not belong to this node's cluster"
-		return fault.Wrap(err, fault.Denied, op, msg, "check the address given with --proxy")
+		return uplinkClusterWrong.Wrap(err, op, fault.Args{"address": addr})
 	case errors.As(err, &expired):
-		const remedy = "set this machine's clock, or check the proxy"
-		return fault.Wrap(err, fault.Expired, op, "the proxy's "+expired.Error(), remedy)
+		return uplinkCertificateExpired.Wrap(err, op, fault.Args{"why": expired.Error()})
 	}
-	const remedy = "check the address and that outgoing connections are allowed"
-	return fault.Wrap(err, fault.Unavailable, op, "the proxy at "+addr+" cannot be reached", remedy)
+	return uplinkUnreachable.Wrap(err, op, fault.Args{"address": addr})
 }
 
 // serve passes on what arrives through a tunnel, until the tunnel or ctx ends. Then it lets the streams end,

@@ -40,8 +40,7 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	_ = conn.SetDeadline(time.Now().Add(requestTimeout))
 	req, err := dial.ReadRequest(conn)
 	if err != nil {
-		refuse(conn, fault.Wrap(err, fault.Invalid, "proxy.ServeDial", "the dial request is not valid",
-			"check that client and proxy versions match: tsh version"))
+		refuse(conn, dialRequestInvalid.Wrap(err, "proxy.ServeDial"))
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
@@ -64,7 +63,7 @@ func (s *Server) dial(
 ) (net.Conn, error) {
 	// The TLS handshake does not check this restriction, because TLS knows nothing of it.
 	if err := user.CheckSourceAddress(conn.RemoteAddr()); err != nil {
-		return nil, fault.Wrap(err, fault.Denied, "proxy.ServeDial", err.Error(), "run: tsh login")
+		return nil, dialCertificateInvalid.Wrap(err, "proxy.ServeDial", fault.Args{"why": err.Error()})
 	}
 	who := caller{Identity: user.Identity, from: conn.RemoteAddr(), protocol: "dial"}
 	node, err := s.openNode(ctx, who, req.Node)

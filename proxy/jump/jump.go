@@ -84,12 +84,11 @@ func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Con
 	defer cancel()
 	now, trust := s.cfg.Now(), s.cfg.Rules.Current()
 	if err := trust.Usable(now); err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, op, err.Error(),
-			"ask an administrator to check the connection from the proxy to the auth service")
+		return nil, proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	now = trust.Now(now)
 	if !now.Before(who.Expires) {
-		return nil, fault.New(fault.Expired, op, "your certificate has expired", "run: tsh login")
+		return nil, jumpCertificateExpired.New(op)
 	}
 	if node, attached := s.findNode(name); attached {
 		decision := trust.Policy.Decide(accessRequest(who, node, anyAction, now))
@@ -99,7 +98,10 @@ func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Con
 		}
 		mayList := trust.Policy.Decide(accessRequest(who, node, access.List, now)).Allow
 		if mayList { // the caller knows the node anyway, so the true reason is safe to tell
-			return nil, fault.New(fault.Denied, op, decision.Reason, decision.Remedy)
+			return nil, proxyAccessDenied.New(op, fault.Args{
+				"reason": decision.Reason,
+				"hint":   decision.Remedy,
+			})
 		}
 	}
 	return nil, s.explainFailure(ctx, who, name, trust, now)
@@ -137,9 +139,7 @@ func (s *Server) explainFailure(
 	const op = "proxy.openNode"
 	res, err := authrpc.Call(ctx, s.cfg.Auth, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: name})
 	if err != nil {
-		return fault.Wrap(err, fault.Unavailable, op,
-			"node "+displayName(name)+" is not attached to this proxy, and the auth service does not answer",
-			"try again in a moment; if it happens again, ask an administrator to check the auth service")
+		return nodeNotAttachedAndAuthSilent.Wrap(err, op, fault.Args{"node": displayName(name)})
 	}
 	for _, node := range res.Nodes {
 		decision := trust.Policy.Decide(accessRequest(who, node.Access(), anyAction, now))
@@ -148,10 +148,10 @@ func (s *Server) explainFailure(
 		case decision.Allow:
 			return offlineFault(op, node)
 		case mayList:
-			return fault.New(fault.Denied, op, decision.Reason, decision.Remedy)
+			return proxyAccessDenied.New(op, fault.Args{"reason": decision.Reason, "hint": decision.Remedy})
 		}
 	}
-	return fault.New(fault.NotFound, op, "no node "+displayName(name)+" that you may reach", "see: tsh ls")
+	return nodeNotReachable.New(op, fault.Args{"node": displayName(name)})
 }
 
 // offlineFault says that a node which the caller may reach has no tunnel to this proxy. A node that is online
@@ -162,12 +162,9 @@ func offlineFault(op string, node authrpc.NodeInfo) error {
 		seen = "last seen " + node.LastSeen.UTC().Format(time.RFC3339)
 	}
 	if node.Online {
-		return fault.New(fault.Unavailable, op,
-			fmt.Sprintf("node %s is not attached to this proxy at the moment (%s)", node.Name, seen),
-			"try again in a few seconds")
+		return nodeNotAttached.New(op, fault.Args{"node": node.Name, "seen": seen})
 	}
-	return fault.New(fault.Unavailable, op, fmt.Sprintf("node %s is offline (%s)", node.Name, seen),
-		"start threshold-node on it, or ask its administrator to")
+	return nodeDetached.New(op, fault.Args{"node": node.Name, "seen": seen})
 }
 
 // displayName returns a name from a client in a form that is safe in logs and messages: a string that is not

@@ -1,7 +1,6 @@
 package jump
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/threshold-access/threshold/internal/fault"
@@ -18,9 +17,7 @@ const maxPerUser = 1000
 func (s *Server) acquire(who identity.Identity) (release func(), err error) {
 	key := who.UserKey()
 	if _, ok := s.users.TryAcquire(key, maxPerUser); !ok {
-		return nil, fault.New(fault.Exhausted, "proxy.acquire",
-			fmt.Sprintf("you already have %d connections through this proxy", maxPerUser),
-			"close some of them, then try again")
+		return nil, proxyConnectionsFull.New("proxy.acquire", fault.Args{"most": maxPerUser})
 	}
 	return sync.OnceFunc(func() { s.users.Release(key) }), nil
 }

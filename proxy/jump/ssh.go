@@ -86,9 +86,7 @@ func (s *Server) handshake(
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	auth := &authentication{Server: s, refusal: fault.New(fault.Unauthenticated, "proxy.ServeSSH",
-		"this proxy accepts only certificates; your client offered none",
-		"run: tsh login, then configure your client to use the certificate")}
+	auth := &authentication{Server: s, refusal: jumpCertificateNotOffered.New("proxy.ServeSSH")}
 	cfg := sshprofile.NewServerConfig(hostKey)
 	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) { auth.tried = true }
 	cfg.PublicKeyCallback = auth.publicKey
@@ -128,11 +126,9 @@ func (a *authentication) publicKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*s
 	check := func(t time.Time) error { _, err := verifyAt(t); return err }
 	switch {
 	case identity.OnlyExpired(err, now, check):
-		a.refusal = fault.New(fault.Expired, "proxy.ServeSSH",
-			"your certificate has expired", "run: tsh login")
+		a.refusal = jumpCertificateExpired.New("proxy.ServeSSH")
 	case isCert && a.refusal.Kind != fault.Expired:
-		a.refusal = fault.New(fault.Denied, "proxy.ServeSSH",
-			"this proxy does not accept your certificate", "run: tsh login")
+		a.refusal = jumpCertificateRefused.New("proxy.ServeSSH")
 	}
 	return nil, err
 }

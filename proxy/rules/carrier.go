@@ -14,7 +14,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/backoff"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/rulesfile"
@@ -65,9 +64,7 @@ func New(cfg Config) (*Carrier, error) {
 	file := rulesfile.New(cfg.Path, cfg.Log)
 	trust, err := file.Newest(cfg.Pin, cfg.First)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "proxy.rules",
-			"the proxy has no rules that its cluster signed",
-			"remove the proxy's data directory and join it again with a new token")
+		return nil, proxyWithoutRules.Wrap(err, "proxy.rules")
 	}
 	feed, err := rules.NewFeed(trust.Set())
 	if err != nil {

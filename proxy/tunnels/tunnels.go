@@ -18,7 +18,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -254,8 +253,7 @@ func (t *Tunnels) Open(ctx context.Context, id identity.MachineID, header tunnel
 	t.mu.Lock()
 	tunnels := slices.Clone(t.byID[id])
 	t.mu.Unlock()
-	err := error(fault.New(fault.Unavailable, "proxy.Open",
-		"the node has just gone offline", "try again in a few seconds"))
+	err := error(nodeJustGone.New("proxy.Open"))
 	for _, entry := range slices.Backward(tunnels) {
 		var conn net.Conn
 		if conn, err = entry.tunnel.Open(ctx, header); err == nil {

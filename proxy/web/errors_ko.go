@@ -2,7 +2,8 @@ package web
 
 // errorsKorean translates the errors that a login can end with, by their codes: what happened, and what to
 // do. Arguments stand in braces, as in English; {retry_after} is the time to wait. A code without a
-// translation is shown in English, below a Korean title. A test reports the codes of the login that have none.
+// translation is shown in English, below a Korean title. A test reports the codes of the login that have
+// none.
 var errorsKorean = map[string]errorText{
 	// the second factor
 	"second-factor-address-locked": {

@@ -32,7 +32,6 @@ func (c *Copier) Download(ctx context.Context, sources []string, to string, into
 			return err
 		}
 		if len(names) > 1 && !intoDir {
-			const format = "%s matches %d files, but %s is not a folder on this machine"
 			return copyTargetForSeveral.New("", fault.Args{"source": src, "count": len(names), "target": to})
 		}
 		for _, name := range names {
@@ -115,7 +114,6 @@ func (c *Copier) get(ctx context.Context, src, dst string, depth int) error {
 	case !c.opts.Recursive:
 		return copySourceIsRemoteFolder.New("", fault.Args{"path": terminal.Clean(src)})
 	case depth >= maxDepth:
-		const format = "folders on the node are nested more than %d deep at %s"
 		return copyTreeTooDeep.New("", fault.Args{"most": maxDepth, "path": terminal.Clean(src)})
 	}
 	entries, err := c.remote.ReadDir(src)

@@ -159,7 +159,6 @@ func (c *Copier) resolveLinks(ctx context.Context, dst string) (remoteTarget, er
 		}
 		at = next
 	}
-	const format = "%s leads through %d or more symbolic links on the node, perhaps in a loop"
 	return remoteTarget{}, copyLinksLooped.New("", fault.Args{"path": terminal.Clean(dst), "most": maxLinks})
 }
 

@@ -1,0 +1,111 @@
+package resources
+
+import "github.com/threshold-access/threshold/internal/fault"
+
+// The errors of this package.
+var (
+	connectorAdminLost = fault.Code{
+		Name:   "connector-admin-lost",
+		Kind:   fault.Denied,
+		Text:   "after this no connector would map anybody to the role {role}",
+		Remedy: "map a claim to it in another connector first",
+	}
+
+	connectorSecretInvalid = fault.Code{
+		Name:   "connector-secret-invalid",
+		Kind:   fault.Invalid,
+		Text:   "spec.client_secret: {why}",
+		Remedy: "write the secret itself as client_secret",
+	}
+
+	documentChanged = fault.Code{
+		Name:   "document-changed",
+		Kind:   fault.Conflict,
+		Text:   "the document was changed: its revision is now {stored}, not {asked}",
+		Remedy: "get it again and repeat the change",
+	}
+
+	documentKindUnknown = fault.Code{
+		Name:   "document-kind-unknown",
+		Kind:   fault.Invalid,
+		Text:   "there is no kind of document \"{kind}\"",
+		Remedy: "use one of: role, connector, user, token, machine, settings, event",
+	}
+
+	documentNameInvalid = fault.Code{
+		Name:   "document-name-invalid",
+		Kind:   fault.Invalid,
+		Text:   "metadata.name: {why}",
+		Remedy: "choose another name for the {kind}",
+	}
+
+	documentVersionUnknown = fault.Code{
+		Name:   "document-version-unknown",
+		Kind:   fault.Invalid,
+		Text:   "version \"{version}\" of kind {kind} is not supported",
+		Remedy: "write version: " + Version,
+	}
+
+	machineUnknown = fault.Code{
+		Name:   "machine-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there is no machine \"{machine}\": machines are added by joining",
+		Remedy: "make a token for it: tsh token create",
+	}
+
+	resourceAccessDenied = fault.Code{
+		Name:   "resource-access-denied",
+		Kind:   fault.Denied,
+		Text:   "{reason}",
+		Remedy: "{hint}",
+	}
+
+	roleAdminGrantKept = fault.Code{
+		Name:   "role-admin-grant-kept",
+		Kind:   fault.Denied,
+		Text:   "the role admin must keep {action} on {plural}: nobody could restore it",
+		Remedy: "leave the grant on resources in the role admin, and make another role for less",
+	}
+
+	roleAdminKept = fault.Code{
+		Name:   "role-admin-kept",
+		Kind:   fault.Denied,
+		Text:   "the role admin cannot be removed: nobody could create it again",
+		Remedy: "take the role from users instead, in their connector or user document",
+	}
+
+	roleEscalation = fault.Code{
+		Name:   "role-escalation",
+		Kind:   fault.Denied,
+		Text:   "{why}",
+		Remedy: askRoleAdmin,
+	}
+
+	roleSelfDenied = fault.Code{
+		Name:   "role-self-denied",
+		Kind:   fault.Denied,
+		Text:   "after this you could no longer apply roles, not even to undo it",
+		Remedy: "ask another administrator to do it",
+	}
+
+	rolesTooLarge = fault.Code{
+		Name:   "roles-too-large",
+		Kind:   fault.Exhausted,
+		Text:   "all roles together would have {bytes} bytes, more than {most}",
+		Remedy: "remove roles that are not used, or write shorter ones",
+	}
+
+	userNameAmbiguous = fault.Code{
+		Name:   "user-name-ambiguous",
+		Kind:   fault.Conflict,
+		Text:   "{count} users have the name \"{name}\"",
+		Remedy: "name the one you mean by connector/subject: tsh get users",
+	}
+
+	userUnknown = fault.Code{
+		Name:   "user-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there is no user \"{name}\": a user exists from their first login on",
+		Remedy: "let them log in once, then see: tsh get users",
+	}
+)

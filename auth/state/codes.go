@@ -1,0 +1,56 @@
+package state
+
+import "github.com/threshold-access/threshold/internal/fault"
+
+// The errors of this package.
+var (
+	connectorIssuerKept = fault.Code{
+		Name: "connector-issuer-kept",
+		Kind: fault.Conflict,
+		Text: "connector \"{connector}\" belongs to the users of {issuer}: with another issuer, " +
+			"strangers could get their roles",
+		Remedy: "create a connector with another name for the other issuer",
+	}
+
+	machineNameTaken = fault.Code{
+		Name:   "machine-name-taken",
+		Kind:   fault.Conflict,
+		Text:   "the name {name} is taken",
+		Remedy: "choose another name",
+	}
+
+	publicNameOfNode = fault.Code{
+		Name:   "public-name-of-node",
+		Kind:   fault.Denied,
+		Text:   "the public name {name} is the name of a node",
+		Remedy: "give the proxy another public name, or remove the node first",
+	}
+
+	recordUnknown = fault.Code{
+		Name:   "record-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there is no {noun} \"{key}\"",
+		Remedy: "{hint}",
+	}
+
+	recordUnreadable = fault.Code{
+		Name:   "record-unreadable",
+		Kind:   fault.Internal,
+		Text:   "this release cannot read the {noun} \"{key}\"",
+		Remedy: "run the newest release on every auth replica",
+	}
+
+	storeConflict = fault.Code{
+		Name:   "store-conflict",
+		Kind:   fault.Conflict,
+		Text:   "somebody else changed this at the same time",
+		Remedy: "read it again and repeat the change",
+	}
+
+	tokenNameTaken = fault.Code{
+		Name:   "token-name-taken",
+		Kind:   fault.Conflict,
+		Text:   "there is a token \"{name}\" already",
+		Remedy: "choose another name, or remove it: tsh rm token NAME",
+	}
+)

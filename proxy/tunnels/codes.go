@@ -1,0 +1,13 @@
+package tunnels
+
+import "github.com/threshold-access/threshold/internal/fault"
+
+// The errors of this package.
+var (
+	nodeJustGone = fault.Code{
+		Name:   "node-just-gone",
+		Kind:   fault.Unavailable,
+		Text:   "the node has just gone offline",
+		Remedy: "try again in a few seconds",
+	}
+)
