@@ -303,4 +303,8 @@ var errorsKorean = map[string]errorText{
 		"내부 오류가 발생했습니다",
 		"관리자에게 로그에서 이 오류 번호를 찾아 달라고 하세요",
 	},
+	"store-conflict": {
+		"다른 사람이 동시에 변경했습니다",
+		"터미널에서 다시 시작하세요: tsh login",
+	},
 }
