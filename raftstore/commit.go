@@ -229,15 +229,9 @@ func (s *Store) applyFault(err error) error {
 	case s.latch.Err() != nil:
 		return s.latch.Err()
 	case errors.Is(err, raft.ErrRaftShutdown):
-		return unavailableFault("the store has stopped")
+		return storeStopped.New("raftstore")
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return unavailableFault("this replica is not the leader")
+		return replicaNotLeader.New("raftstore")
 	}
-	return fault.Wrap(
-		err,
-		fault.Unavailable,
-		"raftstore.Commit",
-		"it is unknown whether the change was written",
-		"check whether the change was made, then try again",
-	)
+	return changeUnknown.Wrap(err, "raftstore.Commit")
 }

@@ -263,7 +263,7 @@ func (s *Store) checkOpen() error {
 	case <-s.open:
 		return nil
 	default:
-		return unavailableFault("the store is not open yet")
+		return storeNotOpen.New("raftstore")
 	}
 }
 
@@ -284,7 +284,7 @@ func (s *Store) stoppedError() error {
 	if err := s.latch.Err(); err != nil {
 		return err
 	}
-	return unavailableFault("the store has stopped")
+	return storeStopped.New("raftstore")
 }
 
 // openFault turns an error from opening the data folder into a fault with a remedy: Denied for wrong rights,
@@ -315,8 +315,4 @@ func openFault(err error) error {
 		"the data folder cannot be read: "+err.Error(),
 		"check the disk, then restore the data folder from a backup",
 	)
-}
-
-func unavailableFault(msg string) error {
-	return fault.New(fault.Unavailable, "raftstore", msg, "try again in a moment")
 }

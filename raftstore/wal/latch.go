@@ -53,19 +53,7 @@ func DiskFault(err error) error {
 		return err
 	}
 	if durable.IsDiskFull(err) {
-		return fault.Wrap(
-			err,
-			fault.Exhausted,
-			"raftstore",
-			"the disk of this replica is full: nothing more is written, nothing written is lost",
-			"free space in the data folder's file system, then restart auth",
-		)
+		return diskFull.Wrap(err, "raftstore")
 	}
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"raftstore",
-		"the disk of this replica failed: nothing more is written",
-		"check the disk (dmesg, smartctl), then restart auth; what was acknowledged is read again from disk",
-	)
+	return diskFailed.Wrap(err, "raftstore")
 }
