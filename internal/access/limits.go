@@ -81,9 +81,3 @@ func keepStrictest[T ~int | ~int64](strictest *Limit[T], value T, role, option s
 
 // optionRule names an option of a role as Decision.Rule names a grant.
 func optionRule(role, option string) string { return "role " + role + ", " + option }
-
-// LimitsSessions reports whether the role limits sessions. A program that does not know those options would
-// not enforce them.
-func (o Options) LimitsSessions() bool {
-	return o.IdleTimeout != 0 || o.MaxSession != 0 || o.MaxSessions != 0 || o.EndWithCertificate
-}

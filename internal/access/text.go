@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -18,14 +19,7 @@ type Duration time.Duration
 
 // MarshalText writes "8h" rather than "8h0m0s".
 func (d Duration) MarshalText() ([]byte, error) {
-	s := time.Duration(d).String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return []byte(s), nil
+	return []byte(fault.FormatDuration(time.Duration(d))), nil
 }
 
 // UnmarshalText accepts what time.ParseDuration does.

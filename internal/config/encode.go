@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // Encode writes v as YAML: fields in the order of the struct, under the names that Decode reads, map keys
@@ -43,7 +45,7 @@ func encodeValue(v reflect.Value) (*yaml.Node, error) {
 	}
 	switch x := v.Interface().(type) {
 	case time.Duration:
-		return textNode(shortDuration(x)), nil
+		return textNode(fault.FormatDuration(x)), nil
 	case yaml.Node:
 		return &x, nil
 	case encoding.TextMarshaler:
@@ -190,16 +192,4 @@ func blockStyle(n *yaml.Node) {
 	for _, child := range n.Content {
 		blockStyle(child)
 	}
-}
-
-// shortDuration drops the zero units of Duration.String: 8h0m0s is 8h.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
