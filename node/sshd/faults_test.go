@@ -17,23 +17,10 @@ func TestRefusalsAreFaultsForTshAlone(t *testing.T) {
 	f := newFixture(t, nil)
 	f.allow(fullRole("ops", "list", "exec"))
 	for version, want := range map[string]bool{dial.ClientVersion: true, "SSH-2.0-OpenSSH_9.9": false} {
-		raw, err := net.Dial("tcp", f.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, opens, requests, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{
-			User:            testAccount(),
-			ClientVersion:   version,
-			Auth:            []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
-			HostKeyCallback: ssh.InsecureIgnoreHostKey(),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := ssh.NewClient(conn, opens, requests)
+		client := ssh.NewClient(f.connect(version))
 		defer client.Close()
 
-		_, _, err = client.OpenChannel("direct-tcpip", ssh.Marshal(struct {
+		_, _, err := client.OpenChannel("direct-tcpip", ssh.Marshal(struct {
 			Host       string
 			Port       uint32
 			Origin     string

@@ -325,6 +325,25 @@ func (f *fixture) client(signers ...ssh.Signer) *ssh.Client {
 	return c
 }
 
+// connect logs in as a client of the version, and leaves channels and requests of the node to the caller.
+func (f *fixture) connect(version string) (ssh.Conn, <-chan ssh.NewChannel, <-chan *ssh.Request) {
+	f.t.Helper()
+	raw, err := net.Dial("tcp", f.addr)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	conn, opens, requests, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{
+		User:            testAccount(),
+		ClientVersion:   version,
+		Auth:            []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return conn, opens, requests
+}
+
 // dial logs in with certificates or keys. banner is all that the server said.
 func (f *fixture) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
 	return f.dialWith(login, ssh.PublicKeys(signers...))

@@ -1,7 +1,6 @@
 package sshd_test
 
 import (
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -22,19 +21,7 @@ func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t, nil)
 			f.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
-			raw, err := net.Dial("tcp", f.addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			conn, opens, requests, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{
-				User:            testAccount(),
-				ClientVersion:   version,
-				Auth:            []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
-				HostKeyCallback: ssh.InsecureIgnoreHostKey(),
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			conn, opens, requests := f.connect(version)
 			defer conn.Close()
 			go func() {
 				for nc := range opens {
