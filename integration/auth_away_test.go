@@ -23,8 +23,8 @@ func TestNodesKeepDecidingWhileAuthIsAway(t *testing.T) {
 }
 
 // startSecondProxy starts a cluster with a second proxy in a process of its own, to which the node far-node
-// is attached. It returns a client that has logged in at the second proxy and has used the node. Before that it
-// calls configure, if it is not nil, with the administrator's client.
+// is attached. It returns a client that has logged in at the second proxy and has used the node. Before that
+// it calls configure, if it is not nil, with the administrator's client.
 func startSecondProxy(
 	t *testing.T,
 	configure func(admin *harness.Client),
