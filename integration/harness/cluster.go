@@ -3,12 +3,15 @@ package harness
 import (
 	"crypto/x509"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -33,16 +36,33 @@ type Server struct {
 	config  string // path of its configuration file
 }
 
-// FreeAddr returns host:port with a port on which no process listens. Nothing reserves it, but the kernel
-// gives the next callers other ports for a while.
+// The ports that FreeAddr gives. They are below those that the kernel gives to listeners on port 0 and to
+// connections, so nothing takes one before its program listens there.
+const (
+	firstPort = 11000 // browsers refuse some ports below
+	portCount = 20000
+)
+
+// nextPort counts the calls of FreeAddr, from a random start: other test binaries run at the same time.
+var nextPort = func() *atomic.Uint32 {
+	var n atomic.Uint32
+	n.Store(rand.Uint32N(portCount))
+	return &n
+}()
+
+// FreeAddr returns host:port with a port on which no process listens. It gives each port once.
 func FreeAddr(t testing.TB, host string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
+	for range portCount {
+		port := firstPort + int(nextPort.Add(1)%portCount)
+		addr := net.JoinHostPort(host, strconv.Itoa(port))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatalf("no port of %s is free", host)
+	return ""
 }
 
 // Account is the current operating-system account.
