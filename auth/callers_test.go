@@ -57,6 +57,7 @@ func routes() []route {
 	return []route{
 		newRoute(authrpc.BeginLogin, proxy),
 		newRoute(authrpc.FinishOIDC, proxy),
+		newRoute(authrpc.ShowFactor, proxy),
 		newRoute(authrpc.ProveFactor, proxy),
 		newRoute(authrpc.RedeemLogin, anonymous, user),
 		newRoute(authrpc.BeginHeadless, anonymous),

@@ -9,6 +9,7 @@ import (
 	"github.com/threshold-access/threshold/auth/attachments"
 	"github.com/threshold-access/threshold/auth/audit"
 	"github.com/threshold-access/threshold/auth/bootstrap"
+	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/issue"
 	"github.com/threshold-access/threshold/auth/join"
 	"github.com/threshold-access/threshold/auth/login"
@@ -174,7 +175,11 @@ func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) 
 	if err != nil {
 		return nil, err
 	}
-	factor, err := totp.New(totp.Config{Store: vault.Factors, Issuer: svc.cluster.Name, Now: s.cfg.Now})
+	factors, err := factor.New(factor.Config{
+		Store:   vault.Factors,
+		Methods: []factor.Method{totp.Method{Issuer: svc.cluster.Name}},
+		Now:     s.cfg.Now,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +187,8 @@ func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) 
 		Cluster:       svc.cluster.Name,
 		Key:           key,
 		Providers:     providers,
-		Factor:        factor,
+		Factors:       factors,
+		Attempts:      vault.Attempts,
 		Logins:        svc.state.Logins,
 		Events:        svc.state.Events,
 		AllowedOrigin: svc.join.AllowedOrigin,

@@ -59,6 +59,7 @@ func New(cfg Config) http.Handler {
 	// Logins: proxies call for the browser, tsh calls for itself.
 	authrpc.Handle(server, authrpc.BeginLogin, h.beginLogin)
 	authrpc.Handle(server, authrpc.FinishOIDC, h.finishOIDC)
+	authrpc.Handle(server, authrpc.ShowFactor, h.showFactor)
 	authrpc.Handle(server, authrpc.ProveFactor, h.proveFactor)
 	authrpc.Handle(server, authrpc.RedeemLogin, h.redeemLogin)
 	authrpc.Handle(server, authrpc.BeginHeadless, h.beginHeadless)
@@ -129,8 +130,8 @@ func (h handlers) currentRoles(ctx context.Context, who identity.Identity) ([]st
 	return user.Value.FilterRoles(who.Roles), err
 }
 
-// beginLogin, finishOIDC and proveFactor are the steps of a login in the browser. The caller is the proxy
-// that shows the pages.
+// beginLogin, finishOIDC, showFactor and proveFactor are the steps of a login in the browser. The caller is
+// the proxy that shows the pages.
 func (h handlers) beginLogin(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -145,6 +146,14 @@ func (h handlers) finishOIDC(
 	r authrpc.FinishOIDCRequest,
 ) (authrpc.FinishOIDCResponse, error) {
 	return h.Login.Identify(ctx, caller.Identity, r)
+}
+
+func (h handlers) showFactor(
+	ctx context.Context,
+	caller authrpc.Caller,
+	r authrpc.ShowFactorRequest,
+) (authrpc.ShowFactorResponse, error) {
+	return h.Login.ShowFactor(ctx, caller.Identity, r)
 }
 
 func (h handlers) proveFactor(

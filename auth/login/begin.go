@@ -2,6 +2,7 @@ package login
 
 import (
 	"context"
+	"crypto/rand"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -34,6 +35,8 @@ func (c clientRequest) headlessPrompt() *authrpc.Headless {
 
 // begunAttempt is an attempt whose browser was sent to a provider. Only Begin makes one.
 type begunAttempt struct {
+	format
+	ID      string        `json:"id"` // random; the identified attempt is stored under its hash
 	Client  clientRequest `json:"client"`
 	Flow    oidc.Flow     `json:"flow"` // what oidc.Providers.Finish checks the callback with
 	Expires time.Time     `json:"expires"`
@@ -100,7 +103,13 @@ func (s *Service) begin(
 	if err != nil {
 		return res, err
 	}
-	attempt := begunAttempt{Client: client, Flow: flow, Expires: s.cfg.Now().Add(AttemptLife).UTC()}
+	attempt := begunAttempt{
+		format:  currentFormat,
+		ID:      rand.Text(),
+		Client:  client,
+		Flow:    flow,
+		Expires: s.cfg.Now().Add(AttemptLife).UTC(),
+	}
 	res = authrpc.BeginLoginResponse{Redirect: page, Expires: attempt.Expires}
 	res.Attempt, err = s.sealer.seal(opBegin, stageBegun, attempt)
 	return res, err

@@ -56,6 +56,13 @@ var (
 		Remedy: startAgain,
 	}
 
+	callbackRepeated = fault.Code{
+		Name:   "callback-repeated",
+		Kind:   fault.Exhausted,
+		Text:   "the identity provider was asked about this login too often",
+		Remedy: startAgain,
+	}
+
 	connectorsNone = fault.Code{
 		Name:   "connectors-none",
 		Kind:   fault.Unavailable,
@@ -157,7 +164,7 @@ var (
 	secondFactorTooLong = fault.Code{
 		Name:   "second-factor-too-long",
 		Kind:   fault.Invalid,
-		Text:   "the code is too long",
+		Text:   "the answer is too long",
 		Remedy: "enter the code that the app shows now",
 	}
 

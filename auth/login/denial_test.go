@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -127,6 +129,8 @@ func TestOnlyProxiesMayCall(t *testing.T) {
 		f.wantFault(err, fault.Denied, "only a proxy")
 		_, err = f.Identify(t.Context(), by, authrpc.FinishOIDCRequest{})
 		f.wantFault(err, fault.Denied, "only a proxy")
+		_, err = f.ShowFactor(t.Context(), by, authrpc.ShowFactorRequest{})
+		f.wantFault(err, fault.Denied, "only a proxy")
 		_, err = f.Prove(t.Context(), by, authrpc.ProveFactorRequest{})
 		f.wantFault(err, fault.Denied, "only a proxy")
 	}
@@ -219,10 +223,61 @@ func TestProviderRefusalIsReportedAndNotStored(t *testing.T) {
 	f.wantFault(err, fault.Unavailable, "cannot be reached")
 }
 
-func TestNothingIsStoredBeforeTheFactor(t *testing.T) {
+// Before the provider has identified the user, a login is only in the browser's cookie.
+func TestNothingIsStoredBeforeTheUserIsIdentified(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.noWrites(func() { f.identify(newClient(t)) })
+	var back authrpc.FinishOIDCRequest
+	f.noWrites(func() { back = f.begin(newClient(t)) })
+	before := f.probe()
+	identified := f.identifyAs(back)
+	f.show(identified.attempt)
+	if n := f.probe() - before - 1; n != 1 {
+		t.Errorf("got %d writes to the store until the page is shown twice, want the attempt alone", n)
+	}
+}
+
+// An answer of the provider to one attempt counts once, whoever brings another one: also after the login is
+// finished.
+func TestAnAttemptIsIdentifiedOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	begun, err := f.Begin(t.Context(), proxyIdentity, newClient(t).begin())
+	f.must(err)
+	identified := f.identifyAs(f.signIn(begun, "alice@example.com", "wonderland"))
+	again := f.signIn(begun, "bob@example.com", "builder")
+	_, err = f.Identify(t.Context(), proxyIdentity, again)
+	f.wantFault(err, fault.Expired, "went on in another page")
+	_, err = f.prove(identified.attempt, f.code(identified.secret))
+	f.must(err)
+	_, err = f.Identify(t.Context(), proxyIdentity, f.signIn(begun, "bob@example.com", "builder"))
+	f.wantFault(err, fault.Expired, "went on in another page")
+}
+
+// One cookie of a stranger does not suffice to send any number of invented codes to the provider, and other
+// logins go on.
+func TestInventedCallbacksAreBoundedForEachAttempt(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	mine := f.begin(newClient(t))
+	invented := f.begin(newClient(t))
+	invented.Code = "invented"
+	f.noWrites(func() {
+		for range 3 {
+			_, err := f.Identify(t.Context(), proxyIdentity, invented)
+			f.wantFault(err, fault.Invalid, "does not know this code")
+		}
+		f.provider.SetFaults(oidctest.Faults{Down: true}) // whoever asks it now gets another error
+		for range 20 {
+			_, err := f.Identify(t.Context(), proxyIdentity, invented)
+			f.wantFault(err, fault.Exhausted, "too often")
+		}
+		f.provider.SetFaults(oidctest.Faults{})
+	})
+	if got := f.Refusals(); got.Identify != 23 {
+		t.Errorf("got %+v, want all 23 counted", got)
+	}
+	f.identifyAs(mine)
 }
 
 // A sealed attempt opens only at its own step, unaltered and in time.
@@ -235,17 +290,17 @@ func TestAttemptIsBoundToStageTimeAndContent(t *testing.T) {
 		_, err := f.prove(req.Attempt, "123456")
 		f.wantFault(err, fault.Invalid, "does not belong to a login of this cluster at this step")
 		swapped := req
-		swapped.Attempt = identified.Attempt
+		swapped.Attempt = identified.attempt
 		_, err = f.Identify(t.Context(), proxyIdentity, swapped)
 		f.wantFault(err, fault.Invalid, "at this step")
-		for at := 0; at < len(identified.Attempt); at += 7 {
-			b := []byte(identified.Attempt)
+		for at := 0; at < len(identified.attempt); at += 7 {
+			b := []byte(identified.attempt)
 			b[at] ^= 1
 			if _, err := f.prove(string(b), "123456"); !fault.Is(err, fault.Invalid) {
 				t.Errorf("byte %d altered: got %v, want it refused", at, err)
 			}
 		}
-		shorter, longer := identified.Attempt[:len(identified.Attempt)-4], identified.Attempt+"AAAA"
+		shorter, longer := identified.attempt[:len(identified.attempt)-4], identified.attempt+"AAAA"
 		for _, text := range []string{shorter, longer, "AQ", "!", strings.Repeat("A", 5000)} {
 			_, err = f.prove(text, "123456")
 			f.wantFault(err, fault.Invalid, "start again")
@@ -253,7 +308,7 @@ func TestAttemptIsBoundToStageTimeAndContent(t *testing.T) {
 		_, err = f.prove("", "123456")
 		f.wantFault(err, fault.Invalid, "cookies")
 		f.advance(login.AttemptLife)
-		_, err = f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
+		_, err = f.prove(identified.attempt, f.code(identified.secret))
 		f.wantFault(err, fault.Expired, "start again: tsh login")
 		_, err = f.Identify(t.Context(), proxyIdentity, req)
 		f.wantFault(err, fault.Expired, "start again: tsh login")
@@ -268,6 +323,47 @@ func TestAttemptContinuesOnAnotherReplicaOfTheCluster(t *testing.T) {
 	f.wantFault(err, fault.Invalid, "of this cluster")
 	if _, err := f.replica(7).Identify(t.Context(), proxyIdentity, req); err != nil {
 		t.Errorf("got %v at another replica, want it to continue", err)
+	}
+}
+
+// A user with 40 roles enrols a factor. Each step is served by another replica and another proxy, which were
+// started since the step before, and the cookie stays small.
+func TestAnyProxyAndReplicaFinishesALogin(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var groups, want []string
+	for i := range 40 {
+		groups = append(groups, fmt.Sprintf("group-%02d", i))
+		want = append(want, fmt.Sprintf("role-of-a-team-%02d", i))
+	}
+	f.mapRoles("corp", groups, want)
+	f.provider.SetFaults(oidctest.Faults{Claims: func(m map[string]any) { m["groups"] = groups }})
+	c := newClient(t)
+	back := f.begin(c)
+	other := proxyIdentity
+	other.Name, other.ID = "proxy-2", "fedcba9876543210fedcba9876543210"
+
+	identified, err := f.replica(7).Identify(t.Context(), other, back)
+	f.must(err)
+	if len(identified.Attempt) > 512 {
+		t.Errorf("got a cookie of %d bytes for 40 roles, want a reference", len(identified.Attempt))
+	}
+	f.Service = f.replica(7)
+	page := f.show(identified.Attempt)
+	body, err := json.Marshal(f.code(page.secret))
+	f.must(err)
+	proved, err := f.replica(7).Prove(t.Context(), other, authrpc.ProveFactorRequest{
+		Attempt:  identified.Attempt,
+		Response: authrpc.FactorResponse{Kind: authrpc.TOTP, Body: body},
+	})
+	f.must(err)
+	if len(proved.RecoveryCodes) != 10 {
+		t.Errorf("got %d recovery codes, want 10", len(proved.RecoveryCodes))
+	}
+	assured, err := f.replica(7).Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
+	f.must(err)
+	if got := assured.Who().Roles; !slices.Equal(got, want) || assured.Proxy().Name != "proxy-2" {
+		t.Errorf("got roles %q by %s, want all 40 by the last proxy", got, assured.Proxy().Name)
 	}
 }
 
@@ -287,7 +383,7 @@ func TestAttemptFitsACookieAndIsSealed(t *testing.T) {
 	res, err := f.Begin(t.Context(), proxyIdentity, c.begin())
 	f.must(err)
 	identified := f.identify(c)
-	for _, text := range []string{res.Attempt, identified.Attempt} {
+	for _, text := range []string{res.Attempt, identified.attempt} {
 		if len(text) > 3800 || strings.Contains(text, c.state) {
 			t.Errorf("got an attempt of %d bytes, want one that fits and is sealed", len(text))
 		}
@@ -312,7 +408,7 @@ func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
 	secret, _ := f.enrol(newClient(t))
 	c := newClient(t)
 	identified := f.identify(c)
-	if identified.Enrol != nil {
+	if identified.secret != "" {
 		t.Fatal("got an enrolment for a user who has a factor")
 	}
 	wrong := "000000"
@@ -320,25 +416,26 @@ func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
 		wrong = "000001"
 	}
 	for range 4 {
-		_, err := f.prove(identified.Attempt, wrong)
+		_, err := f.prove(identified.attempt, wrong)
 		f.wantFault(err, fault.Denied, "wrong")
 	}
-	proved, err := f.prove(identified.Attempt, f.code(secret))
+	proved, err := f.prove(identified.attempt, f.code(secret))
 	f.must(err)
-	_, err = f.prove(identified.Attempt, f.code(secret))
-	f.wantFault(err, fault.Denied, "used already")
+	_, err = f.prove(identified.attempt, f.code(secret))
+	f.wantFault(err, fault.Expired, "is finished")
 	if _, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c))); err != nil {
 		t.Error(err)
 	}
 	f.advance(time.Minute)
+	identified = f.identify(newClient(t))
 	for range 4 {
-		_, err := f.prove(identified.Attempt, wrong)
+		_, err := f.prove(identified.attempt, wrong)
 		f.wantFault(err, fault.Denied, "wrong")
 	}
-	_, err = f.prove(identified.Attempt, wrong)
+	_, err = f.prove(identified.attempt, wrong)
 	f.wantFault(err, fault.Exhausted, "try again in 30s")
 	f.noWrites(func() {
-		_, err = f.prove(identified.Attempt, f.code(secret))
+		_, err = f.prove(identified.attempt, f.code(secret))
 		f.wantFault(err, fault.Exhausted, "try again in 30s")
 	})
 	for _, e := range f.events(audit.LoginRefused) {
@@ -353,10 +450,10 @@ func TestFirstConfirmedEnrolmentWins(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	one, two := f.identify(newClient(t)), f.identify(newClient(t))
-	if _, err := f.prove(one.Attempt, f.code(one.Enrol.Secret)); err != nil {
+	if _, err := f.prove(one.attempt, f.code(one.secret)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := f.prove(two.Attempt, f.code(two.Enrol.Secret))
+	_, err := f.prove(two.attempt, f.code(two.secret))
 	f.wantFault(err, fault.Expired, "already enrolled")
 }
 
@@ -370,10 +467,10 @@ func TestConcurrentUseOfOneCodeLogsInOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			if _, err := f.prove(identified.Attempt, code); err == nil {
+			if _, err := f.prove(identified.attempt, code); err == nil {
 				logins.Add(1)
-			} else if !fault.Is(err, fault.Denied) {
-				t.Errorf("got %v, want denied", err)
+			} else if !fault.Is(err, fault.Denied) && !fault.Is(err, fault.Expired) {
+				t.Errorf("got %v, want the code or the attempt used", err)
 			}
 		})
 	}
@@ -391,9 +488,9 @@ func TestRecoveryCodesLogIn(t *testing.T) {
 	f := newFixture(t)
 	c := newClient(t)
 	identified := f.identify(c)
-	first, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
+	first, err := f.prove(identified.attempt, f.code(identified.secret))
 	f.must(err)
-	proved, err := f.prove(f.identify(c).Attempt, first.RecoveryCodes[9])
+	proved, err := f.prove(f.identify(c).attempt, first.RecoveryCodes[9])
 	f.must(err)
 	assured, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
 	if err != nil || assured.Who().Factor != "recovery" {

@@ -33,6 +33,7 @@ const (
 // that a user opens on another machine. Nothing of it is stored before that user has proved the second
 // factor. The JSON keys are short because the link is.
 type headlessHandle struct {
+	format
 	Challenge string     `json:"c"` // commits to the verifier and keys of tsh: authrpc.Challenge
 	From      netip.Addr `json:"f"` // the address of the machine that requested it
 	Code      string     `json:"k"` // shown in the terminal and in the browser, for the user to compare
@@ -75,6 +76,7 @@ func (s *Service) beginHeadless(
 		return res, machineAddressUnknown.Wrap(err, opHeadless)
 	}
 	handle := headlessHandle{
+		format:    currentFormat,
 		Challenge: req.Challenge,
 		From:      addrPort.Addr().Unmap().WithZone(""), // one form for one address, whichever socket saw it
 		Code:      newDisplayCode(),
@@ -127,10 +129,10 @@ func headlessHash(challenge string) state.CodeHash {
 // approve it, and the first one wins: once a login is stored under the handle, later ones get fault Expired.
 // A conflict without such a login, over the user's record, stays fault Conflict.
 func (s *Service) storeHeadless(
-	ctx context.Context, handle *headlessHandle, pending state.PendingLogin, succeeded audit.Event,
+	ctx context.Context, attempt identifiedAttempt, pending state.PendingLogin, succeeded audit.Event,
 ) error {
-	hash := headlessHash(handle.Challenge)
-	err := s.cfg.Logins.AddLogin(ctx, hash, pending, succeeded)
+	hash := headlessHash(attempt.Client.Headless.Challenge)
+	err := s.cfg.Logins.AddLogin(ctx, hash, pending, attempt.stored, succeeded)
 	if !fault.Is(err, fault.Conflict) {
 		return err
 	}

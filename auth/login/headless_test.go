@@ -50,12 +50,11 @@ func (f *fixture) approve(handle string) authrpc.ProveFactorResponse {
 	begun, err := f.Begin(f.t.Context(), proxyIdentity, openLink(handle, true))
 	f.must(err)
 	back := f.signIn(begun, "alice@example.com", "wonderland")
-	identified, err := f.Identify(f.t.Context(), proxyIdentity, back)
-	f.must(err)
+	identified := f.identifyAs(back)
 	if identified.Headless == nil || identified.Headless.From != "203.0.113.9" {
 		f.t.Errorf("got %+v beside the second factor, want the requesting machine", identified.Headless)
 	}
-	done, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
+	done, err := f.prove(identified.attempt, f.code(identified.secret))
 	f.must(err)
 	return done
 }
@@ -114,10 +113,9 @@ func TestHeadlessLoginIsApprovedOnce(t *testing.T) {
 	asked := f.beginHeadless(c)
 	begun, err := f.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, true))
 	f.must(err)
-	bob, err := f.Identify(t.Context(), proxyIdentity, f.signIn(begun, "bob@example.com", "builder"))
-	f.must(err)
+	bob := f.identifyAs(f.signIn(begun, "bob@example.com", "builder"))
 	f.approve(asked.Handle)
-	_, err = f.prove(bob.Attempt, f.code(bob.Enrol.Secret))
+	_, err = f.prove(bob.attempt, f.code(bob.secret))
 	f.wantFault(err, fault.Expired, "approved already")
 	if assured, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil ||
 		assured.Who().Name != "alice@example.com" {
@@ -141,9 +139,8 @@ func TestHeadlessLoginIsPinnedToAnIPv6Network(t *testing.T) {
 	begun, err := f.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, true))
 	f.must(err)
 	back := f.signIn(begun, "alice@example.com", "wonderland")
-	identified, err := f.Identify(t.Context(), proxyIdentity, back)
-	f.must(err)
-	_, err = f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
+	identified := f.identifyAs(back)
+	_, err = f.prove(identified.attempt, f.code(identified.secret))
 	f.must(err)
 	otherHost := callerAt("[2001:db8:1:2:ffff::1]:9") // hosts change the rest of the address every day
 	assured, ok, err := f.redeemHeadless(otherHost, asked.Handle, c)
@@ -159,6 +156,7 @@ func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 	f := newFixture(t)
 	c, attacker := newClient(t), newClient(t)
 	asked := f.beginHeadless(c)
+	identified := f.identify(c).attempt
 	f.noWrites(func() {
 		for name, tt := range map[string]struct {
 			by     authrpc.Caller
@@ -171,7 +169,7 @@ func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 			"by another client":          {headlessMachine, asked.Handle, attacker, fault.Denied},
 			"with an altered handle":     {headlessMachine, "x" + asked.Handle[1:], c, fault.Invalid},
 			"without a handle":           {headlessMachine, "", c, fault.Invalid},
-			"with an identified attempt": {headlessMachine, f.identify(c).Attempt, c, fault.Invalid},
+			"with an identified attempt": {headlessMachine, identified, c, fault.Invalid},
 		} {
 			_, ok, err := f.redeemHeadless(tt.by, tt.handle, tt.who)
 			if ok || !fault.Is(err, tt.kind) || fault.Remedy(err) == "" {

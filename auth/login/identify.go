@@ -2,10 +2,13 @@ package login
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"time"
 
+	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/oidc"
-	"github.com/threshold-access/threshold/auth/totp"
+	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -14,31 +17,52 @@ import (
 
 const opIdentify = "login.Identify"
 
-// identifiedAttempt is an attempt whose user a provider has identified. Only Identify makes one.
+// maxStoredAttempt bounds an identified attempt, in bytes. An identity that a certificate can carry is
+// smaller.
+const maxStoredAttempt = 32 << 10
+
+// identifiedAttempt is an attempt whose user a provider has identified. Only Identify makes one, and it is
+// stored encrypted.
 type identifiedAttempt struct {
-	Client    clientRequest     `json:"client"`
-	User      identity.Identity `json:"user"`                // with the roles that the connector maps
-	Enrolment *totp.Enrolment   `json:"enrolment,omitempty"` // nil: the user has a second factor
-	Expires   time.Time         `json:"expires"`
+	format
+	Client clientRequest `json:"client"`
+	// User has the roles that the connector maps, and the id of the login that the attempt will make.
+	User       identity.Identity  `json:"user"`
+	Challenges []factor.Challenge `json:"challenges"`
+
+	stored state.StoredAttempt // as it was read; set by openIdentified
 }
 
-func (a *identifiedAttempt) expiresAt() time.Time { return a.Expires }
+// attemptRef is what the browser's cookie has of an identified attempt: where it is stored.
+type attemptRef struct {
+	format
+	ID      string    `json:"id"` // as in the begunAttempt
+	Expires time.Time `json:"expires"`
+}
 
-// Identify takes the parameters with which the provider sent the browser back, and returns the sealed attempt
-// for the page that asks for the second factor, with an enrolment for a user who has no factor yet. The
-// caller must be a proxy.
+func (r *attemptRef) expiresAt() time.Time { return r.Expires }
+
+// hashAttemptID returns the hash under which an identified attempt is stored. Whoever reads the store cannot
+// make a cookie of it.
+func hashAttemptID(id string) state.AttemptID {
+	return sha256.Sum256([]byte("threshold login attempt v1\x00" + id))
+}
+
+// Identify takes the parameters with which the provider sent the browser back, stores the identified attempt,
+// and returns the sealed reference to it. The attempt counts once: another answer of a provider to the same
+// attempt gets fault Expired, also after the login is finished. The caller must be a proxy.
 //
 // Until the provider has identified the user, a refusal is only counted and logged; after that it is an audit
 // event.
 func (s *Service) Identify(
 	ctx context.Context, by identity.Identity, req authrpc.FinishOIDCRequest,
 ) (authrpc.FinishOIDCResponse, error) {
-	user, client, err := s.verifyCallback(ctx, by, req)
+	user, begun, err := s.verifyCallback(ctx, by, req)
 	if err != nil {
 		s.refusals.record(stepIdentify, by, req.From, err)
 		return authrpc.FinishOIDCResponse{}, err
 	}
-	res, err := s.sealIdentified(ctx, user, client)
+	res, err := s.storeIdentified(ctx, user, begun)
 	if err != nil {
 		return res, s.recordRefusal(ctx, s.identityOf(user), by, req.From, err)
 	}
@@ -46,54 +70,64 @@ func (s *Service) Identify(
 }
 
 // verifyCallback opens the begun attempt in the request and lets the identity provider's flow finish. It
-// returns the verified user, and what tsh asked for when the attempt began.
+// returns the verified user, and the attempt. An attempt whose callback was loaded too often gets fault
+// Exhausted, and the provider is not asked.
 func (s *Service) verifyCallback(
 	ctx context.Context, by identity.Identity, req authrpc.FinishOIDCRequest,
-) (oidc.VerifiedUser, clientRequest, error) {
+) (user oidc.VerifiedUser, attempt begunAttempt, err error) {
 	if err := checkProxy(opIdentify, by); err != nil {
-		return oidc.VerifiedUser{}, clientRequest{}, err
+		return user, attempt, err
 	}
-	var attempt begunAttempt
 	if err := s.sealer.open(opIdentify, stageBegun, req.Attempt, s.cfg.Now(), &attempt); err != nil {
-		return oidc.VerifiedUser{}, clientRequest{}, err
+		return user, attempt, err
 	}
 	// Each connector has a callback path of its own. A response on another path comes from another provider
 	// than the one that was asked: a mix-up attack.
 	if req.Connector != attempt.Flow.Connector {
-		return oidc.VerifiedUser{}, clientRequest{}, callbackOfOtherProvider.New(opIdentify)
+		return user, attempt, callbackOfOtherProvider.New(opIdentify)
 	}
-	user, err := s.cfg.Providers.Finish(ctx, attempt.Flow, oidc.CallbackParams{
+	if !s.callbacks.take(attempt.ID, attempt.Expires, s.cfg.Now()) {
+		return user, attempt, callbackRepeated.New(opIdentify)
+	}
+	user, err = s.cfg.Providers.Finish(ctx, attempt.Flow, oidc.CallbackParams{
 		State:            req.State,
 		Code:             req.Code,
 		Issuer:           req.Issuer,
 		Error:            req.Error,
 		ErrorDescription: req.ErrorDescription,
 	})
-	return user, attempt.Client, err
+	return user, attempt, err
 }
 
-// sealIdentified makes the identified attempt and returns it sealed, with what the page shows. For a user
-// without a second factor both contain a new enrolment.
-func (s *Service) sealIdentified(
-	ctx context.Context, user oidc.VerifiedUser, client clientRequest,
+// storeIdentified stores the identified attempt, with the challenges of the user, and returns the sealed
+// reference to it.
+func (s *Service) storeIdentified(
+	ctx context.Context, user oidc.VerifiedUser, begun begunAttempt,
 ) (res authrpc.FinishOIDCResponse, err error) {
-	attempt := identifiedAttempt{
-		Client:  client,
-		User:    s.identityOf(user),
-		Expires: s.cfg.Now().Add(AttemptLife).UTC(),
+	attempt := identifiedAttempt{format: currentFormat, Client: begun.Client, User: s.identityOf(user)}
+	attempt.User.LoginID = identity.LoginID(state.NewID())
+	// Refused before the user is asked for the factor, and again with all roles in assuredIdentity.
+	if _, err := attempt.User.Encode(); err != nil {
+		return res, identityTooLarge.Wrap(err, opIdentify, fault.Args{"why": err.Error()})
 	}
-	if attempt.Enrolment, err = s.cfg.Factor.OfferEnrolment(ctx, attempt.User); err != nil {
+	if attempt.Challenges, err = s.cfg.Factors.Challenges(ctx, attempt.User); err != nil {
 		return res, err
 	}
-	res = authrpc.FinishOIDCResponse{
-		Name:     attempt.User.Name,
-		Expires:  attempt.Expires,
-		Headless: client.headlessPrompt(),
+	content, err := json.Marshal(attempt)
+	if err != nil {
+		return res, attemptNotSealed.Wrap(err, opIdentify)
 	}
-	if e := attempt.Enrolment; e != nil {
-		res.Enrol = &authrpc.Enrolment{URI: e.URI, Secret: e.Secret}
+	if len(content) > maxStoredAttempt {
+		return res, attemptTooLarge.New(opIdentify)
 	}
-	res.Attempt, err = s.sealer.seal(opIdentify, stageIdentified, attempt)
+	now := s.cfg.Now().UTC()
+	ref := attemptRef{format: currentFormat, ID: begun.ID, Expires: now.Add(AttemptLife)}
+	err = s.cfg.Attempts.AddAttempt(ctx, hashAttemptID(ref.ID), content, ref.Expires, now)
+	if err != nil {
+		return res, err
+	}
+	res.Expires = ref.Expires
+	res.Attempt, err = s.sealer.seal(opIdentify, stageIdentified, ref)
 	return res, err
 }
 

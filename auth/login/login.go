@@ -9,10 +9,14 @@
 // (authrpc.Challenge). Each step needs a type that only the step before makes, so code that skips the second
 // factor does not compile.
 //
-// Until Prove, an attempt exists only as a cookie in the browser. It is sealed: encrypted and authenticated
-// with a key that all replicas of the cluster share. So no request of an unauthenticated caller writes to the
-// store. Refusals of unauthenticated callers are counted, and logged at a limited rate. Refusals after the
-// provider has identified the user are audit events.
+// A begun attempt exists only as a cookie in the browser. It is sealed: encrypted and authenticated with a
+// key that all replicas of the cluster share. So no request of an unauthenticated caller writes to the store,
+// and what such callers send is counted in memory only. Identify stores the attempt, so an answer of a
+// provider counts once, and the cookie only refers to it: any proxy, and any replica, can go on with any
+// login.
+//
+// Refusals of unauthenticated callers are counted, and logged at a limited rate. Refusals after the provider
+// has identified the user are audit events.
 package login
 
 import (
@@ -20,9 +24,9 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/oidc"
 	"github.com/threshold-access/threshold/auth/state"
-	"github.com/threshold-access/threshold/auth/totp"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -45,19 +49,32 @@ type Providers interface {
 	Finish(ctx context.Context, f oidc.Flow, r oidc.CallbackParams) (oidc.VerifiedUser, error)
 }
 
-// Factor is the second factor. totp.Service implements it.
-type Factor interface {
-	// OfferEnrolment returns an enrolment for a user without the factor, and nil for one who has it.
-	OfferEnrolment(ctx context.Context, who identity.Identity) (*totp.Enrolment, error)
-	// Verify checks a code and uses it up. It stores the audit events of its own refusals.
-	Verify(ctx context.Context, a totp.Answer) (totp.Proof, error)
+// Factors verify second factors. factor.Service implements it.
+type Factors interface {
+	// Challenges returns what the user must answer: one of them, or an enrolment.
+	Challenges(ctx context.Context, who identity.Identity) ([]factor.Challenge, error)
+	// Verify judges an answer and uses it up. It stores the audit events of its own refusals.
+	Verify(ctx context.Context, a factor.Answer) (factor.Proof, error)
+}
+
+// Attempts stores identified attempts. state.Attempts implements it.
+type Attempts interface {
+	AddAttempt(ctx context.Context, id state.AttemptID, content []byte, expires, now time.Time) error
+	Attempt(ctx context.Context, id state.AttemptID) (state.StoredAttempt, error)
 }
 
 // Logins stores finished logins until they are redeemed, and knows which roles an administrator gave a user.
 // state.Logins implements it.
 type Logins interface {
 	User(ctx context.Context, who identity.UserKey) (state.Stored[state.User], error)
-	AddLogin(ctx context.Context, h state.CodeHash, p state.PendingLogin, events ...audit.Event) error
+	// AddLogin also marks the attempt as used: an attempt makes one login.
+	AddLogin(
+		ctx context.Context,
+		h state.CodeHash,
+		p state.PendingLogin,
+		a state.StoredAttempt,
+		events ...audit.Event,
+	) error
 	PendingLogin(ctx context.Context, h state.CodeHash) (state.Stored[state.PendingLogin], error)
 	RedeemLogin(ctx context.Context, l state.Stored[state.PendingLogin], events ...audit.Event) error
 }
@@ -72,7 +89,8 @@ type Config struct {
 	Cluster   string
 	Key       []byte // seals attempts: 32 bytes, the same on every replica
 	Providers Providers
-	Factor    Factor
+	Factors   Factors
+	Attempts  Attempts
 	Logins    Logins
 	Events    Events
 	// AllowedOrigin refuses an origin that is not one of the proxy's own. Otherwise a proxy could let a
@@ -87,15 +105,16 @@ type Config struct {
 // Service runs login attempts. It keeps no state of its own between calls but counters, so an attempt may
 // continue on any replica. It is safe for concurrent use.
 type Service struct {
-	cfg      Config
-	sealer   sealer
-	refusals refusals
+	cfg       Config
+	sealer    sealer
+	refusals  refusals
+	callbacks callbackCounts
 }
 
 // New makes a service.
 func New(cfg Config) (*Service, error) {
-	if cfg.Providers == nil || cfg.Factor == nil || cfg.Logins == nil || cfg.Events == nil ||
-		cfg.AllowedOrigin == nil || identity.CheckCluster(cfg.Cluster) != nil {
+	if cfg.Providers == nil || cfg.Factors == nil || cfg.Attempts == nil || cfg.Logins == nil ||
+		cfg.Events == nil || cfg.AllowedOrigin == nil || identity.CheckCluster(cfg.Cluster) != nil {
 		return nil, loginConfigIncomplete.New("login.New")
 	}
 	sealer, err := newSealer(cfg.Key)

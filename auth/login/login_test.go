@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/login"
 	"github.com/threshold-access/threshold/auth/oidc"
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
@@ -117,13 +119,18 @@ func (f *fixture) replica(key byte) *login.Service {
 	f.t.Helper()
 	providers, err := oidc.New(oidc.Config{Source: f.vault.Connectors, Now: f.clock})
 	f.must(err)
-	factor, err := totp.New(totp.Config{Store: f.vault.Factors, Issuer: cluster, Now: f.clock})
+	factors, err := factor.New(factor.Config{
+		Store:   f.vault.Factors,
+		Methods: []factor.Method{totp.Method{Issuer: cluster}},
+		Now:     f.clock,
+	})
 	f.must(err)
 	s, err := login.New(login.Config{
 		Cluster:   cluster,
 		Key:       bytes.Repeat([]byte{key}, 32),
 		Providers: providers,
-		Factor:    factor,
+		Factors:   factors,
+		Attempts:  f.vault.Attempts,
 		Logins:    f.state.Logins,
 		Events:    f.state.Events,
 		Now:       f.clock,
@@ -148,17 +155,38 @@ func (f *fixture) must(err error) {
 
 func (f *fixture) connect(name string) {
 	f.t.Helper()
+	f.putConnector(state.StoredConnector{Name: name}, oidc.RoleRule{
+		Claim: "groups",
+		Value: "eng",
+		Roles: []string{"dev"},
+	})
+}
+
+// mapRoles makes a connector give the users in each group the role at the same place.
+func (f *fixture) mapRoles(connector string, groups, roles []string) {
+	f.t.Helper()
+	old, err := f.vault.Connectors.Connector(f.t.Context(), connector)
+	f.must(err)
+	var rules []oidc.RoleRule
+	for i, group := range groups {
+		rules = append(rules, oidc.RoleRule{Claim: "groups", Value: group, Roles: roles[i : i+1]})
+	}
+	f.putConnector(old, rules...)
+}
+
+func (f *fixture) putConnector(old state.StoredConnector, rules ...oidc.RoleRule) {
+	f.t.Helper()
 	rec, err := oidc.Spec{
 		Type:         "oidc",
 		Display:      "Corp",
 		Issuer:       f.issuer,
 		ClientID:     "threshold",
 		ClientSecret: "s3cret",
-		Roles:        []oidc.RoleRule{{Claim: "groups", Value: "eng", Roles: []string{"dev"}}},
+		Roles:        rules,
 		Traits:       []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}},
 	}.Record()
 	f.must(err)
-	f.must(f.vault.Connectors.PutConnector(f.t.Context(), state.StoredConnector{Name: name}, rec))
+	f.must(f.vault.Connectors.PutConnector(f.t.Context(), old, rec))
 }
 
 // wantFault fails unless err is of the kind, has a remedy, and contains says in its message or remedy.
@@ -276,14 +304,44 @@ func (f *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) 
 	}
 }
 
+// factorPage is the page that asks for the second factor.
+type factorPage struct {
+	authrpc.ShowFactorResponse
+	attempt string // the cookie of the login
+	secret  string // of an enrolment; "" without one
+}
+
+// show returns the page of an identified attempt.
+func (f *fixture) show(attempt string) factorPage {
+	f.t.Helper()
+	shown, err := f.ShowFactor(f.t.Context(), proxyIdentity, authrpc.ShowFactorRequest{Attempt: attempt})
+	f.must(err)
+	if len(shown.Challenges) != 1 || shown.Challenges[0].Kind != authrpc.TOTP {
+		f.t.Fatalf("got challenges %+v, want one of TOTP", shown.Challenges)
+	}
+	page := factorPage{ShowFactorResponse: shown, attempt: attempt}
+	if c := shown.Challenges[0]; c.Enrol {
+		var enrolment authrpc.TOTPEnrolment
+		f.must(json.Unmarshal(c.Body, &enrolment))
+		page.secret = enrolment.Secret
+	}
+	return page
+}
+
+// identifyAs takes a browser from the callback to the page that asks for the code.
+func (f *fixture) identifyAs(back authrpc.FinishOIDCRequest) factorPage {
+	f.t.Helper()
+	res, err := f.Identify(f.t.Context(), proxyIdentity, back)
+	f.must(err)
+	return f.show(res.Attempt)
+}
+
 // identify takes alice's browser to the page that asks for the code.
-func (f *fixture) identify(c client) authrpc.FinishOIDCResponse {
+func (f *fixture) identify(c client) factorPage {
 	f.t.Helper()
 	res, err := f.Begin(f.t.Context(), proxyIdentity, c.begin())
 	f.must(err)
-	out, err := f.Identify(f.t.Context(), proxyIdentity, f.signIn(res, "alice@example.com", "wonderland"))
-	f.must(err)
-	return out
+	return f.identifyAs(f.signIn(res, "alice@example.com", "wonderland"))
 }
 
 func (f *fixture) code(secret string) string {
@@ -294,10 +352,12 @@ func (f *fixture) code(secret string) string {
 }
 
 func (f *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, error) {
+	body, err := json.Marshal(code)
+	f.must(err)
 	return f.Prove(f.t.Context(), proxyIdentity, authrpc.ProveFactorRequest{
-		Attempt: attempt,
-		Code:    code,
-		From:    "192.0.2.7",
+		Attempt:  attempt,
+		Response: authrpc.FactorResponse{Kind: authrpc.TOTP, Body: body},
+		From:     "192.0.2.7",
 	})
 }
 
@@ -306,19 +366,19 @@ func (f *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, erro
 func (f *fixture) enrol(c client) (secret, code string) {
 	f.t.Helper()
 	identified := f.identify(c)
-	if identified.Enrol == nil {
+	if identified.secret == "" {
 		f.t.Fatal("got no enrolment, want one at the first login")
 	}
-	proved, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
+	proved, err := f.prove(identified.attempt, f.code(identified.secret))
 	f.must(err)
 	f.advance(30 * time.Second)
-	return identified.Enrol.Secret, codeOf(f.t, proved, c)
+	return identified.secret, codeOf(f.t, proved, c)
 }
 
 // logIn logs alice in with her factor. It advances the clock by one TOTP step.
 func (f *fixture) logIn(c client, secret string) (code string) {
 	f.t.Helper()
-	proved, err := f.prove(f.identify(c).Attempt, f.code(secret))
+	proved, err := f.prove(f.identify(c).attempt, f.code(secret))
 	f.must(err)
 	f.advance(30 * time.Second)
 	return codeOf(f.t, proved, c)
@@ -395,9 +455,8 @@ func TestUserWithoutRolesMayLogIn(t *testing.T) {
 	c := newClient(t)
 	res, err := f.Begin(t.Context(), proxyIdentity, c.begin())
 	f.must(err)
-	identified, err := f.Identify(t.Context(), proxyIdentity, f.signIn(res, "bob@example.com", "builder"))
-	f.must(err)
-	proved, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
+	identified := f.identifyAs(f.signIn(res, "bob@example.com", "builder"))
+	proved, err := f.prove(identified.attempt, f.code(identified.secret))
 	f.must(err)
 	assured, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
 	if err != nil || len(assured.Who().Roles) != 0 || len(proved.RecoveryCodes) != 10 {

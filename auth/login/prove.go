@@ -9,43 +9,68 @@ import (
 	"net/url"
 	"slices"
 
+	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/state"
-	"github.com/threshold-access/threshold/auth/totp"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-const opProve = "login.Prove"
-
 const (
-	oneTimeCodeBytes   = 32  // random bytes in a one-time code
-	oneTimeCodeLength  = 43  // characters of a one-time code as base64 text
-	maxFactorCodeBytes = 256 // what a user may type as the code of the second factor
+	opShow  = "login.ShowFactor"
+	opProve = "login.Prove"
 )
 
-// Prove verifies the code of the second factor and stores the finished login. The response has the address at
+const (
+	oneTimeCodeBytes  = 32 // random bytes in a one-time code
+	oneTimeCodeLength = 43 // characters of a one-time code as base64 text
+	// Bounds of the answer to a challenge, in bytes. One of WebAuthn has some kilobytes.
+	maxFactorKind = 32
+	maxFactorBody = 16 << 10
+)
+
+// ShowFactor returns what the page for the second factor shows. It may be called any number of times until
+// the attempt expires or makes a login. The caller must be a proxy.
+func (s *Service) ShowFactor(
+	ctx context.Context, by identity.Identity, req authrpc.ShowFactorRequest,
+) (res authrpc.ShowFactorResponse, err error) {
+	attempt, ref, err := s.openIdentified(ctx, opShow, by, req.Attempt)
+	if err != nil {
+		s.refusals.record(stepProve, by, req.From, err)
+		return res, err
+	}
+	res = authrpc.ShowFactorResponse{
+		Name:     attempt.User.Name,
+		Headless: attempt.Client.headlessPrompt(),
+		Expires:  ref.Expires,
+	}
+	for _, c := range attempt.Challenges {
+		res.Challenges = append(res.Challenges, authrpc.FactorChallenge(c))
+	}
+	return res, nil
+}
+
+// Prove verifies the answer to a challenge and stores the finished login. The response has the address at
 // tsh's callback to which the browser brings the one-time code; for a headless login it has none, because tsh
 // asks the auth service itself. After an enrolment the response also has the recovery codes.
 //
-// After a wrong code the same attempt may be tried again until it expires. The caller must be a proxy.
+// After a wrong answer the same attempt may be tried again until it expires. After a right one it is used.
+// The caller must be a proxy.
 func (s *Service) Prove(
 	ctx context.Context, by identity.Identity, req authrpc.ProveFactorRequest,
 ) (authrpc.ProveFactorResponse, error) {
-	attempt, err := s.openIdentified(by, req)
+	attempt, err := s.openProof(ctx, by, req)
 	if err != nil {
 		s.refusals.record(stepProve, by, req.From, err)
 		return authrpc.ProveFactorResponse{}, err
 	}
-	// The login id is drawn before the code is checked, so that the audit events of the check name it too.
-	attempt.User.LoginID = identity.LoginID(state.NewID())
-	proof, err := s.cfg.Factor.Verify(ctx, totp.Answer{
-		Who:       attempt.User,
-		Code:      req.Code,
-		From:      req.From,
-		Proxy:     by.Name,
-		Enrolment: attempt.Enrolment,
+	proof, err := s.cfg.Factors.Verify(ctx, factor.Answer{
+		Who:        attempt.User,
+		Challenges: attempt.Challenges,
+		Response:   factor.Response(req.Response),
+		From:       req.From,
+		Proxy:      by.Name,
 	})
 	if err != nil {
 		return authrpc.ProveFactorResponse{}, err // Verify has stored the audit events of its refusal
@@ -57,19 +82,37 @@ func (s *Service) Prove(
 	return res, nil
 }
 
-// openIdentified opens the attempt of the page on which the code was entered. It returns fault Denied for a
-// caller that is no proxy, Invalid for a malformed request and a foreign attempt, and Expired for an old one.
-func (s *Service) openIdentified(
-	by identity.Identity, req authrpc.ProveFactorRequest,
-) (attempt identifiedAttempt, err error) {
-	if err := checkProxy(opProve, by); err != nil {
-		return attempt, err
+// openProof checks the bounds of the request and opens its attempt.
+func (s *Service) openProof(
+	ctx context.Context, by identity.Identity, req authrpc.ProveFactorRequest,
+) (identifiedAttempt, error) {
+	if len(req.From) > maxFrom || len(req.Response.Kind) > maxFactorKind ||
+		len(req.Response.Body) > maxFactorBody {
+		return identifiedAttempt{}, secondFactorTooLong.New(opProve)
 	}
-	if len(req.From) > maxFrom || len(req.Code) > maxFactorCodeBytes {
-		return attempt, secondFactorTooLong.New(opProve)
-	}
-	err = s.sealer.open(opProve, stageIdentified, req.Attempt, s.cfg.Now(), &attempt)
+	attempt, _, err := s.openIdentified(ctx, opProve, by, req.Attempt)
 	return attempt, err
+}
+
+// openIdentified opens the browser's reference to an attempt, and reads the attempt. It returns fault Denied
+// for a caller that is no proxy, Invalid for a foreign reference, and Expired for an attempt that is old or
+// used. The store is read only for a reference that this cluster has sealed.
+func (s *Service) openIdentified(
+	ctx context.Context, op string, by identity.Identity, cookie string,
+) (attempt identifiedAttempt, ref attemptRef, err error) {
+	if err := checkProxy(op, by); err != nil {
+		return attempt, ref, err
+	}
+	if err := s.sealer.open(op, stageIdentified, cookie, s.cfg.Now(), &ref); err != nil {
+		return attempt, ref, err
+	}
+	stored, err := s.cfg.Attempts.Attempt(ctx, hashAttemptID(ref.ID))
+	if err != nil {
+		return attempt, ref, err
+	}
+	err = decode(op, stored.Content, &attempt)
+	attempt.stored = stored
+	return attempt, ref, err
 }
 
 // storeLogin stores the finished login until tsh redeems it, together with its audit event, and returns what
@@ -77,7 +120,7 @@ func (s *Service) openIdentified(
 // with fault Internal, although Prove never sends one: a mistake in this package must not let one user's code
 // log in another.
 func (s *Service) storeLogin(
-	ctx context.Context, by identity.Identity, from string, attempt identifiedAttempt, proof totp.Proof,
+	ctx context.Context, by identity.Identity, from string, attempt identifiedAttempt, proof factor.Proof,
 ) (res authrpc.ProveFactorResponse, err error) {
 	if proof.Who() != attempt.User.UserKey() || proof.Method() == "" {
 		return res, secondFactorOfOtherUser.New(opProve)
@@ -99,11 +142,15 @@ func (s *Service) storeLogin(
 		AuthTime:  now,
 		Expires:   now.Add(CodeLife),
 	}
-	res = authrpc.ProveFactorResponse{Name: who.Name, RecoveryCodes: proof.RecoveryCodes()}
+	res = authrpc.ProveFactorResponse{
+		Name:          who.Name,
+		RecoveryCodes: proof.RecoveryCodes(),
+		Headless:      attempt.Client.headlessPrompt(),
+	}
 	if handle := attempt.Client.Headless; handle != nil {
 		pending.MaxTTL = HeadlessLife
 		succeeded.Fields["headless"] = handle.From.String()
-		return res, s.storeHeadless(ctx, handle, pending, succeeded)
+		return res, s.storeHeadless(ctx, attempt, pending, succeeded)
 	}
 	code, hash := newOneTimeCode()
 	if len(res.RecoveryCodes) > 0 {
@@ -111,7 +158,7 @@ func (s *Service) storeLogin(
 	}
 	params := url.Values{"code": {code}, "state": {attempt.Client.State}}
 	res.Redirect = attempt.Client.Callback + "?" + params.Encode()
-	return res, s.cfg.Logins.AddLogin(ctx, hash, pending, succeeded)
+	return res, s.cfg.Logins.AddLogin(ctx, hash, pending, attempt.stored, succeeded)
 }
 
 // assuredIdentity returns the identity that the certificates of the finished login will contain: the user
@@ -119,7 +166,7 @@ func (s *Service) storeLogin(
 // pinned. An identity that does not fit into a certificate is refused here with fault Exhausted, while the
 // user still looks at the page, and not when tsh redeems the login.
 func (s *Service) assuredIdentity(
-	ctx context.Context, attempt identifiedAttempt, proof totp.Proof,
+	ctx context.Context, attempt identifiedAttempt, proof factor.Proof,
 ) (who identity.Identity, err error) {
 	who = attempt.User
 	who.Factor = proof.Method()

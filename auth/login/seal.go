@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // stage says how far an attempt has come. It is authenticated together with the sealed bytes, so an attempt
@@ -66,10 +68,10 @@ func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 }
 
 // open decrypts a sealed attempt of the stage into the value that into points to. It returns fault Invalid if
-// text is empty, was altered, or was sealed by another cluster or at another stage, and fault Expired if the
-// attempt is too old. What decrypts was sealed by a replica of this cluster, so the content needs no further
-// check.
-func (s sealer) open(op string, st stage, text string, now time.Time, into expirer) error {
+// text is empty, was altered, or was sealed by another cluster or at another stage, or by a release whose
+// attempts this one cannot use, and fault Expired if the attempt is too old. What decrypts was sealed by a
+// replica of this cluster, so the content needs no further check.
+func (s sealer) open(op string, st stage, text string, now time.Time, into sealed) error {
 	if text == "" {
 		return attemptMissing.New(op)
 	}
@@ -85,8 +87,8 @@ func (s sealer) open(op string, st stage, text string, now time.Time, into expir
 	if err != nil {
 		return foreignAttemptFault(op, err)
 	}
-	if err := json.Unmarshal(plain, into); err != nil {
-		return foreignAttemptFault(op, err)
+	if err := decode(op, plain, into); err != nil {
+		return err
 	}
 	if !now.Before(into.expiresAt()) {
 		return attemptExpired.New(op)
@@ -94,8 +96,38 @@ func (s sealer) open(op string, st stage, text string, now time.Time, into expir
 	return nil
 }
 
-// expirer is an attempt of any stage.
-type expirer interface{ expiresAt() time.Time }
+// sealed is an attempt of any stage, as the browser's cookie or a link has it.
+type sealed interface {
+	versioned
+	expiresAt() time.Time
+}
+
+// formatVersion is the version of everything in this package that is sealed or stored.
+const formatVersion = 1
+
+// format is the version of a structure, and the fields that a reader must know to use it (internal/wire).
+type format struct {
+	V        int           `json:"v"`
+	Critical wire.Critical `json:"critical,omitempty"`
+}
+
+// currentFormat is the format of what this release writes.
+var currentFormat = format{V: formatVersion}
+
+func (f *format) header() *format { return f }
+
+// versioned is a structure that has a format.
+type versioned interface{ header() *format }
+
+// decode reads a structure that a replica of this cluster has encrypted. It returns fault Invalid if the
+// replica runs a release whose structures this one cannot use.
+func decode(op string, b []byte, into versioned) error {
+	if err := json.Unmarshal(b, into); err != nil {
+		return foreignAttemptFault(op, err)
+	}
+	h := into.header()
+	return wire.Check("this login attempt", h.V, formatVersion, h.Critical, wire.Fields(into)...)
+}
 
 // foreignAttemptFault is the one error for text that was altered, made by another cluster, or sealed at
 // another stage. cause is only for the log.

@@ -531,9 +531,11 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	f := newFixture(t)
 	f.addUser("alice")
 	who := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
-	old, err := f.vault.Factors.Factor(t.Context(), who)
+	old, err := f.vault.Factors.Factors(t.Context(), who)
 	f.must(err)
-	f.must(f.vault.Factors.PutFactor(t.Context(), old, state.Factor{Secret: "JBSWY3DPEHPK3PXP"}))
+	f.must(f.vault.Factors.PutFactors(t.Context(), old, state.UserFactors{
+		List: []state.Factor{{ID: "app", Kind: "totp", Secret: "JBSWY3DPEHPK3PXP"}},
+	}))
 	byName := f.getOne(access.Users, "alice")
 	if !strings.Contains(string(byName.Status), `"second_factor":true`) {
 		t.Errorf("got %s, want a second factor", byName.Status)

@@ -4,12 +4,26 @@ import "github.com/threshold-access/threshold/internal/fault"
 
 // The errors of this package.
 var (
+	attemptUsed = fault.Code{
+		Name:   "attempt-used",
+		Kind:   fault.Expired,
+		Text:   "this login went on in another page, or is finished",
+		Remedy: "go on in that page, or start again: tsh login",
+	}
+
 	connectorIssuerKept = fault.Code{
 		Name: "connector-issuer-kept",
 		Kind: fault.Conflict,
 		Text: "connector \"{connector}\" belongs to the users of {issuer}: with another issuer, " +
 			"strangers could get their roles",
 		Remedy: "create a connector with another name for the other issuer",
+	}
+
+	loginRedeemed = fault.Code{
+		Name:   "login-redeemed",
+		Kind:   fault.Expired,
+		Text:   "this login was redeemed already",
+		Remedy: "run: tsh login",
 	}
 
 	machineNameTaken = fault.Code{

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -45,9 +44,19 @@ type Logins struct{ writer }
 const sweepLimit = 64
 
 // AddLogin stores a login under the hash of its one-time code, until RedeemLogin. In the same transaction it
-// creates or updates the user's record, and removes some logins that have expired.
-func (w *Logins) AddLogin(ctx context.Context, h CodeHash, login PendingLogin, events ...audit.Event) error {
+// creates or updates the user's record, marks the attempt as used, and removes some logins that have expired.
+// An attempt that was used since it was read gets fault Expired.
+func (w *Logins) AddLogin(
+	ctx context.Context, h CodeHash, login PendingLogin, attempt StoredAttempt, events ...audit.Event,
+) error {
 	return retryOnConflict(func() error {
+		now, err := attempts.getOrNew(ctx, w.Reader, attempt.record.Key)
+		if err != nil {
+			return err
+		}
+		if now.Revision != attempt.record.Revision { // no later try could succeed
+			return attemptUsed.New("state.AddLogin")
+		}
 		old, err := users.getOrNew(ctx, w.Reader, UserID(login.Who.UserKey()))
 		if err != nil {
 			return err
@@ -58,6 +67,7 @@ func (w *Logins) AddLogin(ctx context.Context, h CodeHash, login PendingLogin, e
 			return err
 		}
 		logins.create(&c, h.key(), login)
+		attempt.markUsed(&c)
 		c.appendEvents(events...)
 		_, err = w.commit(ctx, &c)
 		return err
@@ -94,8 +104,7 @@ func (w *Logins) sweepLogins(ctx context.Context, c *change, now time.Time) erro
 // may issue certificates for it. Of several callers with the same login one succeeds; the others get fault
 // Expired.
 func (w *Logins) RedeemLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
-	c := change{conflict: fault.New(fault.Expired, "state.RedeemLogin", "this login was redeemed already",
-		logins.remedy)}
+	c := change{conflict: loginRedeemed.New("state.RedeemLogin")}
 	logins.remove(&c, l)
 	c.appendEvents(events...)
 	_, err := w.commit(ctx, &c)

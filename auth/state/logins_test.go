@@ -22,8 +22,10 @@ func newPendingLogin(at time.Time) PendingLogin {
 func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	t.Parallel()
 	s := open(t)
+	v := NewVault(s, fakeSeal{})
 	h := CodeHash{1}
-	must(t, s.Logins.AddLogin(t.Context(), h, newPendingLogin(time.Now())))
+	attempt := addAttempt(t, v, AttemptID{1}, "alice", time.Now())
+	must(t, s.Logins.AddLogin(t.Context(), h, newPendingLogin(time.Now()), attempt))
 	l, err := s.PendingLogin(t.Context(), h)
 	must(t, err)
 	var redeemed atomic.Int32
@@ -51,11 +53,16 @@ func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 func TestExpiredLoginsAreSweptByTheNextOne(t *testing.T) {
 	t.Parallel()
 	s := open(t)
+	v := NewVault(s, fakeSeal{})
 	now := time.Now()
-	for i := range 3 {
-		must(t, s.Logins.AddLogin(t.Context(), CodeHash{byte(i)}, newPendingLogin(now)))
+	add := func(i byte, at time.Time) {
+		attempt := addAttempt(t, v, AttemptID{i}, "alice", now)
+		must(t, s.Logins.AddLogin(t.Context(), CodeHash{i}, newPendingLogin(at), attempt))
 	}
-	must(t, s.Logins.AddLogin(t.Context(), CodeHash{9}, newPendingLogin(now.Add(2*time.Minute))))
+	for i := range byte(3) {
+		add(i, now)
+	}
+	add(9, now.Add(2*time.Minute))
 	left, err := logins.all(t.Context(), s.Reader)
 	if err != nil || len(left) != 1 || left[0].Key != (CodeHash{9}).key() {
 		t.Errorf("got %d logins and %v, want the newest alone", len(left), err)

@@ -40,11 +40,12 @@ type Listing[T any] struct {
 //	attached/node/NODE/PROXY    Attachment, by node; ends with the proxy's lease
 //	attached/proxy/PROXY/NODE   Attachment, by proxy; ends with the proxy's lease
 //	attached/lease/PROXY        the lease itself
+//	attempts/HASH               a login attempt, sealed, by the hash of its id
 //	authorities/EPOCH.INDEX     Authorities
 //	cluster/self                Cluster
 //	connectors/NAME             Connector, with its secret sealed
 //	connector-issuers/NAME      the issuer to which the name belongs for good
-//	factors/CONNECTOR/SUBJECT   Factor, with its secret sealed
+//	factors/CONNECTOR/SUBJECT   UserFactors, with their secrets sealed
 //	keyring/self                the keyring's document
 //	last-seen/NODE              when the node was last attached
 //	logins/HASH                 PendingLogin, by the hash of its one-time code

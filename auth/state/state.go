@@ -6,9 +6,9 @@
 // neither is. Each file of this package holds one kind of record.
 //
 // Access is split by power. Reader reads everything that holds no secret. Machines, Tokens, Users and the
-// other writers each change the records of one concern, and read. ConnectorReader, Connectors and Factors
-// open secrets too; they are the parts of a Vault. Only the wiring of auth holds a State and a Vault, and
-// hands every package the part that it needs.
+// other writers each change the records of one concern, and read. ConnectorReader, Connectors, Factors and
+// Attempts open secrets too; they are the parts of a Vault. Only the wiring of auth holds a State and a
+// Vault, and hands every package the part that it needs.
 package state
 
 import (

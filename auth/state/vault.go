@@ -7,12 +7,13 @@ type Seal interface {
 	Open(name string, sealed []byte) ([]byte, error)
 }
 
-// Vault is the access to records that hold secrets: connectors and second factors. Without a Vault nobody can
-// read a secret: a State holds no seal, and neither does a stolen disk. Like State, only the wiring of auth
-// holds one, and hands out its parts. It is safe for concurrent use.
+// Vault is the access to records that hold secrets: connectors, second factors and login attempts. Without a
+// Vault nobody can read a secret: a State holds no seal, and neither does a stolen disk. Like State, only the
+// wiring of auth holds one, and hands out its parts. It is safe for concurrent use.
 type Vault struct {
 	Connectors *Connectors
 	Factors    *Factors
+	Attempts   *Attempts
 
 	writer  writer // for CreateCluster
 	secrets secrets
@@ -24,6 +25,7 @@ func NewVault(s *State, seal Seal) *Vault {
 	return &Vault{
 		Connectors: &Connectors{&ConnectorReader{s.Reader, sec}, s.writer},
 		Factors:    &Factors{s.writer, sec},
+		Attempts:   &Attempts{s.writer, sec},
 		writer:     s.writer,
 		secrets:    sec,
 	}

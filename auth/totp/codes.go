@@ -2,25 +2,8 @@ package totp
 
 import "github.com/threshold-access/threshold/internal/fault"
 
-// tryAgainLater is the remedy during a lockout.
-const tryAgainLater = "try again in {retry_after}"
-
 // The errors of this package.
 var (
-	secondFactorBusy = fault.Code{
-		Name:   "second-factor-busy",
-		Kind:   fault.Unavailable,
-		Text:   "too many codes of this user are being checked at once",
-		Remedy: "wait for the next code, then try again",
-	}
-
-	secondFactorEnrolledElsewhere = fault.Code{
-		Name:   "second-factor-enrolled-elsewhere",
-		Kind:   fault.Expired,
-		Text:   "a second factor was already enrolled in another login",
-		Remedy: "start again: tsh login, and use the app that was enrolled there",
-	}
-
 	secondFactorMalformed = fault.Code{
 		Name: "second-factor-malformed",
 		Kind: fault.Invalid,
@@ -44,13 +27,6 @@ var (
 			"to automatic",
 	}
 
-	totpConfigIncomplete = fault.Code{
-		Name:   "totp-config-incomplete",
-		Kind:   fault.Internal,
-		Text:   "the configuration has no store or no issuer",
-		Remedy: "report this: it is a defect",
-	}
-
 	totpSecretFailed = fault.Code{
 		Name:   "totp-secret-failed",
 		Kind:   fault.Internal,
@@ -58,24 +34,17 @@ var (
 		Remedy: "try again: tsh login",
 	}
 
-	secondFactorWrongAgain = fault.Code{
-		Name:   "second-factor-wrong-again",
-		Kind:   fault.Exhausted,
-		Text:   "this code is wrong, and so were several before it",
-		Remedy: tryAgainLater,
+	totpEnrolmentUnreadable = fault.Code{
+		Name:   "totp-enrolment-unreadable",
+		Kind:   fault.Internal,
+		Text:   "the enrolment of this login cannot be read",
+		Remedy: "start again: tsh login",
 	}
 
-	secondFactorLocked = fault.Code{
-		Name:   "second-factor-locked",
-		Kind:   fault.Exhausted,
-		Text:   "too many wrong codes were entered",
-		Remedy: tryAgainLater,
-	}
-
-	secondFactorAddressLocked = fault.Code{
-		Name:   "second-factor-address-locked",
-		Kind:   fault.Exhausted,
-		Text:   "too many wrong codes came from this address",
-		Remedy: tryAgainLater,
+	totpRecordUnreadable = fault.Code{
+		Name:   "totp-record-unreadable",
+		Kind:   fault.Internal,
+		Text:   "the record of this second factor cannot be read",
+		Remedy: "ask an administrator to remove it: tsh rm user NAME; the next login enrols a new one",
 	}
 )

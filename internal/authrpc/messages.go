@@ -78,35 +78,68 @@ type FinishOIDCRequest struct {
 	From             string `json:"from,omitempty"`
 }
 
-// FinishOIDCResponse asks for the second factor.
+// FinishOIDCResponse has the attempt of a user whom the provider has identified. ShowFactor tells what the
+// page for the second factor shows.
 type FinishOIDCResponse struct {
-	Attempt  string     `json:"attempt"` // sealed; now identified
-	Name     string     `json:"name"`    // the user, as the provider names them
-	Enrol    *Enrolment `json:"enrol,omitempty"`
-	Headless *Headless  `json:"headless,omitempty"` // set for a login for a machine without a browser
-	Expires  time.Time  `json:"expires"`
+	Attempt string    `json:"attempt"` // sealed; now identified
+	Expires time.Time `json:"expires"`
 }
 
-// Enrolment is the secret of a new second factor. It is shown once, to a user who has none.
-type Enrolment struct {
+// ShowFactorRequest asks what the page for the second factor shows. Any proxy may ask, as often as the
+// browser loads the page.
+type ShowFactorRequest struct {
+	Attempt string `json:"attempt"`
+	From    string `json:"from,omitempty"`
+}
+
+// ShowFactorResponse asks for the second factor.
+type ShowFactorResponse struct {
+	Name string `json:"name"` // the user, as the provider names them
+	// Challenges are those of which one must be answered: one for each kind of the user's factors, or an
+	// enrolment.
+	Challenges []FactorChallenge `json:"challenges"`
+	Headless   *Headless         `json:"headless,omitempty"` // for a machine without a browser
+	Expires    time.Time         `json:"expires"`
+}
+
+// FactorChallenge is what a user must answer to prove a second factor of one kind.
+type FactorChallenge struct {
+	Kind  string          `json:"kind"` // such as TOTP
+	Enrol bool            `json:"enrol,omitempty"`
+	Body  json.RawMessage `json:"body,omitempty"` // depends on the kind: TOTPEnrolment
+}
+
+// TOTP is the kind of factor that an authenticator app is (RFC 6238).
+const TOTP = "totp"
+
+// TOTPEnrolment is the body of a challenge that enrols an authenticator app. An answer to it, and to any
+// other challenge of the kind, is the code that the app shows, as a JSON string.
+type TOTPEnrolment struct {
 	URI    string `json:"uri"`    // otpauth://totp/…, for the QR code
 	Secret string `json:"secret"` // base32, for typing
 }
 
-// ProveFactorRequest has a TOTP code or a recovery code.
+// ProveFactorRequest answers one of the challenges. A recovery code, as a JSON string, answers any.
 type ProveFactorRequest struct {
-	Attempt string `json:"attempt"`
-	Code    string `json:"code"`
-	From    string `json:"from,omitempty"`
+	Attempt  string         `json:"attempt"`
+	Response FactorResponse `json:"response"`
+	From     string         `json:"from,omitempty"`
+}
+
+// FactorResponse is the answer to the challenge of its kind.
+type FactorResponse struct {
+	Kind string          `json:"kind"`
+	Body json.RawMessage `json:"body"`
 }
 
 // ProveFactorResponse ends the browser's part of a login. After a wrong code the call fails; the same Attempt
 // may be used again until it expires.
 type ProveFactorResponse struct {
 	// Redirect is tsh's Callback with the one-time code and the state. It is empty for a headless login.
-	Redirect      string   `json:"redirect,omitempty"`
-	Name          string   `json:"name"`
-	RecoveryCodes []string `json:"recovery_codes,omitempty"` // after enrolment, shown once
+	Redirect      string    `json:"redirect,omitempty"`
+	Name          string    `json:"name"`
+	RecoveryCodes []string  `json:"recovery_codes,omitempty"` // after enrolment, shown once
+	Headless      *Headless `json:"headless,omitempty"`       // as in ShowFactorResponse
 }
 
 // Keys are what a challenge commits to: the verifier and both public keys.

@@ -52,6 +52,10 @@ var (
 		Name:    "login/oidc",
 		Callers: callers(identity.Proxy),
 	}
+	ShowFactor = Route[ShowFactorRequest, ShowFactorResponse]{
+		Name:    "login/factor/show",
+		Callers: callers(identity.Proxy),
+	}
 	ProveFactor = Route[ProveFactorRequest, ProveFactorResponse]{
 		Name:    "login/factor",
 		Callers: callers(identity.Proxy),

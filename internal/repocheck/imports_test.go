@@ -74,7 +74,7 @@ var internalImports = map[string][]string{
 var layers = map[string]map[string]int{
 	"auth": {
 		"port": 0, "api": 0, "bootstrap": 0, "owncert": 0, "issue": 1, "resources": 1, "login": 2, "join": 2,
-		"oidc": 3, "totp": 3, "rules": 4, "attachments": 4, "audit": 4, "state": 5,
+		"totp": 2, "oidc": 3, "factor": 3, "rules": 4, "attachments": 4, "audit": 4, "state": 5,
 	},
 	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "rules": 4, "mux": 4, "webcert": 4},
 	"node": {
@@ -315,7 +315,7 @@ func TestTheTableAllows(t *testing.T) {
 		{"cmd/threshold", "server"}, {"server", "auth"}, {"server/demo", "auth/oidc/oidctest"},
 		{"server/demo", "server"}, {"cmd/tsh", "tsh"},
 		{"auth", "auth/login"}, {"auth", "ca"}, {"auth/issue", "ca"}, {"auth/state", "raftstore"},
-		{"auth/api", "auth/state"}, {"auth/issue", "auth/login"}, {"auth/login", "auth/totp"},
+		{"auth/api", "auth/state"}, {"auth/issue", "auth/login"}, {"auth/login", "auth/factor"},
 		{"proxy/web", "proxy/jump"}, {"node/sshd", "node/forward"}, {"ca", "ca/keyring"},
 		{"ca", "internal/identity"}, {"raftstore/raftstoretest", "raftstore"},
 		{"internal/authrpc", "internal/tunnel"}, {"tsh", "internal/config"},

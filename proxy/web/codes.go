@@ -32,14 +32,6 @@ var (
 		Remedy: remedyLogin,
 	}
 
-	loginCookiesForeign = fault.Code{
-		Name: "login-cookies-foreign",
-		Kind: fault.Expired,
-		Text: "this login cannot continue: its cookies are not from this proxy, or the proxy was " +
-			"restarted",
-		Remedy: remedyLogin,
-	}
-
 	loginNotFromTerminal = fault.Code{
 		Name:   "login-not-from-terminal",
 		Kind:   fault.Invalid,
@@ -52,13 +44,6 @@ var (
 		Kind: fault.Expired,
 		Text: "this browser has no login in progress: it was finished already, or the browser " +
 			"keeps no cookies",
-		Remedy: remedyLogin,
-	}
-
-	loginPageExpired = fault.Code{
-		Name:   "login-page-expired",
-		Kind:   fault.Expired,
-		Text:   "this page was open for too long",
 		Remedy: remedyLogin,
 	}
 
@@ -81,6 +66,13 @@ var (
 		Kind:   fault.Invalid,
 		Text:   "this is not a code",
 		Remedy: "type the six digits that your authenticator app shows",
+	}
+
+	secondFactorNoForm = fault.Code{
+		Name:   "second-factor-no-form",
+		Kind:   fault.Unavailable,
+		Text:   "this proxy has no form for this second factor: {kinds}",
+		Remedy: "ask an administrator to update the proxy, or log in through another proxy",
 	}
 
 	usersTooMany = fault.Code{

@@ -38,6 +38,22 @@ var errorsKorean = map[string]errorText{
 		"코드가 맞지 않습니다. 앞서 입력한 코드도 여러 번 틀렸습니다",
 		"{retry_after} 뒤에 다시 시도하세요",
 	},
+	"second-factor-kind-unknown": {
+		"이 로그인에는 {kind} 방식의 2단계 인증이 없습니다",
+		"터미널에서 다시 시작하세요: tsh login",
+	},
+	"recovery-code-wrong": {
+		"복구 코드가 맞지 않거나 이미 사용되었습니다",
+		"적어 둔 다른 복구 코드를 입력하세요",
+	},
+	"totp-enrolment-unreadable": {
+		"이 로그인의 2단계 인증 설정을 읽을 수 없습니다",
+		"터미널에서 다시 시작하세요: tsh login",
+	},
+	"totp-record-unreadable": {
+		"저장된 2단계 인증 정보를 읽을 수 없습니다",
+		"관리자에게 사용자를 삭제해 달라고 하세요: tsh rm user NAME. 다음 로그인에서 새로 설정합니다",
+	},
 	"totp-secret-failed": {
 		"TOTP 비밀 키를 만들 수 없습니다",
 		"터미널에서 다시 시도하세요: tsh login",
@@ -45,6 +61,14 @@ var errorsKorean = map[string]errorText{
 	// the attempt and its pages
 	"attempt-expired": {
 		"이 화면이 만료되었습니다. 로그인은 10분 안에 마쳐야 합니다",
+		"터미널에서 다시 시작하세요: tsh login",
+	},
+	"attempt-used": {
+		"이 로그인은 다른 화면에서 진행되었거나 이미 끝났습니다",
+		"그 화면에서 계속하거나, 터미널에서 다시 시작하세요: tsh login",
+	},
+	"callback-repeated": {
+		"이 로그인으로 ID 제공자에 너무 많이 요청했습니다",
 		"터미널에서 다시 시작하세요: tsh login",
 	},
 	"attempt-foreign": {
@@ -103,10 +127,6 @@ var errorsKorean = map[string]errorText{
 		"로그인 주소가 올바르지 않습니다",
 		"터미널에서 실행하세요: tsh login",
 	},
-	"login-cookies-foreign": {
-		"이 로그인은 계속할 수 없습니다. 쿠키가 이 프록시의 것이 아니거나 프록시가 다시 시작되었습니다",
-		"터미널에서 실행하세요: tsh login",
-	},
 	"login-link-callback-foreign": {
 		"이 로그인 주소는 쓸 수 없습니다: 콜백 주소가 이 컴퓨터의 주소가 아닙니다",
 		"tsh login이 보여 주는 주소 전체를 그대로 여세요",
@@ -139,10 +159,6 @@ var errorsKorean = map[string]errorText{
 		"이 브라우저에서 진행 중인 로그인이 없습니다. 이미 마쳤거나 브라우저가 쿠키를 저장하지 않습니다",
 		"터미널에서 실행하세요: tsh login",
 	},
-	"login-page-expired": {
-		"이 화면을 너무 오래 열어 두었습니다",
-		"터미널에서 실행하세요: tsh login",
-	},
 	"login-page-of-other-login": {
 		"이 화면은 이 브라우저에서 진행 중인 로그인의 것이 아닙니다",
 		"터미널에서 실행하세요: tsh login",
@@ -163,6 +179,10 @@ var errorsKorean = map[string]errorText{
 		"프록시의 공개 주소가 https://host 또는 https://host:port 형식이 아닙니다",
 		"관리자에게 프록시의 공개 주소를 설정해 달라고 하세요",
 	},
+	"second-factor-no-form": {
+		"이 프록시에는 이 2단계 인증 방식({kinds})의 화면이 없습니다",
+		"관리자에게 프록시 업데이트를 요청하거나 다른 프록시로 로그인하세요",
+	},
 	"second-factor-empty": {
 		"코드가 아닙니다",
 		"인증 앱에 표시된 숫자 6자리를 입력하세요",
@@ -172,7 +192,7 @@ var errorsKorean = map[string]errorText{
 		"터미널에서 다시 시작하세요: tsh login",
 	},
 	"second-factor-too-long": {
-		"코드가 너무 깁니다",
+		"답이 너무 깁니다",
 		"앱에 지금 표시된 코드를 입력하세요",
 	},
 	"users-too-many": {

@@ -1,7 +1,10 @@
 package web
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
+	"html/template"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -85,7 +88,7 @@ func (s *Server) startLogin(w http.ResponseWriter, r *http.Request, req authrpc.
 		s.fail(w, r, errors.New("the auth service sent no valid provider URL or no attempt"))
 		return
 	}
-	dropCookies(w, screenCookie, confirmCookie)
+	dropCookies(w, confirmCookie)
 	setCookie(w, attemptCookie, res.Attempt)
 	redirect(w, res.Redirect)
 }
@@ -115,8 +118,8 @@ func choices(path string, q url.Values, list []authrpc.Connector) []choice {
 }
 
 // callback serves the address to which the provider sends the browser back. It passes the provider's answer
-// to the auth service, keeps the identified attempt and the screen in cookies, and redirects to the factor
-// page. Without the redirect, reloading the page would send the provider's code a second time.
+// to the auth service, keeps the identified attempt in the cookie, and redirects to the factor page. Without
+// the redirect, reloading the page would send the provider's code a second time.
 func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	attempt, ok := readCookie(r, attemptCookie)
 	if !ok {
@@ -138,14 +141,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	shown := screen{Name: res.Name, Enrol: res.Enrol, Headless: res.Headless, Expires: res.Expires}
-	sealed, err := s.seal.seal(shown, res.Attempt)
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
 	setCookie(w, attemptCookie, res.Attempt)
-	setCookie(w, screenCookie, sealed)
 	redirect(w, factorPath)
 }
 
@@ -153,53 +149,47 @@ func noLoginFault() error {
 	return loginNotInProgress.New("web.login")
 }
 
-// pendingLogin reads the two cookies of a login that waits for its second factor: the attempt, which only the
-// auth service can open, and the screen, which it opens here. The error is a fault of kind Expired if a
-// cookie is missing, the two do not belong together, or the time of the page is over.
-func (s *Server) pendingLogin(r *http.Request) (attempt string, shown screen, err error) {
-	attempt, hasAttempt := readCookie(r, attemptCookie)
-	sealed, hasScreen := readCookie(r, screenCookie)
-	if !hasAttempt || !hasScreen {
-		return "", shown, noLoginFault()
-	}
-	shown, err = s.seal.open(sealed, attempt)
-	if err != nil {
-		return "", shown, loginCookiesForeign.Wrap(err, "web.login")
-	}
-	if !shown.Expires.IsZero() && s.cfg.Now().After(shown.Expires) {
-		return "", shown, loginPageExpired.New("web.login")
-	}
-	return attempt, shown, nil
-}
-
 // showFactor serves the factor page of the login in this browser.
 func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
-	attempt, shown, err := s.pendingLogin(r)
+	attempt, ok := readCookie(r, attemptCookie)
+	if !ok {
+		s.fail(w, r, noLoginFault())
+		return
+	}
+	s.renderFactor(w, r, http.StatusOK, attempt, nil /* no code was refused */)
+}
+
+// renderFactor answers with the factor page, as the auth service describes it: the form for a code, and for
+// an enrolment also the secret and its QR code. refused is the error of the last code, which the page shows;
+// nil means that there was none.
+func (s *Server) renderFactor(
+	w http.ResponseWriter, r *http.Request, status int, attempt string, refused error,
+) {
+	shown, err := callAuth(r.Context(), s, authrpc.ShowFactor, authrpc.ShowFactorRequest{
+		Attempt: attempt,
+		From:    clientHost(r),
+	})
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.renderFactor(w, r, http.StatusOK, attempt, shown, nil /* no code was refused */)
-}
-
-// renderFactor answers with the factor page: the form for a code, and for an enrolment also the secret and
-// its QR code. refused is the error of the last code, which the page shows; nil means that there was none.
-func (s *Server) renderFactor(
-	w http.ResponseWriter, r *http.Request, status int, attempt string, shown screen, refused error,
-) {
+	challenge, err := knownChallenge(shown.Challenges)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	view := factorView{
 		Name:     shown.Name,
 		Login:    attemptTag(attempt),
-		Recovery: shown.Enrol == nil && r.FormValue("with") == "recovery",
+		Kind:     challenge.Kind,
+		Recovery: !challenge.Enrol && r.FormValue("with") == "recovery",
 		For:      shown.Headless,
 	}
-	if shown.Enrol != nil {
-		image, err := qrImage(shown.Enrol.URI)
-		if err != nil {
+	if challenge.Enrol {
+		if view.Image, view.Secret, err = enrolmentView(challenge); err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		view.Image, view.Secret = image, groupInFours(shown.Enrol.Secret)
 	}
 	if refused != nil {
 		view.Error = s.codeErrorView(r, refused)
@@ -207,21 +197,46 @@ func (s *Server) renderFactor(
 	s.render(w, r, status, "factor", view)
 }
 
+// knownChallenge returns the first challenge for whose kind there is a form. There is one for TOTP. A newer
+// auth service may offer others beside it.
+func knownChallenge(offered []authrpc.FactorChallenge) (authrpc.FactorChallenge, error) {
+	var kinds []string
+	for _, c := range offered {
+		if c.Kind == authrpc.TOTP {
+			return c, nil
+		}
+		kinds = append(kinds, c.Kind)
+	}
+	return authrpc.FactorChallenge{}, secondFactorNoForm.New("web.factor", fault.Args{
+		"kinds": strings.Join(kinds, ", "),
+	})
+}
+
+// enrolmentView returns the secret of a new authenticator app as the page shows it, as a QR code and as text.
+func enrolmentView(c authrpc.FactorChallenge) (template.URL, string, error) {
+	var enrolment authrpc.TOTPEnrolment
+	if err := json.Unmarshal(c.Body, &enrolment); err != nil {
+		return "", "", err
+	}
+	image, err := qrImage(enrolment.URI)
+	return image, groupInFours(enrolment.Secret), err
+}
+
 // proveFactor serves the form of the factor page: it passes the code to the auth service. After a right code
 // the login is finished; a headless one ends on a page of ours, because its tsh waits on another machine.
 // After a refused code it shows the form again, with the reason. It shows the error page for a fault that
 // another code would not change: the attempt has expired, or the error is internal.
 func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
-	attempt, shown, err := s.pendingLogin(r)
-	if err != nil {
-		s.fail(w, r, err)
+	attempt, ok := readCookie(r, attemptCookie)
+	if !ok {
+		s.fail(w, r, noLoginFault())
 		return
 	}
 	if err := r.ParseForm(); err != nil {
 		s.fail(w, r, formUnreadable.Wrap(err, "web.factor"))
 		return
 	}
-	// A second login in the same browser, perhaps one that another site has opened, replaces the cookies of
+	// A second login in the same browser, perhaps one that another site has opened, replaces the cookie of
 	// the first. A code from the page of the first must not be used for the second. A form without the field
 	// is from a program and not from our page. That is safe: sameOrigin and net/http have refused forms from
 	// other sites.
@@ -231,27 +246,38 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 	}
 	code := strings.TrimSpace(r.PostFormValue("code"))
 	if code == "" || len(code) > maxCodeBytes {
-		err = secondFactorEmpty.New("web.factor")
-		s.renderFactor(w, r, authrpc.Status(fault.Invalid), attempt, shown, err)
+		err := secondFactorEmpty.New("web.factor")
+		s.renderFactor(w, r, authrpc.Status(fault.Invalid), attempt, err)
 		return
 	}
-	req := authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: clientHost(r)}
-	res, err := callAuth(r.Context(), s, authrpc.ProveFactor, req)
+	body, err := json.Marshal(code)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	res, err := callAuth(r.Context(), s, authrpc.ProveFactor, authrpc.ProveFactorRequest{
+		Attempt: attempt,
+		Response: authrpc.FactorResponse{
+			Kind: cmp.Or(r.PostFormValue("kind"), authrpc.TOTP),
+			Body: body,
+		},
+		From: clientHost(r),
+	})
 	switch kind := fault.KindOf(err); {
 	case kind == fault.Expired, kind == fault.Internal:
 		s.fail(w, r, err)
 	case err != nil:
-		s.renderFactor(w, r, authrpc.Status(kind), attempt, shown, err)
-	case shown.Headless != nil:
-		dropCookies(w, attemptCookie, screenCookie)
-		view := approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: shown.Headless.From}
+		s.renderFactor(w, r, authrpc.Status(kind), attempt, err)
+	case res.Headless != nil:
+		dropCookies(w, attemptCookie)
+		view := approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: res.Headless.From}
 		s.render(w, r, http.StatusOK, "approved", view)
 	default:
 		s.finish(w, r, res)
 	}
 }
 
-// finish ends a login whose factor was accepted: it drops the cookies and redirects the browser to tsh with
+// finish ends a login whose factor was accepted: it drops the cookie and redirects the browser to tsh with
 // the one-time code in the address. It shows a page with a link instead if there are recovery codes, which
 // are shown at no other time, or if tsh listens on [::1], to which contentSecurityPolicy allows no redirect.
 func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.ProveFactorResponse) {
@@ -260,7 +286,7 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.Prov
 		s.fail(w, r, err)
 		return
 	}
-	dropCookies(w, attemptCookie, screenCookie)
+	dropCookies(w, attemptCookie)
 	next := inChosenLanguage(r, callback)
 	mayRedirect := callback.Hostname() == "127.0.0.1"
 	if len(res.RecoveryCodes) > 0 || !mayRedirect {

@@ -46,6 +46,7 @@ type (
 	factorView struct {
 		Name   string
 		Login  string       // the attemptTag of the form's login
+		Kind   string       // of the challenge that the form answers
 		Image  template.URL // for an enrolment: the QR code of the secret
 		Secret string       // for an enrolment: the secret to type
 		// Recovery makes the field one for a recovery code. It has letters, so phones must not show a

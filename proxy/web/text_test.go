@@ -58,21 +58,6 @@ func TestPagesUseExistingTexts(t *testing.T) {
 	}
 }
 
-func FuzzOpenScreen(f *testing.F) {
-	s := newSealer()
-	good, err := s.seal(screen{Name: "alice"}, "attempt")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good, "attempt")
-	f.Add("", "")
-	f.Fuzz(func(t *testing.T, text, attempt string) {
-		if v, err := s.open(text, attempt); err == nil && (text != good || attempt != "attempt") {
-			t.Errorf("got %+v from a text that was not sealed", v)
-		}
-	})
-}
-
 // A flood of refusals does not flood the log.
 func TestTheRefusalLogIsLimited(t *testing.T) {
 	t.Parallel()

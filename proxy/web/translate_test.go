@@ -33,14 +33,14 @@ func declaredCodes(t *testing.T) map[string]declaredCode {
 
 // neverOnAPage are codes of the login that arise when a program starts, or between tsh and the auth service.
 var neverOnAPage = []string{
-	"attempt-key-invalid", "login-config-incomplete", "oidc-config-incomplete", "totp-config-incomplete",
+	"attempt-key-invalid", "login-config-incomplete", "oidc-config-incomplete", "factor-config-incomplete",
 	"login-key-refused", "login-key-too-large", "login-not-redeemable", "login-of-other-client",
 }
 
 // Every error with which a login can end has a Korean text, with the arguments that the English has.
 func TestEveryLoginErrorHasAKoreanText(t *testing.T) {
 	t.Parallel()
-	pages := []string{"auth/login", "auth/oidc", "auth/totp", "proxy/web"}
+	pages := []string{"auth/login", "auth/oidc", "auth/factor", "auth/totp", "proxy/web"}
 	codes := declaredCodes(t)
 	count := 0
 	for code, english := range codes {

@@ -1,9 +1,9 @@
 // Package web answers: what does a browser see?
 //
-// It serves the pages of a login (design section 4) and a start page, from html/template and one style
-// sheet, without any script. It makes no decisions: each step asks the auth service. What a login needs
-// between its steps is in cookies: the attempt, which the auth service has sealed, and what the factor page
-// shows, which this process has sealed so that the page can be reloaded. The package stores nothing.
+// It serves the pages of a login (design section 4) and a start page, from html/template and one style sheet,
+// without any script. It makes no decisions: each step asks the auth service. What a login needs between its
+// steps is in one cookie, which the auth service has sealed: any proxy can serve the next page. The package
+// stores nothing.
 package web
 
 import (
@@ -77,7 +77,6 @@ type Server struct {
 	cfg     Config
 	origins map[string]string // by Host header, as normalHost gives it
 	handler http.Handler
-	seal    sealer             // encrypts the screenCookie
 	calls   chan struct{}      // holds one token for each call to the auth service in progress
 	log     *limitedlog.Logger // for refusals, which anybody can cause
 }
@@ -92,7 +91,6 @@ func New(cfg Config) *Server {
 	s := &Server{
 		cfg:     cfg,
 		origins: map[string]string{},
-		seal:    newSealer(),
 		calls:   make(chan struct{}, maxCalls),
 		log:     limitedlog.New(cfg.Log, time.Second/logLinesPerSecond, logBurst, nil),
 	}

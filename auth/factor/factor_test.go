@@ -1,6 +1,7 @@
-package totp_test
+package factor_test
 
 import (
+	"encoding/json"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,10 +12,12 @@ import (
 	ptotp "github.com/pquerna/otp/totp"
 	"go.uber.org/goleak"
 
+	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/auth/totp"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
@@ -33,7 +36,7 @@ var alice = identity.Identity{
 
 // fixture is a service over a real store, with a fake clock.
 type fixture struct {
-	*totp.Service
+	*factor.Service
 	t     *testing.T
 	state *state.State
 	vault *state.Vault
@@ -57,10 +60,10 @@ func newFixture(t *testing.T) *fixture {
 func (f *fixture) restart() {
 	f.t.Helper()
 	var err error
-	f.Service, err = totp.New(totp.Config{
-		Store:  f.vault.Factors,
-		Issuer: "example.com",
-		Now:    func() time.Time { return f.now },
+	f.Service, err = factor.New(factor.Config{
+		Store:   f.vault.Factors,
+		Methods: []factor.Method{totp.Method{Issuer: "example.com"}},
+		Now:     func() time.Time { return f.now },
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -76,25 +79,52 @@ func (f *fixture) code(secret string, at time.Time) string {
 	return c
 }
 
+// offer returns the challenges of alice, who has no factor, and the enrolment in the first of them.
+func (f *fixture) offer() ([]factor.Challenge, authrpc.TOTPEnrolment) {
+	f.t.Helper()
+	offered, err := f.Challenges(f.t.Context(), alice)
+	if err != nil || len(offered) != 1 || !offered[0].Enrol {
+		f.t.Fatalf("got %v and %v, want an enrolment", offered, err)
+	}
+	var enrolment authrpc.TOTPEnrolment
+	if err := json.Unmarshal(offered[0].Body, &enrolment); err != nil {
+		f.t.Fatal(err)
+	}
+	return offered, enrolment
+}
+
+// answer returns alice's answer of a code to challenges.
+func answer(challenges []factor.Challenge, code string) factor.Answer {
+	body, err := json.Marshal(code)
+	if err != nil {
+		panic(err) // a string always has a JSON form
+	}
+	return factor.Answer{
+		Who:        alice,
+		Challenges: challenges,
+		Response:   factor.Response{Kind: totp.Kind, Body: body},
+		From:       "192.0.2.1:4711",
+	}
+}
+
+// typed returns alice's answer of a code to the challenge of a user who has an app.
+func typed(code string) factor.Answer { return answer([]factor.Challenge{{Kind: totp.Kind}}, code) }
+
 // enrol enrols a factor for alice, and advances the clock beyond the step of its first code.
 func (f *fixture) enrol() (secret string, recovery []string) {
 	f.t.Helper()
-	offer, err := f.OfferEnrolment(f.t.Context(), alice)
-	if err != nil || offer == nil {
-		f.t.Fatalf("got %v and %v, want an offer", offer, err)
-	}
-	first := totp.Answer{Who: alice, Code: f.code(offer.Secret, f.now), Enrolment: offer}
-	proof, err := f.Verify(f.t.Context(), first)
+	offered, enrolment := f.offer()
+	proof, err := f.Verify(f.t.Context(), answer(offered, f.code(enrolment.Secret, f.now)))
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	f.now = f.now.Add(time.Minute)
-	return offer.Secret, proof.RecoveryCodes()
+	return enrolment.Secret, proof.RecoveryCodes()
 }
 
 func (f *fixture) verify(code string) error {
 	f.t.Helper()
-	_, err := f.Verify(f.t.Context(), totp.Answer{Who: alice, Code: code, From: "192.0.2.1:4711"})
+	_, err := f.Verify(f.t.Context(), typed(code))
 	return err
 }
 
@@ -151,29 +181,25 @@ func (f *fixture) wrongCode(secret string) string {
 func TestEnrolmentIsStoredByItsFirstCorrectCode(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	offer, err := f.OfferEnrolment(t.Context(), alice)
-	if err != nil {
-		t.Fatal(err)
-	}
+	offered, offer := f.offer()
 	key, err := otp.NewKeyFromURL(offer.URI)
 	if err != nil || key.Secret() != offer.Secret || key.Issuer() != "example.com" ||
 		key.AccountName() != alice.Name {
 		t.Errorf("got %s and %v, want secret, cluster and name in it", offer.URI, err)
 	}
-	_, err = f.Verify(t.Context(), totp.Answer{Who: alice, Code: f.wrongCode(offer.Secret), Enrolment: offer})
+	_, err = f.Verify(t.Context(), answer(offered, f.wrongCode(offer.Secret)))
 	f.wantFault(err, fault.Denied, "wrong")
 	if has, _ := f.state.HasFactor(t.Context(), alice.UserKey()); has {
 		t.Error("got a factor after a wrong code, want none")
 	}
-	right := totp.Answer{Who: alice, Code: f.code(offer.Secret, f.now), Enrolment: offer}
-	proof, err := f.Verify(t.Context(), right)
-	if err != nil || proof.Method() != totp.MethodTOTP || proof.Who() != alice.UserKey() ||
+	proof, err := f.Verify(t.Context(), answer(offered, f.code(offer.Secret, f.now)))
+	if err != nil || proof.Method() != totp.Kind || proof.Who() != alice.UserKey() ||
 		len(proof.RecoveryCodes()) != 10 {
 		t.Fatalf("got %+v and %v, want alice enrolled with ten recovery codes", proof, err)
 	}
 	f.wantFault(f.verify(f.code(offer.Secret, f.now)), fault.Denied, "used already")
-	if again, err := f.OfferEnrolment(t.Context(), alice); again != nil || err != nil {
-		t.Errorf("got offer %v and %v, want none for a user who has a factor", again, err)
+	if again, err := f.Challenges(t.Context(), alice); err != nil || len(again) != 1 || again[0].Enrol {
+		t.Errorf("got %v and %v, want no enrolment for a user who has a factor", again, err)
 	}
 	if got := f.events(); count(got, audit.FactorEnrolled) != 1 {
 		t.Errorf("got events %v, want one enrolment", got)
@@ -183,12 +209,9 @@ func TestEnrolmentIsStoredByItsFirstCorrectCode(t *testing.T) {
 func TestSecondEnrolmentDoesNotReplaceTheFactor(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	late, err := f.OfferEnrolment(t.Context(), alice)
-	if err != nil {
-		t.Fatal(err)
-	}
+	offered, late := f.offer()
 	secret, _ := f.enrol()
-	_, err = f.Verify(t.Context(), totp.Answer{Who: alice, Code: f.code(late.Secret, f.now), Enrolment: late})
+	_, err := f.Verify(t.Context(), answer(offered, f.code(late.Secret, f.now)))
 	f.wantFault(err, fault.Expired, "already enrolled")
 	if err := f.verify(f.code(secret, f.now)); err != nil {
 		t.Errorf("got %v for the first factor, want it to work still", err)
@@ -287,9 +310,9 @@ func TestLockoutIsIndependentOfTheUserName(t *testing.T) {
 	f := newFixture(t)
 	secret, _ := f.enrol()
 	for i := range 5 {
-		who := alice
-		who.Name = strings.ToUpper(alice.Name[:i]) + alice.Name[i:]
-		_, _ = f.Verify(t.Context(), totp.Answer{Who: who, Code: f.wrongCode(secret)})
+		a := typed(f.wrongCode(secret))
+		a.Who.Name = strings.ToUpper(alice.Name[:i]) + alice.Name[i:]
+		_, _ = f.Verify(t.Context(), a)
 	}
 	f.wantFault(f.verify(f.code(secret, f.now)), fault.Exhausted, "try again in 30s")
 }
@@ -298,9 +321,9 @@ func TestAddressIsLockedOutAcrossUsers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	try := func(i int, from string) error {
-		who := alice
-		who.Subject = strings.Repeat("x", i+1)
-		_, err := f.Verify(t.Context(), totp.Answer{Who: who, Code: "123456", From: from})
+		a := typed("123456")
+		a.Who.Subject, a.From = strings.Repeat("x", i+1), from
+		_, err := f.Verify(t.Context(), a)
 		return err
 	}
 	for i := range 20 {
@@ -318,11 +341,11 @@ func TestUserWithoutFactorGetsTheWrongCodeAnswer(t *testing.T) {
 	f := newFixture(t)
 	secret, _ := f.enrol()
 	known := f.verify(f.wrongCode(secret))
-	bob := alice
-	bob.Subject = "sub-bob"
 	ofDummy := f.code(strings.Repeat("A", 32), f.now) // the code of the dummy secret
 	for _, c := range []string{"123456", ofDummy} {
-		_, unknown := f.Verify(t.Context(), totp.Answer{Who: bob, Code: c, From: "192.0.2.1:4711"})
+		a := typed(c)
+		a.Who.Subject = "sub-bob"
+		_, unknown := f.Verify(t.Context(), a)
 		if unknown == nil || known.Error() != unknown.Error() ||
 			fault.Remedy(known) != fault.Remedy(unknown) {
 			t.Errorf("got %v and %v, want the same answer", known, unknown)
@@ -335,8 +358,8 @@ func TestRecoveryCodesWorkOnceAndEndAtReEnrolment(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	_, old := f.enrol()
-	proof, err := f.Verify(t.Context(), totp.Answer{Who: alice, Code: old[3]})
-	if err != nil || proof.Method() != totp.MethodRecovery || len(proof.RecoveryCodes()) != 0 {
+	proof, err := f.Verify(t.Context(), typed(old[3]))
+	if err != nil || proof.Method() != factor.Recovery || len(proof.RecoveryCodes()) != 0 {
 		t.Fatalf("got %+v and %v, want it accepted", proof, err)
 	}
 	f.wantFault(f.verify(old[3]), fault.Denied, "wrong")
@@ -374,9 +397,9 @@ func TestRecoveryCodesAreBoundToTheirUser(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	_, recovery := f.enrol()
-	bob := alice
-	bob.Subject = "sub-bob"
-	_, err := f.Verify(t.Context(), totp.Answer{Who: bob, Code: recovery[0]})
+	a := typed(recovery[0])
+	a.Who.Subject = "sub-bob"
+	_, err := f.Verify(t.Context(), a)
 	f.wantFault(err, fault.Denied, "wrong")
 }
 
@@ -385,12 +408,12 @@ func TestRecoveryCodesAreBoundToTheirUser(t *testing.T) {
 func (f *fixture) proveConcurrently(code string) int {
 	one := f.Service
 	f.restart()
-	replicas := []*totp.Service{one, f.Service}
+	replicas := []*factor.Service{one, f.Service}
 	var accepted atomic.Int32
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {
-			switch _, err := replicas[i%2].Verify(f.t.Context(), totp.Answer{Who: alice, Code: code}); {
+			switch _, err := replicas[i%2].Verify(f.t.Context(), typed(code)); {
 			case err == nil:
 				accepted.Add(1)
 			case !fault.Is(err, fault.Denied) && !fault.Is(err, fault.Exhausted):

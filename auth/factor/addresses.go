@@ -1,4 +1,4 @@
-package totp
+package factor
 
 import (
 	"net/netip"
@@ -8,37 +8,37 @@ import (
 	"github.com/threshold-access/threshold/internal/limit"
 )
 
-// The lockout of an address. Many users of an office share one address, so more wrong codes are free than for
-// a user, and they are forgiven over time: otherwise the mistakes of a whole day would add up.
+// The lockout of an address. Many users of an office share one address, so more wrong answers are free than
+// for a user, and they are forgiven over time: otherwise the mistakes of a whole day would add up.
 const (
 	freeAttemptsAddress = 20
-	forgiveInterval     = 5 * time.Minute // one wrong code is forgiven per interval
+	forgiveInterval     = 5 * time.Minute // one wrong answer is forgiven per interval
 	forgetAfter         = 2 * time.Hour   // longer than any lockout
 	maxAddresses        = 10_000
 )
 
-// addressLockout locks out networks from which wrong codes come, in the memory of this replica. It slows down
-// an attacker who tries many users. The stored lockout of each user is what protects a user.
+// addressLockout locks out networks from which wrong answers come, in the memory of this replica. It slows
+// down an attacker who tries many users. The stored lockout of each user is what protects a user.
 type addressLockout struct {
 	mu        sync.Mutex // guards byNetwork
 	byNetwork map[netip.Prefix]addressRecord
 }
 
-// addressRecord counts the wrong codes from one network.
+// addressRecord counts the wrong answers from one network.
 type addressRecord struct {
-	wrongCodes    int       // those not forgiven yet
-	forgivenUntil time.Time // the time for which forgive has already taken wrong codes off
+	wrongAnswers  int       // those not forgiven yet
+	forgivenUntil time.Time // the time for which forgive has already taken wrong answers off
 	lockedUntil   time.Time // zero: never locked out
 }
 
-// forgive takes one wrong code off for each forgiveInterval since forgivenUntil.
+// forgive takes one wrong answer off for each forgiveInterval since forgivenUntil.
 func (r *addressRecord) forgive(now time.Time) {
 	intervals := int(now.Sub(r.forgivenUntil) / forgiveInterval)
-	if intervals >= r.wrongCodes {
-		r.wrongCodes, r.forgivenUntil = 0, now
+	if intervals >= r.wrongAnswers {
+		r.wrongAnswers, r.forgivenUntil = 0, now
 		return
 	}
-	r.wrongCodes -= intervals
+	r.wrongAnswers -= intervals
 	// Not now: the part of an interval that has passed counts next time.
 	r.forgivenUntil = r.forgivenUntil.Add(time.Duration(intervals) * forgiveInterval)
 }
@@ -55,9 +55,9 @@ func (l *addressLockout) lockedFor(from string, now time.Time) time.Duration {
 	return l.byNetwork[network].lockedUntil.Sub(now)
 }
 
-// recordWrongCode counts a wrong code from the address, and locks its network out if there were too many. An
-// address that cannot be parsed is not counted.
-func (l *addressLockout) recordWrongCode(from string, now time.Time) {
+// recordWrongAnswer counts a wrong answer from the address, and locks its network out if there were too many.
+// An address that cannot be parsed is not counted.
+func (l *addressLockout) recordWrongAnswer(from string, now time.Time) {
 	network := limit.Network(from)
 	if !network.IsValid() {
 		return
@@ -69,9 +69,9 @@ func (l *addressLockout) recordWrongCode(from string, now time.Time) {
 		l.evict(now)
 	}
 	record.forgive(now)
-	record.wrongCodes++
+	record.wrongAnswers++
 	// The waits are those of a user, but they begin at freeAttemptsAddress in place of freeAttempts.
-	asUserAttempts := record.wrongCodes - freeAttemptsAddress + freeAttempts
+	asUserAttempts := record.wrongAnswers - freeAttemptsAddress + freeAttempts
 	if wait := lockoutAfter(asUserAttempts); wait > 0 {
 		record.lockedUntil = now.Add(wait)
 	}
