@@ -30,7 +30,7 @@ func (a *app) loginHeadless(
 ) (authrpc.RedeemLoginResponse, error) {
 	client := authrpc.NewClientWithDialer(a.dialer, addr, target.authTLS(a.Now))
 	defer client.Close()
-	req := authrpc.BeginHeadlessRequest{Challenge: keys.challenge()}
+	req := authrpc.BeginHeadlessRequest{Challenge: keys.challenge(), Host: hostName()}
 	begun, err := authrpc.Call(ctx, client, authrpc.BeginHeadless, req)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -248,10 +249,23 @@ func (a *app) awaitBrowser(
 // login.
 func loginURL(addr, challenge, callback, state, connector string) string {
 	q := url.Values{"challenge": {challenge}, "callback": {callback}, "state": {state}}
+	if host := hostName(); host != "" {
+		q.Set("host", host)
+	}
 	if connector != "" {
 		q.Set("connector", connector)
 	}
 	return origin(addr) + "/login?" + q.Encode()
+}
+
+// hostName returns what this computer calls itself, for the user to recognise it. It returns "" if it has no
+// name, or one that is no host name.
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil || !authrpc.ValidHostName(name) {
+		return ""
+	}
+	return name
 }
 
 // origin returns the proxy's web address, https://HOST:PORT, without the default port. addr is host:port.

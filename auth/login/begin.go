@@ -3,12 +3,14 @@ package login
 import (
 	"context"
 	"crypto/rand"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strconv"
 	"time"
 
 	"github.com/threshold-access/threshold/auth/oidc"
+	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -19,10 +21,11 @@ const opBegin = "login.Begin"
 // Callback and State say where the browser brings the one-time code. Otherwise Headless is set and both are
 // empty: tsh asks the auth service itself for the finished login.
 type clientRequest struct {
-	Challenge string          `json:"challenge"` // commits to tsh's verifier and keys: authrpc.Challenge
-	Callback  string          `json:"callback,omitempty"`
-	State     string          `json:"state,omitempty"`
-	Headless  *headlessHandle `json:"headless,omitempty"`
+	Challenge string           `json:"challenge"` // commits to tsh's verifier and keys: authrpc.Challenge
+	Callback  string           `json:"callback,omitempty"`
+	State     string           `json:"state,omitempty"`
+	Host      state.ClientHost `json:"host,omitzero"` // of a headless login, as in its handle
+	Headless  *headlessHandle  `json:"headless,omitempty"`
 }
 
 // headlessPrompt returns what the browser shows the user of a headless login, and nil for any other login.
@@ -125,13 +128,20 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 		return clientRequest{}, err
 	}
 	if req.Handle == "" {
-		return clientRequest{Challenge: req.Challenge, Callback: req.Callback, State: req.State}, nil
+		// The browser runs on the computer on which tsh does. A proxy may not know its address.
+		addr, _ := netip.ParseAddr(req.From)
+		return clientRequest{
+			Challenge: req.Challenge,
+			Callback:  req.Callback,
+			State:     req.State,
+			Host:      state.ClientHost{Name: req.Host, Addr: addr},
+		}, nil
 	}
 	var handle headlessHandle
 	if err := s.sealer.open(opBegin, stageHeadless, req.Handle, s.cfg.Now(), &handle); err != nil {
 		return clientRequest{}, err
 	}
-	return clientRequest{Challenge: handle.Challenge, Headless: &handle}, nil
+	return clientRequest{Challenge: handle.Challenge, Host: handle.host(), Headless: &handle}, nil
 }
 
 // checkBegin refuses a request that tsh or our own pages would not send, with fault Invalid. The challenge,
@@ -140,7 +150,7 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
 	headless := req.Handle != ""
 	switch {
-	case headless && req.Challenge+req.State+req.Callback != "":
+	case headless && req.Challenge+req.State+req.Callback+req.Host != "":
 		return loginLinkMixed.New(opBegin)
 	case !headless && !challengeRE.MatchString(req.Challenge):
 		return loginLinkChallengeMalformed.New(opBegin)
@@ -148,6 +158,8 @@ func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest
 		return loginLinkStateMalformed.New(opBegin)
 	case !headless && !loopbackCallback(req.Callback):
 		return loginLinkCallbackForeign.New(opBegin)
+	case req.Host != "" && !authrpc.ValidHostName(req.Host):
+		return loginLinkHostMalformed.New(opBegin)
 	case req.Locale != "" && !localeRE.MatchString(req.Locale):
 		return loginLinkLocaleInvalid.New(opBegin)
 	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:

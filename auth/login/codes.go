@@ -91,6 +91,13 @@ var (
 		Remedy: "start again: tsh login --headless",
 	}
 
+	headlessHostMalformed = fault.Code{
+		Name:   "headless-host-malformed",
+		Kind:   fault.Invalid,
+		Text:   "the name of this machine is malformed",
+		Remedy: "update tsh, then start again: tsh login --headless",
+	}
+
 	identityTooLarge = fault.Code{
 		Name:   "identity-too-large",
 		Kind:   fault.Exhausted,
@@ -193,6 +200,13 @@ var (
 		Name:   "login-link-callback-foreign",
 		Kind:   fault.Invalid,
 		Text:   linkUnusable + "its callback address is not on this machine",
+		Remedy: "open the complete link that tsh login shows",
+	}
+
+	loginLinkHostMalformed = fault.Code{
+		Name:   "login-link-host-malformed",
+		Kind:   fault.Invalid,
+		Text:   linkUnusable + "the name of the computer in it is malformed",
 		Remedy: "open the complete link that tsh login shows",
 	}
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/oidc"
+	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -27,6 +28,7 @@ func structures() map[string][2]versioned {
 		format:    currentFormat,
 		Challenge: strings.Repeat("c", 43),
 		From:      netip.MustParseAddr("203.0.113.9"),
+		Host:      "build-1",
 		Code:      "WDJB-MJHT",
 		Expires:   at,
 	}
@@ -34,6 +36,7 @@ func structures() map[string][2]versioned {
 		Challenge: strings.Repeat("c", 43),
 		Callback:  "http://127.0.0.1:49152/callback",
 		State:     "state-of-tsh",
+		Host:      state.ClientHost{Name: "laptop", Addr: netip.MustParseAddr("192.0.2.7")},
 	}
 	return map[string][2]versioned{
 		"begun": {&begunAttempt{
@@ -52,7 +55,7 @@ func structures() map[string][2]versioned {
 		"reference": {&attemptRef{format: currentFormat, ID: "ATTEMPT", Expires: at}, new(attemptRef)},
 		"identified": {&identifiedAttempt{
 			format: currentFormat,
-			Client: clientRequest{Challenge: handle.Challenge, Headless: handle},
+			Client: clientRequest{Challenge: handle.Challenge, Host: handle.host(), Headless: handle},
 			User: identity.Identity{
 				V:         identity.Version,
 				Kind:      identity.User,

@@ -34,9 +34,10 @@ const (
 // factor. The JSON keys are short because the link is.
 type headlessHandle struct {
 	format
-	Challenge string     `json:"c"` // commits to the verifier and keys of tsh: authrpc.Challenge
-	From      netip.Addr `json:"f"` // the address of the machine that requested it
-	Code      string     `json:"k"` // shown in the terminal and in the browser, for the user to compare
+	Challenge string     `json:"c"`           // commits to tsh's verifier and keys: authrpc.Challenge
+	Host      string     `json:"n,omitempty"` // what the machine that requested it calls itself
+	From      netip.Addr `json:"f"`           // the machine's address
+	Code      string     `json:"k"`           // terminal and browser show it, to be compared
 	Expires   time.Time  `json:"e"`
 }
 
@@ -47,7 +48,12 @@ func (h *headlessHandle) network() netip.Prefix { return limit.Network(h.From.St
 
 // prompt returns what the browser shows to the user who is asked to approve.
 func (h *headlessHandle) prompt() *authrpc.Headless {
-	return &authrpc.Headless{From: h.From.String(), Code: h.Code, Expires: h.Expires}
+	return &authrpc.Headless{Host: h.Host, From: h.From.String(), Code: h.Code, Expires: h.Expires}
+}
+
+// host returns the machine that requested the login.
+func (h *headlessHandle) host() state.ClientHost {
+	return state.ClientHost{Name: h.Host, Code: h.Code, Addr: h.From}
 }
 
 // BeginHeadless returns a sealed handle for a machine without a browser, and the display code that its user
@@ -71,6 +77,9 @@ func (s *Service) beginHeadless(
 	if !challengeRE.MatchString(req.Challenge) {
 		return res, headlessChallengeMalformed.New(opHeadless)
 	}
+	if req.Host != "" && !authrpc.ValidHostName(req.Host) {
+		return res, headlessHostMalformed.New(opHeadless)
+	}
 	addrPort, err := netip.ParseAddrPort(addrString(from))
 	if err != nil {
 		return res, machineAddressUnknown.Wrap(err, opHeadless)
@@ -78,6 +87,7 @@ func (s *Service) beginHeadless(
 	handle := headlessHandle{
 		format:    currentFormat,
 		Challenge: req.Challenge,
+		Host:      req.Host,
 		From:      addrPort.Addr().Unmap().WithZone(""), // one form for one address, whichever socket saw it
 		Code:      newDisplayCode(),
 		Expires:   s.cfg.Now().Add(AttemptLife).UTC().Truncate(time.Second),

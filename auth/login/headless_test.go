@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/auth/login"
+	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 )
@@ -30,7 +31,10 @@ func (c client) keys() authrpc.Keys {
 
 func (f *fixture) beginHeadless(c client) authrpc.BeginHeadlessResponse {
 	f.t.Helper()
-	res, err := f.BeginHeadless(headlessMachine, authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge})
+	res, err := f.BeginHeadless(headlessMachine, authrpc.BeginHeadlessRequest{
+		Challenge: c.begin().Challenge,
+		Host:      "build-1",
+	})
 	f.must(err)
 	return res
 }
@@ -51,7 +55,8 @@ func (f *fixture) approve(handle string) authrpc.ProveFactorResponse {
 	f.must(err)
 	back := f.signIn(begun, "alice@example.com", "wonderland")
 	identified := f.identifyAs(back)
-	if identified.Headless == nil || identified.Headless.From != "203.0.113.9" {
+	if identified.Headless == nil || identified.Headless.From != "203.0.113.9" ||
+		identified.Headless.Host != "build-1" {
 		f.t.Errorf("got %+v beside the second factor, want the requesting machine", identified.Headless)
 	}
 	done, err := f.prove(identified.attempt, f.code(identified.secret))
@@ -94,6 +99,9 @@ func TestHeadlessLoginIsApprovedInAnotherBrowser(t *testing.T) {
 	if err != nil || !ok || assured.Who().Name != "alice@example.com" || assured.Who().Factor != "totp" ||
 		assured.MaxTTL() != login.HeadlessLife {
 		t.Fatalf("got %+v, %v, %v, want alice for an hour at most", assured.Who(), ok, err)
+	}
+	if got := f.events(audit.LoginSucceeded); len(got) != 1 || got[0].Fields["host"] != "build-1" {
+		t.Errorf("got %+v, want the name of the machine recorded", got)
 	}
 	want := []netip.Prefix{netip.MustParsePrefix("203.0.113.9/32")}
 	if got := assured.Who().SourceAddresses; !slices.Equal(got, want) {
@@ -182,6 +190,10 @@ func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 				t.Errorf("challenge %q: got %v, want invalid", challenge, err)
 			}
 		}
+		named := authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge, Host: "your laptop"}
+		if _, err := f.BeginHeadless(headlessMachine, named); !fault.Is(err, fault.Invalid) {
+			t.Errorf("got %v for a name with a space, want invalid", err)
+		}
 		good := authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge}
 		if _, err := f.BeginHeadless(authrpc.Caller{}, good); err == nil {
 			t.Error("got a handle for a machine without an address")
@@ -192,8 +204,8 @@ func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 			t.Errorf("a handle and a callback: got %v, want invalid", err)
 		}
 	})
-	if n := f.Refusals().Headless; n != 9 {
-		t.Errorf("got %d refusals counted, want 9", n)
+	if n := f.Refusals().Headless; n != 10 {
+		t.Errorf("got %d refusals counted, want 10", n)
 	}
 	f.approve(asked.Handle)
 	if _, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, attacker); ok ||

@@ -133,11 +133,15 @@ func (s *Service) storeLogin(
 	succeeded := audit.NewEvent(audit.LoginSucceeded, who, now)
 	succeeded.From, succeeded.Proxy = from, by.Name
 	succeeded.Fields = map[string]string{"factor": who.Factor}
+	if name := attempt.Client.Host.Name; name != "" {
+		succeeded.Fields["host"] = name
+	}
 	pending := state.PendingLogin{
 		Who:       who,
 		Mapped:    attempt.User.Roles,
 		Proxy:     by,
 		From:      from,
+		Host:      attempt.Client.Host,
 		Challenge: attempt.Client.Challenge,
 		AuthTime:  now,
 		Expires:   now.Add(CodeLife),

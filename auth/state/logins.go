@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"net/netip"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
@@ -14,13 +15,22 @@ import (
 // yet. It is stored under the hash of its one-time code, so the stored data does not help to redeem it.
 type PendingLogin struct {
 	Who       identity.Identity `json:"who"`
-	Mapped    []string          `json:"mapped,omitempty"`  // the roles of Who that the connector's rules gave
-	Proxy     identity.Identity `json:"proxy"`             // the proxy that served it
-	From      string            `json:"from,omitempty"`    // the browser's address, as the proxy reported it
+	Mapped    []string          `json:"mapped,omitempty"` // the roles of Who that the connector's rules gave
+	Proxy     identity.Identity `json:"proxy"`            // the proxy that served it
+	From      string            `json:"from,omitempty"`   // the browser's address, as the proxy reported it
+	Host      ClientHost        `json:"host,omitzero"`
 	Challenge string            `json:"challenge"`         // PKCE challenge; redeeming needs its verifier
 	MaxTTL    time.Duration     `json:"max_ttl,omitempty"` // of the certificates; zero: as the roles say
 	AuthTime  time.Time         `json:"auth_time"`         // when the second factor was verified
 	Expires   time.Time         `json:"expires"`
+}
+
+// ClientHost is the computer on which tsh runs, as a login has it.
+type ClientHost struct {
+	Name string `json:"name,omitempty"` // what it calls itself: it may say anything
+	// Code is what the terminal and the page show for the user to compare. "": they show none.
+	Code string     `json:"code,omitempty"`
+	Addr netip.Addr `json:"addr,omitzero"` // of a login in a browser on that computer, the browser's
 }
 
 // CodeHash is the SHA-256 of a one-time code.

@@ -2,6 +2,7 @@ package authrpc
 
 import (
 	"encoding/json"
+	"regexp"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
@@ -26,6 +27,7 @@ type BeginLoginRequest struct {
 	// with the path CallbackPath(connector).
 	PublicOrigin string `json:"public"`
 	From         string `json:"from,omitempty"`   // the browser's address
+	Host         string `json:"host,omitempty"`   // what the computer on which tsh runs calls itself
 	Locale       string `json:"locale,omitempty"` // the user's language (BCP 47), for the provider's page
 
 	// Handle names a login for a machine without a browser, which BeginHeadless began. Challenge, Callback
@@ -38,10 +40,17 @@ type BeginLoginRequest struct {
 // Headless describes a login for a machine without a browser. The user compares it with that machine's
 // terminal before the login begins.
 type Headless struct {
-	From    string    `json:"from"` // the machine's address, as its proxy signed it
-	Code    string    `json:"code"` // XXXX-XXXX
+	Host    string    `json:"host,omitempty"` // what the machine calls itself: it may say anything
+	From    string    `json:"from"`           // the machine's address, as its proxy signed it
+	Code    string    `json:"code"`           // XXXX-XXXX
 	Expires time.Time `json:"expires"`
 }
+
+var hostNameRE = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
+
+// ValidHostName reports whether a computer may call itself name in a login: a host name cannot look like more
+// on a page.
+func ValidHostName(name string) bool { return hostNameRE.MatchString(name) }
 
 // CallbackPrefix begins the path to which a provider sends the browser back. Each connector has a path of its
 // own, so that no provider can receive the code of another (mix-up attack, RFC 9700 section 4.4.2).
@@ -170,6 +179,7 @@ type RedeemLoginResponse struct {
 // BeginHeadlessRequest begins a login on a machine without a browser.
 type BeginHeadlessRequest struct {
 	Challenge string `json:"challenge"`
+	Host      string `json:"host,omitempty"` // what this machine calls itself
 }
 
 // BeginHeadlessResponse has the handle for the link HeadlessPath?handle=…, which the user opens in a browser

@@ -111,6 +111,10 @@ var errorsKorean = map[string]errorText{
 		"다른 주소에서 요청한 로그인입니다: {address}",
 		"터미널에서 다시 시작하세요: tsh login --headless",
 	},
+	"headless-host-malformed": {
+		"이 컴퓨터의 이름이 올바르지 않습니다",
+		"tsh를 업데이트한 뒤 다시 시작하세요: tsh login --headless",
+	},
 	"headless-challenge-malformed": {
 		"challenge 값의 형식이 올바르지 않습니다",
 		"tsh를 새 버전으로 바꾸고 다시 시작하세요: tsh login --headless",
@@ -133,6 +137,10 @@ var errorsKorean = map[string]errorText{
 	},
 	"login-link-challenge-malformed": {
 		"이 로그인 주소는 쓸 수 없습니다: challenge 값의 형식이 올바르지 않습니다",
+		"tsh login이 보여 주는 주소 전체를 그대로 여세요",
+	},
+	"login-link-host-malformed": {
+		"이 로그인 주소는 쓸 수 없습니다: 컴퓨터 이름이 올바르지 않습니다",
 		"tsh login이 보여 주는 주소 전체를 그대로 여세요",
 	},
 	"login-link-locale-invalid": {

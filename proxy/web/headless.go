@@ -41,6 +41,6 @@ func (s *Server) confirmHeadless(
 	q := r.URL.Query()
 	q.Set("go", "1")
 	next := authrpc.HeadlessPath + "?" + q.Encode()
-	view := headlessView{From: machine.From, Code: machine.Code, Next: next}
+	view := headlessView{Host: machine.Host, From: machine.From, Code: machine.Code, Next: next}
 	s.render(w, r, http.StatusOK, "headless", view)
 }

@@ -20,6 +20,7 @@ const headlessPath = "/login/headless?handle=sealed"
 func headlessSite(t *testing.T) *testSite {
 	site := newTestSite(t)
 	machine := &authrpc.Headless{
+		Host:    "build-1",
 		From:    "203.0.113.9",
 		Code:    "WDJB-MJHT",
 		Expires: site.now.Add(10 * time.Minute),
@@ -47,7 +48,7 @@ func TestAHeadlessLoginIsConfirmedAndApproved(t *testing.T) {
 		s.codes = []string{"code-a"}
 		b := s.browser(lang)
 		a := b.get(headlessPath)
-		wantPage(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`, "go=1")
+		wantPage(t, a, 200, "203.0.113.9", "build-1", "WDJB-MJHT", `id="continue"`, "go=1")
 		wantRedirect(t, b.get(headlessPath+"&go=1"), provider)
 		b.get("/login/callback/corp?state=st&code=co")
 		wantPage(t, b.get("/login/factor"), 200, "203.0.113.9", "WDJB-MJHT", `name="code"`)

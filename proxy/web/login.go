@@ -39,6 +39,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		Challenge: query.Get("challenge"),
 		Callback:  query.Get("callback"),
 		State:     query.Get("state"),
+		Host:      query.Get("host"),
 	})
 }
 

@@ -56,8 +56,8 @@ type (
 		Error    *errorView        // why the last code was refused, else nil
 	}
 	headlessView struct {
-		From, Code string
-		Next       string
+		Host, From, Code string
+		Next             string
 	}
 	approvedView struct {
 		Name  string

@@ -23,6 +23,7 @@ var english = map[string]string{
 	"headless.title": "Log in on another machine?",
 	"headless.lead": "A machine at the address %s asks to log in as you. " +
 		"Its terminal must show this code:",
+	"headless.name": "It calls itself %s.",
 	"headless.warn": "Continue only if you started this login yourself just now and the terminal shows the same code. " +
 		"If somebody sent you this link, close the page: the person at that machine would act as you.",
 	"headless.continue": "This is my machine: log in",
@@ -104,6 +105,7 @@ var korean = map[string]string{
 	"headless.title": "다른 컴퓨터에서 로그인할까요?",
 	"headless.lead": "주소가 %s인 컴퓨터가 내 계정으로 로그인하려고 합니다. " +
 		"그 컴퓨터의 터미널에 다음 코드가 보여야 합니다.",
+	"headless.name": "이 컴퓨터가 밝힌 이름은 %s입니다.",
 	"headless.warn": "방금 직접 시작한 로그인이고 터미널에 같은 코드가 보일 때만 계속하세요. " +
 		"다른 사람이 보낸 링크라면 이 화면을 닫으세요. 그 컴퓨터를 쓰는 사람이 내 권한을 쓰게 됩니다.",
 	"headless.continue": "내 컴퓨터입니다. 로그인",
