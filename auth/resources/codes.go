@@ -108,4 +108,25 @@ var (
 		Text:   "there is no user \"{name}\": a user exists from their first login on",
 		Remedy: "let them log in once, then see: tsh get users",
 	}
+
+	settingsNotRemovable = fault.Code{
+		Name:   "settings-not-removable",
+		Kind:   fault.Invalid,
+		Text:   "the settings cannot be removed",
+		Remedy: "to return to the defaults, apply settings with an empty spec",
+	}
+
+	settingsUnknown = fault.Code{
+		Name:   "settings-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there are no settings \"{name}\"",
+		Remedy: "the settings of the cluster have the name {known}",
+	}
+
+	specInvalid = fault.Code{
+		Name:   "spec-invalid",
+		Kind:   fault.Invalid,
+		Text:   "the spec of this {kind} is not valid; the message names each fault",
+		Remedy: "correct the {kind}, then apply it again",
+	}
 )

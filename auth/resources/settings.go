@@ -2,7 +2,6 @@ package resources
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/access"
@@ -73,8 +72,7 @@ func (k settingsKind) apply(
 
 // remove is refused: the settings are always there.
 func (k settingsKind) remove(context.Context, caller, string) error {
-	return fault.New(fault.Invalid, "resources.Remove", "the settings cannot be removed",
-		"to return to the defaults, apply settings with an empty spec: {}")
+	return settingsNotRemovable.New("resources.Remove")
 }
 
 // checkSettingsName returns fault NotFound for any name but that of the only document.
@@ -82,6 +80,5 @@ func checkSettingsName(name string) error {
 	if name == SettingsName {
 		return nil
 	}
-	return fault.New(fault.NotFound, "resources", fmt.Sprintf("there are no settings %.80q", name),
-		"the settings of the cluster have the name "+SettingsName)
+	return settingsUnknown.New("resources", fault.Args{"name": name, "known": SettingsName})
 }

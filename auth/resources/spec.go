@@ -28,8 +28,9 @@ func decodeSpec(doc authrpc.Resource, into any) error {
 	for i, f := range faults {
 		lines[i] = "spec: " + f.Msg
 	}
-	return fault.Wrap(err, fault.Invalid, "resources.Apply", strings.Join(lines, "\n"),
-		"correct the "+doc.Kind+", then apply it again")
+	invalid := specInvalid.New("resources.Apply", fault.Args{"kind": doc.Kind}).Because(err)
+	invalid.Msg = strings.Join(lines, "\n") // one line for each fault in it
+	return invalid
 }
 
 // document makes a document from its parts. A nil status means that its kind has none. It fails only if the

@@ -159,9 +159,7 @@ func (p *Publisher) Publish(ctx context.Context) error {
 	}
 	link := chain[len(chain)-1]
 	if err := signed.MaySign(link, p.cfg.Signer.Public()); err != nil {
-		return fault.Wrap(err, fault.Internal, "rules.Publish",
-			"this replica's rules key is none that machines trust now",
-			"start it with the keys of the newest authorities document")
+		return rulesKeyUntrusted.Wrap(err, opPublish)
 	}
 	head := signed.Head{
 		Cluster: p.cfg.Cluster,
@@ -212,9 +210,7 @@ func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision
 		return nil, signed.Revision{}, err
 	}
 	if len(docs) == 0 {
-		return nil, signed.Revision{}, fault.New(fault.Internal, "rules.Publish",
-			"the store holds no authorities document",
-			"restore the data folder from a backup")
+		return nil, signed.Revision{}, authoritiesMissing.New(opPublish)
 	}
 	newest := docs[len(docs)-1].Revision
 	var out []signed.Signed
@@ -275,9 +271,7 @@ func (p *Publisher) signDocument(
 // machines is fault Exhausted already here, so that auth's log says it; the last set stays current.
 func (p *Publisher) setCurrent(s signed.Set) error {
 	if size := s.Size(); size > signed.MaxSetBytes {
-		msg := fmt.Sprintf("the rules are %d bytes, more than %d: machines keep the rules that they have",
-			size, signed.MaxSetBytes)
-		return fault.New(fault.Exhausted, "rules.Publish", msg, "remove roles that are not used")
+		return rulesTooLarge.New(opPublish, fault.Args{"bytes": size, "max": signed.MaxSetBytes})
 	}
 	p.mu.Lock()
 	feed := p.feed
@@ -303,16 +297,9 @@ func (p *Publisher) Current() (set signed.Set, changed <-chan struct{}, err erro
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.feed == nil {
-		return signed.Set{}, p.changed, notSignedFault()
+		return signed.Set{}, p.changed, rulesNotSigned.New("rules.Current")
 	}
 	return p.set, p.changed, nil
-}
-
-// notSignedFault is the fault of a publisher that has not signed a head yet.
-func notSignedFault() error {
-	return fault.New(fault.Unavailable, "rules.Current",
-		"this auth replica has not signed the rules yet",
-		"try again in a moment")
 }
 
 // Pieces returns the pieces of the current set that a machine lacks, which has the documents with these
@@ -322,7 +309,7 @@ func (p *Publisher) Pieces(have map[signed.Kind][]byte) ([][]byte, error) {
 	feed := p.feed
 	p.mu.Unlock()
 	if feed == nil {
-		return nil, notSignedFault()
+		return nil, rulesNotSigned.New("rules.Current")
 	}
 	pieces, head := feed.Next(carriedBy(have))
 	return append(pieces, head), nil
@@ -427,9 +414,7 @@ func AddAuthorities(
 	}
 	revision, err := signed.CheckNextLink(pin, links, link)
 	if err != nil {
-		return signed.Revision{}, fault.Wrap(err, fault.Invalid, "rules.AddAuthorities",
-			"the authorities document does not follow those of the cluster",
-			"sign it by the cluster root, with an epoch higher than the present one")
+		return signed.Revision{}, authoritiesNotNext.Wrap(err, "rules.AddAuthorities")
 	}
 	next := state.Authorities{Revision: revision, Signed: link}
 	return revision, store.AddAuthorities(ctx, chain, next, now, events...)

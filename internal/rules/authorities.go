@@ -137,9 +137,10 @@ func (a Authorities) knownKeys() ([]AuthorityKey, error) {
 	for _, k := range a.Keys {
 		if !slices.Contains(authorities, k.Authority) || !slices.Contains(states, k.State) {
 			if k.Critical {
-				const format = "this program does not know the critical authority %.40q in state %.40q"
-				msg := fmt.Sprintf(format, k.Authority, k.State)
-				return nil, fault.New(fault.Invalid, "rules", msg, "update this program")
+				return nil, authorityUnknown.New("rules", fault.Args{
+					"authority": k.Authority,
+					"state":     k.State,
+				})
 			}
 			continue
 		}

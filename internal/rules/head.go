@@ -108,18 +108,17 @@ func (h Head) checkRef(kind Kind, ref Ref) error {
 		return fmt.Errorf("rules: head of epoch %d names %s of revision %s", h.Epoch, kind, ref.Revision)
 	}
 	newest, known := newestVersion[kind]
-	var msg string
 	switch {
 	case known && ref.Reader > newest:
-		msg = fmt.Sprintf("the document %s is of version %d, this program reads 1 to %d",
-			kind, ref.Reader, newest)
+		return rulesVersionUnknown.New("rules", fault.Args{
+			"kind":    kind,
+			"version": ref.Reader,
+			"newest":  newest,
+		})
 	case !known && ref.Critical:
-		msg = fmt.Sprintf("this program does not know documents of kind %s (version %d), which are critical",
-			kind, ref.Reader)
-	default:
-		return nil
+		return rulesKindUnknown.New("rules", fault.Args{"kind": kind, "version": ref.Reader})
 	}
-	return fault.New(fault.Invalid, "rules", msg, "update this program to the release of the auth service")
+	return nil
 }
 
 // checkFollows returns an error if the head, whose payload is s, is older than prev, or has its number but is

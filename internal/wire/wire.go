@@ -20,9 +20,6 @@ import (
 // maxCriticalBytes bounds the JSON of a list of critical fields. A structure has fewer fields than that.
 const maxCriticalBytes = 16 << 10
 
-// remedy is the remedy of every fault of this package.
-const remedy = "update this program to the release that wrote it, or to a newer one"
-
 // Critical is the list of critical fields in a structure. As JSON it is bounded, so that a stranger cannot
 // make a reader allocate much more than was sent.
 type Critical []string
@@ -41,12 +38,14 @@ func (c *Critical) UnmarshalJSON(b []byte) error {
 // the fields that the program reads; see Fields.
 func Check(what string, v, newest int, critical []string, known ...string) error {
 	if v < 1 || v > newest {
-		msg := fmt.Sprintf("%s is of version %d, this program reads 1 to %d", what, v, newest)
-		return fault.New(fault.Invalid, "wire.Check", msg, remedy)
+		return versionUnknown.New("wire.Check", fault.Args{"what": what, "version": v, "newest": newest})
 	}
 	if err := CheckCritical(critical, known...); err != nil {
-		msg := fmt.Sprintf("%s, of version %d, needs a newer program", what, v)
-		return fault.Wrap(err, fault.Invalid, "wire.Check", msg+": "+fault.Message(err), remedy)
+		return structureTooNew.Wrap(err, "wire.Check", fault.Args{
+			"what":    what,
+			"version": v,
+			"why":     fault.Message(err),
+		})
 	}
 	return nil
 }
@@ -56,8 +55,7 @@ func Check(what string, v, newest int, critical []string, known ...string) error
 func CheckCritical(names []string, known ...string) error {
 	for _, name := range names {
 		if !slices.Contains(known, name) {
-			msg := fmt.Sprintf("this program does not know the field %.64q, which is critical", name)
-			return fault.New(fault.Invalid, "wire.CheckCritical", msg, remedy)
+			return fieldUnknown.New("wire.CheckCritical", fault.Args{"field": name})
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ func TestCheckRefusesWhatTheProgramCannotUse(t *testing.T) {
 		{"no version", 0, nil, "version 0"},
 		{"a critical field that is unknown", 2, []string{"end", "stop"}, `version 2, needs a newer program: ` +
 			`this program does not know the field "stop"`},
-		{"a critical field that could confuse a log", 1, []string{"a\nb"}, `"a\nb"`},
+		{"a critical field that could confuse a log", 1, []string{"a\nb"}, `"a b"`},
 	} {
 		err := wire.Check("the letter", tt.v, 2, tt.critical, "start", "end")
 		if tt.want == "" {

@@ -1,0 +1,43 @@
+package rules
+
+import "github.com/threshold-access/threshold/internal/fault"
+
+const opPublish = "rules.Publish"
+
+// The errors of this package.
+var (
+	authoritiesMissing = fault.Code{
+		Name:   "authorities-missing",
+		Kind:   fault.Internal,
+		Text:   "the store holds no authorities document",
+		Remedy: "restore the data folder from a backup",
+	}
+
+	authoritiesNotNext = fault.Code{
+		Name:   "authorities-not-next",
+		Kind:   fault.Invalid,
+		Text:   "the authorities document does not follow those of the cluster",
+		Remedy: "sign it by the cluster root, with an epoch higher than the present one",
+	}
+
+	rulesKeyUntrusted = fault.Code{
+		Name:   "rules-key-untrusted",
+		Kind:   fault.Internal,
+		Text:   "this replica's rules key is none that machines trust now",
+		Remedy: "start it with the keys of the newest authorities document",
+	}
+
+	rulesNotSigned = fault.Code{
+		Name:   "rules-not-signed",
+		Kind:   fault.Unavailable,
+		Text:   "this auth replica has not signed the rules yet",
+		Remedy: "try again in a moment",
+	}
+
+	rulesTooLarge = fault.Code{
+		Name:   "rules-too-large",
+		Kind:   fault.Exhausted,
+		Text:   "the rules are {bytes} bytes, more than {max}: machines keep the rules that they have",
+		Remedy: "remove roles that are not used",
+	}
+)
