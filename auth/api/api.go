@@ -303,7 +303,7 @@ func (h handlers) whoAmI(
 	}
 	return authrpc.WhoAmIResponse{
 		Identity: caller.Identity,
-		Logins:   policy.Logins(caller.Identity),
+		Logins:   access.Logins(policy, caller.Identity),
 		Time:     h.Now().UTC(),
 	}, nil
 }

@@ -165,7 +165,7 @@ func (l *listing) addNamed(ctx context.Context, name string) error {
 // Otherwise it does nothing.
 func (l *listing) add(ctx context.Context, m state.Machine) error {
 	node, now := access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}, l.dir.cfg.Now()
-	visible := access.Request{Who: l.who, Node: node, Action: access.List, Now: now}
+	visible := access.Request{Who: l.who, Target: access.ToNode(node), Action: access.List, Now: now}
 	if !matchesLabels(l.labels, node) || !l.policy.Decide(visible).Allow {
 		return nil
 	}
@@ -173,7 +173,7 @@ func (l *listing) add(ctx context.Context, m state.Machine) error {
 	if err != nil {
 		return err
 	}
-	info.Logins = l.policy.LoginsAt(l.who, node, now)
+	info.Logins = access.LoginsAt(l.policy, l.who, node, now)
 	l.out.Nodes = append(l.out.Nodes, info)
 	return nil
 }

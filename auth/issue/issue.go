@@ -140,7 +140,7 @@ type userLogin struct {
 
 // ttl is the lifetime of the user's certificates.
 func (u userLogin) ttl(policy access.Policy) time.Duration {
-	ttl := policy.CertTTL(u.who)
+	ttl := access.CertTTL(policy, u.who)
 	if u.maxTTL > 0 {
 		ttl = min(ttl, u.maxTTL)
 	}
@@ -160,7 +160,7 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
-	logins := policy.Logins(finished.who)
+	logins := access.Logins(policy, finished.who)
 	e := audit.NewEvent(audit.CertIssued, finished.who, i.cfg.Now())
 	e.Proxy, e.From = finished.proxy, finished.from
 	issued, err := i.issue(ctx, ca.Request{
@@ -170,7 +170,7 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 		X509Key:       finished.x509Key,
 		Logins:        logins,
 		SourceAddress: finished.who.SourceAddresses,
-		Extensions:    sshExtensions(policy, finished.who),
+		Extensions:    access.Extensions(policy, finished.who),
 		TTL:           finished.ttl(policy),
 	}, e)
 	if err != nil {
@@ -187,39 +187,6 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 		res.SSHCert = issued.SSH.Marshal()
 	}
 	return res, nil
-}
-
-// sshExtensions returns the permit- extensions (OpenSSH PROTOCOL.certkeys) of a user's SSH certificate. An
-// extension is given if any grant of the user's roles allows its action on any node. The certificate is valid
-// on every node, so the extensions are only an upper bound: each node decides by the same roles what is
-// allowed there.
-func sshExtensions(policy access.Policy, who identity.Identity) []string {
-	granted := func(actions ...access.Action) bool {
-		for _, role := range who.Roles {
-			for _, grant := range policy.Roles[role].Allow {
-				if len(grant.Nodes) == 0 {
-					continue // a grant on resources
-				}
-				for _, action := range actions {
-					if slices.Contains(grant.Actions, string(action)) {
-						return true
-					}
-				}
-			}
-		}
-		return false
-	}
-	var out []string
-	if granted(access.Shell) {
-		out = append(out, "permit-pty")
-	}
-	if granted(access.ForwardLocal, access.ForwardRemote) {
-		out = append(out, "permit-port-forwarding")
-	}
-	if granted(access.ForwardAgent) {
-		out = append(out, "permit-agent-forwarding")
-	}
-	return out
 }
 
 // ForMachine issues a machine's host and service certificates for the keys on record, and returns them with

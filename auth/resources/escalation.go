@@ -70,12 +70,12 @@ func (c caller) checkRelabel(before, after access.Node) error {
 		return nil
 	}
 	const noLogin = "" // for actions that need none, such as list
-	for _, login := range append(c.policy.Logins(c.who), noLogin) {
-		for _, action := range access.NodeActions() {
+	for _, login := range append(access.Logins(c.policy, c.who), noLogin) {
+		for _, action := range access.ActionsOn(access.OnNodes) {
 			request := access.Request{Who: c.who, Login: login, Action: action, Now: c.now}
-			request.Node = before
+			request.Target = access.ToNode(before)
 			allowedBefore := c.policy.Decide(request).Allow
-			request.Node = after
+			request.Target = access.ToNode(after)
 			allowedAfter := c.policy.Decide(request).Allow
 			if allowedAfter && !allowedBefore {
 				return needsRoleAdminFault(

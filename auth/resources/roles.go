@@ -29,7 +29,10 @@ type roleSpec struct {
 // BuiltInAdmin is the role admin of a new cluster. It may do everything with documents, and on nodes only
 // list them.
 func BuiltInAdmin() access.Role {
-	all := access.Strings{string(access.Get), string(access.Apply), string(access.Remove)}
+	var all access.Strings
+	for _, action := range access.ActionsOn(access.OnResources) {
+		all = append(all, string(action))
+	}
 	return access.Role{Name: state.AdminRole, Allow: []access.Grant{
 		{Resources: access.Strings{"*"}, Actions: all},
 		{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{string(access.List)}},
@@ -144,7 +147,7 @@ func checkAdminRole(role access.Role) error {
 	// Someone who has only this role: other roles may be removed.
 	who := identity.Identity{Kind: identity.User, Name: "an administrator", Roles: []string{role.Name}}
 	policy := access.Policy{Roles: map[string]access.Role{role.Name: role}}
-	for _, action := range []access.Action{access.Get, access.Apply, access.Remove} {
+	for _, action := range access.ActionsOn(access.OnResources) {
 		for _, plural := range access.Resources {
 			if plural == access.Events && action != access.Get {
 				continue

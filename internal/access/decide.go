@@ -9,9 +9,10 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Policy is what decisions are made by.
+// Policy is what decisions are made by. Decide is its only method.
 type Policy struct {
 	Roles    map[string]Role // by name
+	Locks    []Lock
 	Settings Settings
 }
 
@@ -22,18 +23,45 @@ type Node struct {
 	Labels identity.Labels
 }
 
+// Target is what a user wants to reach. Its zero value is nothing, and nobody may reach it.
+type Target struct {
+	Kind    TargetKind
+	Node    Node   // the node itself, or the node that offers the service
+	Service string // the name of the service; only of ServiceTarget
+}
+
+// TargetKind says what a Target is. Append only.
+type TargetKind string
+
+const (
+	NodeTarget    TargetKind = "node"    // the node itself, as its accounts are used by SSH
+	ServiceTarget TargetKind = "service" // another service of a node. No grant of this version has one
+)
+
+// ToNode is the node itself as a target.
+func ToNode(n Node) Target { return Target{Kind: NodeTarget, Node: n} }
+
+// String names the target for messages.
+func (t Target) String() string {
+	if t.Kind == ServiceTarget {
+		return t.Service + " on " + t.Node.Name
+	}
+	return t.Node.Name
+}
+
 // Request is a question that Decide answers. It is one of these:
-//   - Node, Login and Action: may Who do the action on the node as that login?
-//   - Node and the action List, without a login: may Who see the node in listings?
-//   - Node alone: may Who connect to the node at all? A proxy asks this, because it knows neither login nor
-//     action.
+//   - Target, Login and Action: may Who do the action on the target as that login?
+//   - Target and the action List, without a login: may Who see the target in listings?
+//   - Target alone: may Who connect to the target at all? A proxy asks this, because it knows neither login
+//     nor action.
 //   - Resource and Action: may Who do the action on documents of that kind?
 type Request struct {
 	Who      identity.Identity
-	Node     Node
+	Serial   identity.Serial // of the certificate by which Who is known; zero when it is not known
+	Target   Target
 	Login    identity.Login
 	Action   Action
-	Resource Resource // when set, the request is about documents, and Node and Login are empty
+	Resource Resource // when set, the request is about documents, and Target and Login are empty
 	Now      time.Time
 	From     netip.Addr // the client's address; zero when it is not known. No grant of this version uses it
 }
@@ -46,15 +74,19 @@ type Decision struct {
 	Remedy string // what the user can do; empty when allowed
 }
 
-// Decide answers the request by the roles in p that r.Who has. It depends on nothing but its arguments, and
-// has no effect. Only users are allowed anything. If a deny entry of any role matches, the answer is no,
-// whatever the allow entries say. Otherwise it is yes if an allow entry matches, and no if none does.
+// Decide answers the request by the locks in p and by the roles in p that r.Who has. It depends on nothing
+// but its arguments, and has no effect. Only users are allowed anything. If a lock or a deny entry of any
+// role matches, the answer is no, whatever the allow entries say. Otherwise it is yes if an allow entry
+// matches, and no if none does.
 func (p Policy) Decide(r Request) Decision {
 	if r.Who.Kind != identity.User {
 		return denial("", fmt.Sprintf("%s is not a user", r.Who), "log in as a user: tsh login")
 	}
 	if !r.Who.Expires.IsZero() && !r.Now.Before(r.Who.Expires) {
 		return denial("", "the certificate has expired", "run: tsh login")
+	}
+	if lock, ok := p.lockThatDenies(r); ok {
+		return lock.denial(r)
 	}
 	if rule, ok := p.firstMatch(r, inDeny); ok {
 		return denial(
@@ -98,20 +130,20 @@ func (r Request) String() string {
 	case r.Resource != "":
 		return fmt.Sprintf("%s on %s", r.Action, r.Resource)
 	case r.Action == "":
-		return "reaching " + r.Node.Name
+		return "reaching " + r.Target.String()
 	case r.Login == "":
-		return fmt.Sprintf("%s on %s", r.Action, r.Node.Name)
+		return fmt.Sprintf("%s on %s", r.Action, r.Target)
 	}
-	return fmt.Sprintf("%s as %s on %s", r.Action, r.Login, r.Node.Name)
+	return fmt.Sprintf("%s as %s on %s", r.Action, r.Login, r.Target)
 }
 
 // firstMatch looks for an entry that matches the request, in the allow lists or in the deny lists of the
 // user's roles. It returns the first one in the form of Decision.Rule; ok is false if there is none. Roles of
-// the user that are not in p are skipped.
+// the user that are not in p are skipped, and so are the allow lists of roles that a lock takes.
 func (p Policy) firstMatch(r Request, inAllowList bool) (rule string, ok bool) {
 	for _, name := range r.Who.Roles {
 		role, known := p.Roles[name]
-		if !known {
+		if !known || inAllowList && p.takesRole(name, r) {
 			continue
 		}
 		entries, listName := role.Deny, "deny"
@@ -134,7 +166,7 @@ func (g Grant) matches(r Request, inAllowList bool) bool {
 	if r.Resource != "" {
 		return len(g.Resources) > 0 && g.matchesResource(r) && g.matchesAction(r, inAllowList)
 	}
-	return len(g.Nodes) > 0 && g.matchesNode(r) && g.matchesLogin(r, inAllowList) &&
+	return len(g.Nodes) > 0 && g.matchesTarget(r) && g.matchesLogin(r, inAllowList) &&
 		g.matchesAction(r, inAllowList)
 }
 
@@ -143,16 +175,20 @@ func (g Grant) matchesResource(r Request) bool {
 	return slices.Contains(g.Resources, "*") || slices.Contains(g.Resources, string(r.Resource))
 }
 
-// matchesNode reports whether each key of Nodes matches the node: the node must have a label of that name
-// with a value that one of the patterns matches. The key "name" matches the node's name, and "*" every node.
-func (g Grant) matchesNode(r Request) bool {
+// matchesTarget reports whether the target is a node, and each key of Nodes matches it: the node must have a
+// label of that name with a value that one of the patterns matches. The key "name" matches the node's name,
+// and "*" every node.
+func (g Grant) matchesTarget(r Request) bool {
+	if r.Target.Kind != NodeTarget {
+		return false
+	}
 	for key, patterns := range g.Nodes {
-		value, hasLabel := r.Node.Labels[key]
+		value, hasLabel := r.Target.Node.Labels[key]
 		switch key {
 		case "*":
 			continue // Check made sure that its value is "*"
 		case "name":
-			value, hasLabel = r.Node.Name, true
+			value, hasLabel = r.Target.Node.Name, true
 		}
 		matchesValue := func(pattern string) bool { return matches(pattern, value, r.Who.Traits) }
 		if !hasLabel || !slices.ContainsFunc(patterns, matchesValue) {
@@ -234,53 +270,4 @@ func (g Grant) matchesAction(r Request, inAllowList bool) bool {
 func (g Grant) allowsReaching() bool {
 	return len(g.Nodes) > 0 &&
 		slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
-}
-
-// Logins lists every login that a role of the user allows on some node, sorted and without duplicates. These
-// are the principals of the user's certificate. Deny entries are not considered: whether a login may be used
-// on a node is decided there.
-func (p Policy) Logins(who identity.Identity) []identity.Login {
-	var out []identity.Login
-	for _, name := range who.Roles {
-		for _, g := range p.Roles[name].Allow {
-			if !g.allowsReaching() {
-				continue
-			}
-			for _, l := range g.Logins {
-				out = append(out, g.expandLogin(l, who.Traits, inAllow)...)
-			}
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// LoginsAt lists the logins as which the user may do at least one action on the node, apart from seeing it,
-// sorted.
-func (p Policy) LoginsAt(who identity.Identity, n Node, now time.Time) []identity.Login {
-	var out []identity.Login
-	for _, l := range p.Logins(who) {
-		for _, a := range nodeActions {
-			if a != List && p.Decide(Request{Who: who, Node: n, Login: l, Action: a, Now: now}).Allow {
-				out = append(out, l)
-				break
-			}
-		}
-	}
-	return out
-}
-
-// CertTTL is the lifetime of the user's certificates: the shortest that their roles set, or DefaultCertTTL
-// when none sets one.
-func (p Policy) CertTTL(who identity.Identity) time.Duration {
-	ttl := time.Duration(0)
-	for _, name := range who.Roles {
-		if t := time.Duration(p.Roles[name].Options.CertTTL); t > 0 && (ttl == 0 || t < ttl) {
-			ttl = t
-		}
-	}
-	if ttl == 0 {
-		return DefaultCertTTL
-	}
-	return min(ttl, MaxCertTTL)
 }

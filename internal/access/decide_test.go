@@ -51,7 +51,7 @@ func shellAs(logins ...string) access.Grant {
 }
 
 func request(who identity.Identity, n access.Node, login identity.Login, a access.Action) access.Request {
-	return access.Request{Who: who, Node: n, Login: login, Action: a, Now: now}
+	return access.Request{Who: who, Target: access.ToNode(n), Login: login, Action: a, Now: now}
 }
 
 func TestNothingIsAllowedByDefault(t *testing.T) {
@@ -202,7 +202,7 @@ func TestLogins(t *testing.T) {
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
-		principals := policy(allow(shellAs(tt.logins...))).Logins(withTraits(user("r"), tt.traits))
+		principals := access.Logins(policy(allow(shellAs(tt.logins...))), withTraits(user("r"), tt.traits))
 		if got := slices.Contains(principals, tt.asked); got != tt.want {
 			t.Errorf("%s: got %v among the certificate's principals, want %v", tt.name, got, tt.want)
 		}
@@ -413,20 +413,22 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 		"c": {Allow: []access.Grant{shellAs("root")}},
 	}}
 	who := withTraits(user("a", "b", "unknown"), identity.Traits{"unix": {"al", "root"}})
-	if got, want := p.Logins(who), []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(got, want) {
+	got, want := access.Logins(p, who), []identity.Login{"al", "alice", "ubuntu"}
+	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got, want := p.LoginsAt(who, prod, now), []identity.Login{"al", "alice"}; !slices.Equal(got, want) {
+	got, want = access.LoginsAt(p, who, prod, now), []identity.Login{"al", "alice"}
+	if !slices.Equal(got, want) {
 		t.Errorf("on prod: got %v, want %v", got, want)
 	}
-	elsewhere := p.LoginsAt(who, node("dev", nil), now)
+	elsewhere := access.LoginsAt(p, who, node("dev", nil), now)
 	if want := []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(elsewhere, want) {
 		t.Errorf("elsewhere: got %v, want %v", elsewhere, want)
 	}
-	if got := p.LoginsAt(who, prod, who.Expires); got != nil {
+	if got := access.LoginsAt(p, who, prod, who.Expires); got != nil {
 		t.Errorf("after the certificate's end: got %v, want none", got)
 	}
-	if got := p.Logins(user()); got != nil {
+	if got := access.Logins(p, user()); got != nil {
 		t.Errorf("without roles: got %v, want none", got)
 	}
 }
@@ -454,7 +456,7 @@ func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 			time.Hour},
 		{[]string{"week"}, access.MaxCertTTL}, {[]string{"minus"}, access.DefaultCertTTL},
 	} {
-		if got := p.CertTTL(user(tt.roles...)); got != tt.want {
+		if got := access.CertTTL(p, user(tt.roles...)); got != tt.want {
 			t.Errorf("%v: got %s, want %s", tt.roles, got, tt.want)
 		}
 	}

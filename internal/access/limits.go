@@ -53,9 +53,9 @@ type Limits struct {
 	EndWithCertificate Limit[bool]
 }
 
-// Limits returns the limits on the user's sessions: of each limit the strictest that any role of the user
+// LimitsOf returns the limits on the user's sessions: of each limit the strictest that any role of the user
 // sets, with the role that sets it.
-func (p Policy) Limits(who identity.Identity) Limits {
+func LimitsOf(p Policy, who identity.Identity) Limits {
 	var limits Limits
 	for _, role := range who.Roles {
 		options := p.Roles[role].Options

@@ -60,7 +60,7 @@ func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 				MaxSessions: n(-1,
 					"role broken, max_sessions"), EndWithCertificate: end("role few, end_with_certificate")}},
 	} {
-		if got := p.Limits(user(tt.roles...)); got != tt.want {
+		if got := access.LimitsOf(p, user(tt.roles...)); got != tt.want {
 			t.Errorf("%s: got %+v, want %+v", tt.name, got, tt.want)
 		}
 	}

@@ -14,36 +14,6 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Action is what a user may be allowed to do. Append only.
-type Action string
-
-// Actions on nodes.
-const (
-	List          Action = "list"           // see that the node exists; any other action on it includes this
-	Shell         Action = "shell"          // an interactive shell, with or without a terminal
-	Exec          Action = "exec"           // run one command; scp -O and rsync are commands too
-	SFTP          Action = "sftp"           // file transfer; scp and sftp clients
-	ForwardLocal  Action = "forward-local"  // ssh -L, -D, -W: connect from the node to others
-	ForwardRemote Action = "forward-remote" // ssh -R: a listener on the node's loopback
-	ForwardAgent  Action = "forward-agent"  // make the user's SSH agent available on the node
-)
-
-// Actions on resources.
-const (
-	Get    Action = "get"
-	Apply  Action = "apply"
-	Remove Action = "rm"
-)
-
-// nodeActions and resourceActions are the registry of actions: a new one is added here and nowhere else.
-var (
-	nodeActions     = []Action{List, Shell, Exec, SFTP, ForwardLocal, ForwardRemote, ForwardAgent}
-	resourceActions = []Action{Get, Apply, Remove}
-)
-
-// NodeActions lists every action on nodes, List first. The caller may change the slice.
-func NodeActions() []Action { return slices.Clone(nodeActions) }
-
 // Resource is a kind of administrative document, in the plural, as in "tsh get roles". Append only.
 type Resource string
 
@@ -151,9 +121,9 @@ func (g Grant) check(path string, inAllowList bool, report func(path, format str
 		report(path, "needs either nodes or resources")
 		return
 	}
-	known := nodeActions
+	known := ActionsOn(OnNodes)
 	if len(g.Resources) > 0 {
-		known = resourceActions
+		known = ActionsOn(OnResources)
 		if len(g.Logins) > 0 {
 			report(path+".logins", "logins belong to nodes, not to resources")
 		}

@@ -36,14 +36,11 @@ type requirement struct {
 	unsupported, remedy string
 }
 
-// permitPortForwarding is the extension that allows forwards of ports and of Unix sockets, as in OpenSSH.
-const permitPortForwarding = "permit-port-forwarding"
-
 var (
 	implied       = requirement{implied: true}
-	localForward  = requirement{action: access.ForwardLocal, extension: permitPortForwarding}
-	remoteForward = requirement{action: access.ForwardRemote, extension: permitPortForwarding}
-	agentForward  = requirement{action: access.ForwardAgent, extension: "permit-agent-forwarding"}
+	localForward  = needing(access.ForwardLocal)
+	remoteForward = needing(access.ForwardRemote)
+	agentForward  = needing(access.ForwardAgent)
 	x11Forward    = requirement{
 		unsupported: "this node does not forward X11",
 		remedy:      "leave out -X and -Y; to use a desktop on the node, forward its port with ssh -L",
@@ -66,7 +63,7 @@ var requirements = map[requestKey]requirement{
 	{channelRequest, "shell"}:                      {action: access.Shell},
 	{channelRequest, "exec"}:                       {action: access.Exec},
 	{channelRequest, "subsystem sftp"}:             {action: access.SFTP},
-	{channelRequest, "pty-req"}:                    {implied: true, extension: "permit-pty"},
+	{channelRequest, "pty-req"}:                    {implied: true, extension: access.Shell.Extension()},
 	{channelRequest, "window-change"}:              implied,
 	{channelRequest, "signal"}:                     implied,
 	{channelRequest, "break"}:                      implied,
@@ -75,6 +72,9 @@ var requirements = map[requestKey]requirement{
 	{channelRequest, "auth-agent-req@openssh.com"}: agentForward,
 	{channelRequest, "x11-req"}:                    x11Forward,
 }
+
+// needing is the requirement of a request that needs the action, and the extension that belongs to it.
+func needing(a access.Action) requirement { return requirement{action: a, extension: a.Extension()} }
 
 // needsGrant reports whether the request needs an action of its own. Refusals of such requests are audited.
 func (k requestKey) needsGrant() bool { return requirements[k].action != "" }

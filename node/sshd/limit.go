@@ -131,7 +131,7 @@ func (c *connection) limits() access.Limits {
 	if trust == nil {
 		return access.Limits{}
 	}
-	return trust.Policy.Limits(c.who.Identity)
+	return access.LimitsOf(trust.Policy, c.who.Identity)
 }
 
 // activityReader is a channel that calls onRead whenever the client has sent data.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -144,10 +143,7 @@ const anyAction access.Action = ""
 
 // loginActions are all actions except listing the node. A user for whom none of them is allowed cannot log
 // in.
-var loginActions = slices.DeleteFunc(
-	access.NodeActions(),
-	func(a access.Action) bool { return a == access.List },
-)
+var loginActions = access.LoginActions()
 
 // decide returns the decision of the rules in trust about one action of a user, as the account login on this
 // node. It denies a login that the certificate does not name. For anyAction it returns the first of the
@@ -171,7 +167,8 @@ func (s *Server) decide(
 	id := s.cfg.Identity()
 	req := access.Request{
 		Who:    who.Identity,
-		Node:   access.Node{ID: id.ID, Name: id.Name, Labels: id.Labels},
+		Serial: who.Serial,
+		Target: access.ToNode(access.Node{ID: id.ID, Name: id.Name, Labels: id.Labels}),
 		Login:  login,
 		Action: action,
 		Now:    now,

@@ -125,7 +125,13 @@ const anyAction access.Action = ""
 // accessRequest returns the question whether the caller may do action on the node at the time now.
 func accessRequest(who caller, node access.Node, action access.Action, now time.Time) access.Request {
 	from, _ := netip.ParseAddrPort(who.from.String()) // the zero Addr when the address is no IP address
-	return access.Request{Who: who.Identity, Node: node, Action: action, Now: now, From: from.Addr().Unmap()}
+	return access.Request{
+		Who:    who.Identity,
+		Target: access.ToNode(node),
+		Action: action,
+		Now:    now,
+		From:   from.Addr().Unmap(),
+	}
 }
 
 // explainFailure returns the fault that tells the caller why this proxy has no connection to the node called

@@ -1,0 +1,83 @@
+package access
+
+import (
+	"slices"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Logins lists every login that a role of the user allows on some node, sorted and without duplicates. These
+// are the principals of the user's certificate. Locks and deny entries are not considered: whether a login
+// may be used on a node is decided there.
+func Logins(p Policy, who identity.Identity) []identity.Login {
+	var out []identity.Login
+	for _, name := range who.Roles {
+		for _, g := range p.Roles[name].Allow {
+			if !g.allowsReaching() {
+				continue
+			}
+			for _, l := range g.Logins {
+				out = append(out, g.expandLogin(l, who.Traits, inAllow)...)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// LoginsAt lists the logins as which the user may do at least one action on the node, sorted.
+func LoginsAt(p Policy, who identity.Identity, n Node, now time.Time) []identity.Login {
+	var out []identity.Login
+	for _, login := range Logins(p, who) {
+		for _, action := range LoginActions() {
+			r := Request{Who: who, Target: ToNode(n), Login: login, Action: action, Now: now}
+			if p.Decide(r).Allow {
+				out = append(out, login)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// Extensions lists the extensions of the user's SSH certificate, sorted. An extension is given if any grant
+// of the user's roles allows one of its actions on any node. The certificate is valid on every node, so the
+// extensions are only an upper bound: each node decides by the same roles what is allowed there.
+func Extensions(p Policy, who identity.Identity) []string {
+	var out []string
+	for _, info := range actions {
+		if info.Extension != "" && p.allowsAnywhere(info.Action, who) {
+			out = append(out, info.Extension)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// allowsAnywhere reports whether a role of the user allows the action on some node.
+func (p Policy) allowsAnywhere(action Action, who identity.Identity) bool {
+	for _, role := range who.Roles {
+		for _, g := range p.Roles[role].Allow {
+			if len(g.Nodes) > 0 && slices.Contains(g.Actions, string(action)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// CertTTL is the lifetime of the user's certificates: the shortest that their roles set, or DefaultCertTTL
+// when none sets one.
+func CertTTL(p Policy, who identity.Identity) time.Duration {
+	ttl := time.Duration(0)
+	for _, name := range who.Roles {
+		if t := time.Duration(p.Roles[name].Options.CertTTL); t > 0 && (ttl == 0 || t < ttl) {
+			ttl = t
+		}
+	}
+	if ttl == 0 {
+		return DefaultCertTTL
+	}
+	return min(ttl, MaxCertTTL)
+}

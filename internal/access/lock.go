@@ -1,0 +1,107 @@
+package access
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Lock takes access away from everybody who has all of the facts in Match, until End.
+//
+// A lock only ever takes away. A reader that does not know one of its facts matches by the others, and one
+// that does not know its effect denies: the lock then hits more, and is never dropped.
+type Lock struct {
+	ID     string `json:"id"`
+	Match  Facts  `json:"match"`
+	Effect Effect `json:"effect"`
+	// Message says why, for those whom the lock hits. Author is who made the lock, whom they can ask.
+	Message string    `json:"message,omitempty"`
+	Author  string    `json:"author,omitempty"`
+	End     time.Time `json:"end,omitzero"` // the lock has no effect from then on; zero: it has no end
+}
+
+// Facts are what a lock says of a request. A field that is empty says nothing. Without any fact, a lock hits
+// everybody.
+type Facts struct {
+	User      UserFact           `json:"user,omitzero"`           // who asks
+	Connector string             `json:"connector,omitempty"`     // by which the user logged in
+	LoginID   identity.LoginID   `json:"login_id,omitempty"`      // from which the certificate was issued
+	Serial    identity.Serial    `json:"serial,omitempty,string"` // of the certificate
+	Role      string             `json:"role,omitempty"`          // one of those in the certificate
+	Account   identity.Login     `json:"account,omitempty"`       // as which the action is done
+	Machine   identity.MachineID `json:"machine,omitempty"`       // the target
+}
+
+// UserFact names a user as identity.UserKey does.
+type UserFact struct {
+	Connector string `json:"connector"`
+	Subject   string `json:"subject"`
+}
+
+// Effect is what a lock does to those whom it hits. Any kind but WithoutRole denies.
+type Effect struct {
+	Kind EffectKind `json:"kind"`
+	Role string     `json:"role,omitempty"` // of WithoutRole: what this role allows does not count
+}
+
+// EffectKind names an effect. Append only.
+type EffectKind string
+
+const (
+	Deny EffectKind = "deny"
+	// WithoutRole leaves out what one role allows. What the role denies, and its options, go on to hold: a
+	// lock must not allow what was not allowed without it.
+	WithoutRole EffectKind = "without-role"
+)
+
+// hits reports whether the lock is in force at the time of the request, and each of its facts is one of the
+// request's.
+func (l Lock) hits(r Request) bool {
+	if !l.End.IsZero() && !r.Now.Before(l.End) {
+		return false
+	}
+	m := l.Match
+	return (m.User == UserFact{} || m.User == UserFact(r.Who.UserKey())) &&
+		(m.Connector == "" || m.Connector == r.Who.Connector) &&
+		(m.LoginID == "" || m.LoginID == r.Who.LoginID) &&
+		(m.Serial == 0 || m.Serial == r.Serial) &&
+		(m.Role == "" || slices.Contains(r.Who.Roles, m.Role)) &&
+		(m.Account == "" || m.Account == r.Login) &&
+		(m.Machine == "" || m.Machine == r.Target.Node.ID)
+}
+
+// lockThatDenies returns the first lock that hits the request and denies it.
+func (p Policy) lockThatDenies(r Request) (Lock, bool) {
+	for _, l := range p.Locks {
+		if l.Effect.Kind != WithoutRole && l.hits(r) {
+			return l, true
+		}
+	}
+	return Lock{}, false
+}
+
+// takesRole reports whether a lock leaves out what the role allows.
+func (p Policy) takesRole(role string, r Request) bool {
+	return slices.ContainsFunc(p.Locks, func(l Lock) bool {
+		return l.Effect.Kind == WithoutRole && l.Effect.Role == role && l.hits(r)
+	})
+}
+
+// denial is the decision of a lock that denies. It tells the user the message, the end, and whom to ask.
+func (l Lock) denial(r Request) Decision {
+	rule := "lock " + l.ID
+	reason := fmt.Sprintf("%s denies %s", rule, r)
+	if !l.End.IsZero() {
+		reason += " until " + l.End.UTC().Format(time.RFC3339)
+	}
+	if l.Message != "" {
+		reason += ": " + l.Message
+	}
+	remedy := "ask an administrator to remove the lock"
+	if l.Author != "" {
+		remedy = fmt.Sprintf("ask %s, who made the lock", l.Author)
+	}
+	return denial(rule, reason, remedy)
+}

@@ -1,0 +1,247 @@
+package access_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/access"
+)
+
+// locked is a request of alice for a shell, with every fact that a lock can match.
+func lockedRequest() access.Request {
+	r := request(user("r", "other"), prod, "alice", access.Shell)
+	r.Who.LoginID, r.Serial, r.Target.Node.ID = "login-1", 7, "0123456789abcdef0123456789abcdef"
+	return r
+}
+
+func lockedPolicy(locks ...access.Lock) access.Policy {
+	p := policy(allow(shellAs("alice")))
+	p.Locks = locks
+	return p
+}
+
+// Each fact alone hits the one who has it, and nobody else.
+func TestALockHitsWhoHasItsFact(t *testing.T) {
+	t.Parallel()
+	r := lockedRequest()
+	type facts = access.Facts
+	for _, tt := range []struct {
+		name        string
+		hits, spare facts
+	}{
+		{"user", facts{User: access.UserFact{Connector: "corp", Subject: "1"}},
+			facts{User: access.UserFact{Connector: "corp", Subject: "2"}}},
+		{"user of another connector", facts{User: access.UserFact{Connector: "corp", Subject: "1"}},
+			facts{User: access.UserFact{Connector: "other", Subject: "1"}}},
+		{"connector", facts{Connector: "corp"}, facts{Connector: "other"}},
+		{"login id", facts{LoginID: "login-1"}, facts{LoginID: "login-2"}},
+		{"serial", facts{Serial: 7}, facts{Serial: 8}},
+		{"role", facts{Role: "other"}, facts{Role: "none"}},
+		{"account", facts{Account: "alice"}, facts{Account: "root"}},
+		{"machine", facts{Machine: r.Target.Node.ID}, facts{Machine: "ffffffffffffffffffffffffffffffff"}},
+	} {
+		if d := lockedPolicy(access.Lock{ID: "1", Match: tt.hits}).Decide(r); d.Allow {
+			t.Errorf("%s: got %+v, want it denied by the lock", tt.name, d)
+		}
+		if d := lockedPolicy(access.Lock{ID: "1", Match: tt.spare}).Decide(r); !d.Allow {
+			t.Errorf("%s: got %+v, want it allowed, as the lock is for somebody else", tt.name, d)
+		}
+	}
+}
+
+// A lock hits only who has all of its facts, whatever these are: a fact that is added makes it hit fewer.
+func TestALockHitsOnlyWhoHasAllOfItsFacts(t *testing.T) {
+	t.Parallel()
+	r := lockedRequest()
+	all := access.Facts{
+		User:      access.UserFact{Connector: "corp", Subject: "1"},
+		Connector: "corp",
+		LoginID:   "login-1",
+		Serial:    7,
+		Role:      "other",
+		Account:   "alice",
+		Machine:   r.Target.Node.ID,
+	}
+	if d := lockedPolicy(access.Lock{ID: "1", Match: all}).Decide(r); d.Allow {
+		t.Errorf("got %+v, want it denied: the lock has only facts that hold", d)
+	}
+	others := []func(*access.Request){
+		func(r *access.Request) { r.Who.Subject = "2" },
+		func(r *access.Request) { r.Who.LoginID = "login-2" },
+		func(r *access.Request) { r.Serial = 8 },
+		func(r *access.Request) { r.Who.Roles = []string{"r"} },
+		func(r *access.Request) { r.Target.Node.ID = "" },
+	}
+	for i, change := range others {
+		other := lockedRequest()
+		change(&other)
+		if d := lockedPolicy(access.Lock{ID: "1", Match: all}).Decide(other); !d.Allow {
+			t.Errorf("change %d: got %+v, want it allowed: one fact does not hold", i, d)
+		}
+	}
+	for i := range reflect.TypeFor[access.Facts]().NumField() {
+		if reflect.ValueOf(all).Field(i).IsZero() {
+			t.Errorf("the test has no %s", reflect.TypeFor[access.Facts]().Field(i).Name)
+		}
+	}
+}
+
+// A lock without facts, or of an effect that this program does not know, denies: it is never dropped.
+func TestALockIsNeverDropped(t *testing.T) {
+	t.Parallel()
+	var later access.Lock
+	const text = `{"id":"1","match":{"planet":"mars"},"effect":{"kind":"freeze","depth":3}}`
+	if err := json.Unmarshal([]byte(text), &later); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []access.Lock{{}, {ID: "1"}, later} {
+		if d := lockedPolicy(l).Decide(lockedRequest()); d.Allow {
+			t.Errorf("%+v: got %+v, want it denied", l, d)
+		}
+	}
+}
+
+// With a fact that this program does not know, a lock matches by the others.
+func TestALockWithAnUnknownFactMatchesByTheOthers(t *testing.T) {
+	t.Parallel()
+	for text, denied := range map[string]bool{
+		`{"id":"1","match":{"connector":"corp","planet":"mars"}}`:  true,
+		`{"id":"1","match":{"connector":"other","planet":"mars"}}`: false,
+	} {
+		var l access.Lock
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			t.Fatal(err)
+		}
+		if d := lockedPolicy(l).Decide(lockedRequest()); d.Allow == denied {
+			t.Errorf("%s: got %+v, want denied %v", text, d, denied)
+		}
+	}
+}
+
+func TestALockEnds(t *testing.T) {
+	t.Parallel()
+	r := lockedRequest()
+	l := access.Lock{ID: "1", Match: access.Facts{Connector: "corp"}, End: now.Add(time.Second)}
+	if d := lockedPolicy(l).Decide(r); d.Allow {
+		t.Errorf("got %+v, want it denied until the end", d)
+	}
+	r.Now = l.End
+	if d := lockedPolicy(l).Decide(r); !d.Allow {
+		t.Errorf("got %+v, want it allowed from the end on", d)
+	}
+}
+
+// Whom a lock refuses reads why, until when, and whom to ask. It precedes every entry of a role.
+func TestARefusalByALockSaysWhomToAsk(t *testing.T) {
+	t.Parallel()
+	l := access.Lock{
+		ID:      "k3",
+		Match:   access.Facts{Connector: "corp"},
+		Effect:  access.Effect{Kind: access.Deny},
+		Message: "the laptop was lost",
+		Author:  "bob@example.com",
+		End:     now.Add(time.Hour),
+	}
+	p := lockedPolicy(l)
+	p.Roles["other"] = access.Role{Name: "other", Deny: []access.Grant{shellAs("alice")}}
+	d := p.Decide(lockedRequest())
+	const reason = "lock k3 denies shell as alice on web-1 until 2026-03-01T13:00:00Z: the laptop was lost"
+	namesAuthor := strings.Contains(d.Remedy, "bob@example.com")
+	if d.Allow || d.Rule != "lock k3" || d.Reason != reason || !namesAuthor {
+		t.Errorf("got %+v, want %q", d, reason)
+	}
+	l.Author = ""
+	if d := lockedPolicy(l).Decide(lockedRequest()); d.Remedy == "" {
+		t.Error("got no remedy for a lock without an author")
+	}
+}
+
+// A lock also holds where only reaching or listing a node, or a document, is asked for.
+func TestALockHoldsForEveryQuestion(t *testing.T) {
+	t.Parallel()
+	p := lockedPolicy(access.Lock{ID: "1", Match: access.Facts{Connector: "corp"}})
+	p.Roles["other"] = allow(access.Grant{Resources: access.Strings{"*"}, Actions: access.Strings{"get"}})
+	for _, change := range []func(*access.Request){
+		func(r *access.Request) { r.Login, r.Action = "", "" },
+		func(r *access.Request) { r.Login, r.Action = "", access.List },
+		func(r *access.Request) {
+			r.Login, r.Action, r.Target, r.Resource = "", access.Get, access.Target{}, access.Users
+		},
+	} {
+		r := lockedRequest()
+		change(&r)
+		if d := p.Decide(r); d.Allow {
+			t.Errorf("%s: got it allowed, want it denied", r)
+		}
+		free := p
+		free.Locks = nil
+		if d := free.Decide(r); !d.Allow {
+			t.Errorf("%s: got %+v, want it allowed without the lock", r, d)
+		}
+	}
+}
+
+// Without a role, the other roles go on. What the role denies, and its options, hold all the same.
+func TestALockOnARoleLeavesTheOthers(t *testing.T) {
+	t.Parallel()
+	without := access.Lock{ID: "1", Match: access.Facts{Connector: "corp"},
+		Effect: access.Effect{Kind: access.WithoutRole, Role: "r"}}
+	p := lockedPolicy(without)
+	if d := p.Decide(lockedRequest()); d.Allow {
+		t.Errorf("got %+v, want it denied without the role", d)
+	}
+	p.Roles["other"] = access.Role{Name: "other", Allow: []access.Grant{shellAs("alice")}}
+	if d := p.Decide(lockedRequest()); !d.Allow || d.Rule != "role other, allow 1" {
+		t.Errorf("got %+v, want it allowed by the other role", d)
+	}
+	limited := p.Roles["r"]
+	limited.Deny = []access.Grant{{Nodes: nodes("*", "*"), Logins: access.Strings{"alice"}}}
+	p.Roles["r"] = limited
+	if d := p.Decide(lockedRequest()); d.Allow {
+		t.Errorf("got %+v, want what the role denies to stay denied", d)
+	}
+}
+
+// A lock as the first release writes it is read by every later one.
+func TestTheGoldenLockIsRead(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join("testdata", "lock.json")
+	want := access.Lock{
+		ID: "k3",
+		Match: access.Facts{
+			User:      access.UserFact{Connector: "corp", Subject: "1"},
+			Connector: "corp",
+			LoginID:   "login-1",
+			Serial:    7,
+			Role:      "ops",
+			Account:   "root",
+			Machine:   "0123456789abcdef0123456789abcdef",
+		},
+		Effect:  access.Effect{Kind: access.WithoutRole, Role: "ops"},
+		Message: "the laptop was lost",
+		Author:  "bob@example.com",
+		End:     now,
+	}
+	if *update {
+		b, err := json.MarshalIndent(want, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got access.Lock
+	if err := json.Unmarshal(b, &got); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
