@@ -195,6 +195,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 func userIdentity(cluster, name string, roles ...string) identity.Identity {
 	return identity.Identity{
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Cluster:   cluster,
 		Name:      name,
 		Connector: "corp",

@@ -84,6 +84,7 @@ func (f *fixture) issue(t testing.TB, r ca.Request) ca.Issued {
 func alice() identity.Identity {
 	return identity.Identity{
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Cluster:   cluster,
 		Name:      "alice@example.com",
 		Connector: "corp",

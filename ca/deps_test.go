@@ -18,6 +18,7 @@ func TestLinksOnlyTheSigningParts(t *testing.T) {
 		ours + "ca":                true,
 		ours + "ca/keyring":        true,
 		ours + "internal/fault":    true,
+		ours + "internal/wire":     true,
 		ours + "internal/durable":  true,
 		ours + "internal/identity": true,
 		step + "cas/apiv1":         true,

@@ -45,8 +45,9 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	if out.from, out.until, err = r.validity(now); err != nil {
 		return nil, err
 	}
-	// The CA decides these three fields. What the caller put there does not get into a certificate.
+	// The CA decides these fields. What the caller put there does not get into a certificate.
 	out.id.V, out.id.Expires, out.id.SourceAddresses = identity.Version, out.until, r.SourceAddress
+	out.id.IssuedAt = now.Truncate(time.Second)
 	if out.encoded, err = out.id.Encode(); err != nil {
 		return nil, refusedFault(err, askAdmin)
 	}

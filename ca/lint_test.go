@@ -65,6 +65,7 @@ func lintDraft(t *testing.T, c *CA, p Profile) *draft {
 	case User:
 		r.Identity = identity.Identity{
 			Kind:      identity.User,
+			Profile:   identity.UserProfile,
 			Cluster:   "access.example.com",
 			Name:      "alice",
 			Connector: "corp",
@@ -282,6 +283,7 @@ func TestNamePolicyAcceptsClustersWithOneLabel(t *testing.T) {
 		}
 		id := identity.Identity{
 			Kind:      identity.User,
+			Profile:   identity.UserProfile,
 			Cluster:   cluster,
 			Name:      "alice",
 			Connector: "corp",

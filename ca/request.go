@@ -23,7 +23,7 @@ const (
 // unchecked.
 type Request struct {
 	Profile       Profile
-	Identity      identity.Identity // of the subject; ca sets V, Expires and SourceAddresses
+	Identity      identity.Identity // of the subject; ca sets V, IssuedAt, Expires, SourceAddresses
 	SSHKey        ssh.PublicKey     // nil means no SSH certificate
 	X509Key       crypto.PublicKey  // nil means no X.509 certificate
 	Logins        []identity.Login  // user: SSH principals; none means no SSH certificate

@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var alice = identity.Identity{
 	Kind:      identity.User,
+	Profile:   identity.UserProfile,
 	Cluster:   "example.com",
 	Connector: "corp",
 	Subject:   "sub-alice",

@@ -59,6 +59,7 @@ func structures() map[string][2]versioned {
 			User: identity.Identity{
 				V:         identity.Version,
 				Kind:      identity.User,
+				Profile:   identity.UserProfile,
 				Cluster:   "example.com",
 				Name:      "alice@example.com",
 				Connector: "corp",

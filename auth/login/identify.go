@@ -106,6 +106,7 @@ func (s *Service) storeIdentified(
 ) (res authrpc.FinishOIDCResponse, err error) {
 	attempt := identifiedAttempt{format: currentFormat, Client: begun.Client, User: s.identityOf(user)}
 	attempt.User.LoginID = identity.LoginID(state.NewID())
+	attempt.User.AuthTime = s.cfg.Now().UTC().Truncate(time.Second)
 	// Refused before the user is asked for the factor, and again with all roles in assuredIdentity.
 	if _, err := attempt.User.Encode(); err != nil {
 		return res, identityTooLarge.Wrap(err, opIdentify, fault.Args{"why": err.Error()})
@@ -143,6 +144,7 @@ func (s *Service) identityOf(user oidc.VerifiedUser) identity.Identity {
 		Subject:   user.Subject(),
 		Roles:     user.Roles(),
 		Traits:    user.Traits(),
+		Profile:   identity.UserProfile,
 	}
 }
 

@@ -429,6 +429,12 @@ func TestUserLogsIn(t *testing.T) {
 		who.Kind != identity.User || who.Cluster != cluster {
 		t.Errorf("got %+v, want alice of corp with totp", who)
 	}
+	// enrol and logIn each advance the clock by 30 seconds after the second factor.
+	proved := f.clock().Add(-30 * time.Second)
+	if who.Profile != identity.UserProfile || who.Proxy != proxyIdentity.ID || !who.AuthTime.Equal(proved) ||
+		!who.FactorTime.Equal(proved) {
+		t.Errorf("got %+v, want the proxy and the times of the login in it", who)
+	}
 	if got := strings.Join(who.Roles, " "); got != "dev ops" {
 		t.Errorf("got roles %q, want those of the connector and of the user's record", got)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/state"
@@ -125,7 +126,7 @@ func (s *Service) storeLogin(
 	if proof.Who() != attempt.User.UserKey() || proof.Method() == "" {
 		return res, secondFactorOfOtherUser.New(opProve)
 	}
-	who, err := s.assuredIdentity(ctx, attempt, proof)
+	who, err := s.assuredIdentity(ctx, by, attempt, proof)
 	if err != nil {
 		return res, err
 	}
@@ -166,14 +167,15 @@ func (s *Service) storeLogin(
 }
 
 // assuredIdentity returns the identity that the certificates of the finished login will contain: the user
-// with the method of the second factor, all their roles, and for a headless login the network to which it is
+// with the second factor, the proxy by, all their roles, and for a headless login the network to which it is
 // pinned. An identity that does not fit into a certificate is refused here with fault Exhausted, while the
 // user still looks at the page, and not when tsh redeems the login.
 func (s *Service) assuredIdentity(
-	ctx context.Context, attempt identifiedAttempt, proof factor.Proof,
+	ctx context.Context, by identity.Identity, attempt identifiedAttempt, proof factor.Proof,
 ) (who identity.Identity, err error) {
 	who = attempt.User
-	who.Factor = proof.Method()
+	who.Factor, who.FactorTime = proof.Method(), s.cfg.Now().UTC().Truncate(time.Second)
+	who.Proxy = by.ID
 	if who.Roles, err = s.currentRoles(ctx, who); err != nil {
 		return who, err
 	}

@@ -232,6 +232,7 @@ func TestTheAPIGetsTheCallersKind(t *testing.T) {
 	port := newTestPort(t)
 	alice := identity.Identity{
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Cluster:   cluster,
 		Name:      "alice",
 		Connector: "corp",

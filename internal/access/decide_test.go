@@ -15,6 +15,7 @@ var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func user(roles ...string) identity.Identity {
 	return identity.Identity{
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Cluster:   "c.example",
 		Name:      "alice",
 		Connector: "corp",

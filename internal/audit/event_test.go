@@ -85,6 +85,7 @@ func TestNewEventNamesTheUserOrTheMachine(t *testing.T) {
 	seoul := noon.In(time.FixedZone("KST", 9*60*60))
 	user := identity.Identity{
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Name:      "alice",
 		Connector: "corp",
 		Subject:   "1",

@@ -26,6 +26,7 @@ func (c *Cluster) User(name string, roles ...string) identity.Identity {
 	return identity.Identity{
 		V:         identity.Version,
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Cluster:   Name,
 		Name:      name,
 		Connector: "corp",

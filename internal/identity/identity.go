@@ -7,17 +7,21 @@ package identity
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
-// Version is the newest identity format, which this code writes. Readers accept 1..Version and ignore fields
-// that they do not know.
-const Version = 1
+// Version is the newest identity format, which this code writes. Readers ignore fields that they do not know
+// unless the identity calls them critical, and refuse newer versions (internal/wire). Version 1 was in no
+// release: it lacks what locks match.
+const Version = 2
 
 // MaxBytes bounds an identity's JSON form inside a certificate.
 const MaxBytes = 4 << 10
@@ -46,27 +50,49 @@ const (
 	Auth  Kind = "auth"
 )
 
+// Profile says what a user's certificate is for. A reader refuses one that it does not know, because a newer
+// profile may be meant for less than its roles allow. Append only.
+type Profile string
+
+const (
+	// UserProfile is the profile of a certificate from a login of a user with tsh.
+	UserProfile Profile = "user"
+	// WebProfile, BotProfile, SessionProfile and BreakGlassProfile are for logins in a browser, programs,
+	// single sessions, and logins without the provider. No certificate has them yet.
+	WebProfile        Profile = "web"
+	BotProfile        Profile = "bot"
+	SessionProfile    Profile = "session"
+	BreakGlassProfile Profile = "break-glass"
+)
+
 // Identity is the holder of a certificate. A comment names the kinds that have a field; others leave it
-// empty.
+// empty. Times in it have whole seconds.
 type Identity struct {
-	V           int       `json:"v"` // the format; Encode sets it // the format; Encode sets it
-	Kind        Kind      `json:"kind"`
-	Cluster     string    `json:"cluster"`             // FQDN
-	Name        string    `json:"name"`                // user: as an e-mail; machines: the unique name
-	Connector   string    `json:"connector,omitempty"` // user: whose provider identified them
-	Subject     string    `json:"subject,omitempty"`   // user: the provider's stable id; see UserKey
-	ID          MachineID `json:"id,omitempty"`        // node, proxy, auth
-	LoginID     LoginID   `json:"login_id,omitempty"`  // user
-	Roles       []string  `json:"roles,omitempty"`     // user
-	Traits      Traits    `json:"traits,omitempty"`    // user: claims that the connector declares immutable
-	Labels      Labels    `json:"labels,omitempty"`    // node: what grants match on, set by auth
-	Factor      string    `json:"factor,omitempty"`    // user: "totp" or "recovery"
-	LoginMethod string    `json:"via,omitempty"`       // user: empty means tsh with a loopback listener
+	V           int           `json:"v"`                  // the format; Encode sets it
+	Critical    wire.Critical `json:"critical,omitempty"` // fields that a reader must know
+	Kind        Kind          `json:"kind"`
+	Cluster     string        `json:"cluster"`              // FQDN
+	Name        string        `json:"name"`                 // user: as an e-mail; machines: the unique name
+	Connector   string        `json:"connector,omitempty"`  // user: whose provider identified them
+	Subject     string        `json:"subject,omitempty"`    // user: the provider's stable id; see UserKey
+	ID          MachineID     `json:"id,omitempty"`         // node, proxy, auth
+	LoginID     LoginID       `json:"login_id,omitempty"`   // user
+	Roles       []string      `json:"roles,omitempty"`      // user
+	Traits      Traits        `json:"traits,omitempty"`     // user: claims declared immutable
+	Labels      Labels        `json:"labels,omitempty"`     // node: what grants match on, set by auth
+	Factor      string        `json:"factor,omitempty"`     // user: "totp" or "recovery"
+	LoginMethod string        `json:"via,omitempty"`        // user: empty means tsh with a loopback listener
+	Profile     Profile       `json:"profile,omitempty"`    // user
+	Proxy       MachineID     `json:"proxy,omitempty"`      // user: the proxy that served the login
+	AuthTime    time.Time     `json:"auth_time,omitzero"`   // user: when the provider identified them
+	FactorTime  time.Time     `json:"factor_time,omitzero"` // user: when they proved the factor
+	IssuedAt    time.Time     `json:"issued_at,omitzero"`   // all: when it was issued; ca sets it
+	Region      string        `json:"region,omitempty"`     // machines: where it runs; user: of the proxy
 
 	// SourceAddresses, of a user, are the only networks from which the certificate may be used. None: any.
 	SourceAddresses []netip.Prefix `json:"from,omitempty"`
 	// Expires is the end of the certificate, from which the verifiers set it.
-	Expires time.Time `json:"expires"`
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // Traits are a user's claim values by trait name.
@@ -106,6 +132,7 @@ func (id Identity) String() string {
 // larger than MaxBytes.
 func (id Identity) Encode() ([]byte, error) {
 	id.V = Version
+	id.Expires = time.Time{} // the certificate says it
 	if err := id.Check(); err != nil {
 		return nil, err
 	}
@@ -132,17 +159,26 @@ func decode(b []byte) (Identity, error) {
 	if err := json.Unmarshal(b, &id); err != nil {
 		return Identity{}, fmt.Errorf("identity extension: %w", err)
 	}
-	if id.V < 1 || id.V > Version { // a newer one may have a restriction that this code would ignore
-		return Identity{}, fmt.Errorf(
-			"identity extension is of version %d, this program reads 1 to %d: update it",
-			id.V, Version,
-		)
+	if id.V == 1 {
+		return Identity{}, errFirstVersion
+	}
+	// A newer version or a critical field may be a restriction that this code would ignore.
+	err := wire.Check("the identity in the certificate", id.V, Version, id.Critical, fields...)
+	if err != nil {
+		return Identity{}, err
 	}
 	if err := id.Check(); err != nil {
 		return Identity{}, err
 	}
 	return id, nil
 }
+
+// errFirstVersion is for a certificate of a build before the first release.
+var errFirstVersion = errors.New("the identity in the certificate is of version 1, which is too old: " +
+	"log in again; a machine must join again")
+
+// fields are the names of the fields that decode reads.
+var fields = wire.Fields(Identity{})
 
 var (
 	hostNameRE = regexp.MustCompile(
@@ -276,6 +312,9 @@ func (id Identity) checkUser() error {
 	if err := checkNetworks(id.SourceAddresses); err != nil {
 		return err
 	}
+	if err := id.checkLogin(); err != nil {
+		return err
+	}
 	if id.ID != "" || len(id.Labels) != 0 {
 		return fmt.Errorf("identity of user %.80q has a machine's fields", id.Name)
 	}
@@ -297,6 +336,30 @@ func (id Identity) checkUser() error {
 	return nil
 }
 
+// checkLogin returns an error if what a user's identity says of its login is malformed, or if this program
+// does not know the profile.
+func (id Identity) checkLogin() error {
+	switch id.Profile {
+	case UserProfile, WebProfile, BotProfile, SessionProfile, BreakGlassProfile:
+	default:
+		return fmt.Errorf("identity of unknown profile %.80q", string(id.Profile))
+	}
+	if id.Proxy != "" {
+		if err := CheckMachineID(id.Proxy); err != nil {
+			return fmt.Errorf("proxy: %w", err)
+		}
+	}
+	return id.checkRegion()
+}
+
+// checkRegion returns an error for a region that is no plain name.
+func (id Identity) checkRegion() error {
+	if id.Region == "" {
+		return nil
+	}
+	return CheckWord("region", id.Region)
+}
+
 // checkMachine returns an error for the identity of a node, proxy or replica in which a field is malformed,
 // or is one that only users have.
 func (id Identity) checkMachine() error {
@@ -307,9 +370,13 @@ func (id Identity) checkMachine() error {
 		return err
 	}
 	hasUserFields := id.Connector != "" || id.Subject != "" || id.LoginID != "" || id.Factor != "" ||
-		id.LoginMethod != "" || len(id.Roles) != 0 || len(id.Traits) != 0 || len(id.SourceAddresses) != 0
+		id.LoginMethod != "" || len(id.Roles) != 0 || len(id.Traits) != 0 || len(id.SourceAddresses) != 0 ||
+		id.Profile != "" || id.Proxy != "" || !id.AuthTime.IsZero() || !id.FactorTime.IsZero()
 	if hasUserFields {
 		return fmt.Errorf("identity of %s %.80q has a user's fields", id.Kind, id.Name)
+	}
+	if err := id.checkRegion(); err != nil {
+		return err
 	}
 	return id.Labels.Check()
 }

@@ -2,11 +2,14 @@ package identity_test
 
 import (
 	"encoding/json"
+	"flag"
 	"net/netip"
 	"net/url"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -108,6 +111,12 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 			func(_, m *identity.Identity) *identity.Identity { m.Subject = "x"; return m }},
 		{"a machine with a factor",
 			func(_, m *identity.Identity) *identity.Identity { m.Factor = "totp"; return m }},
+		{"a machine with a profile",
+			func(_, m *identity.Identity) *identity.Identity { m.Profile = identity.UserProfile; return m }},
+		{"a machine with a time of authentication",
+			func(_, m *identity.Identity) *identity.Identity { m.AuthTime = noon; return m }},
+		{"a machine in a malformed region",
+			func(_, m *identity.Identity) *identity.Identity { m.Region = "eu west"; return m }},
 		{"a machine without id", func(_, m *identity.Identity) *identity.Identity { m.ID = ""; return m }},
 		{"a machine with a bad label",
 			func(_, m *identity.Identity) *identity.Identity { m.Labels["env"] = "a\nb"; return m }},
@@ -127,9 +136,15 @@ func TestEncodeKeepsEverything(t *testing.T) {
 		netip.MustParsePrefix("192.0.2.0/24"),
 		netip.MustParsePrefix("2001:db8::/32"),
 	}
-	id.Expires = noon
-	for _, id := range []identity.Identity{id, node()} {
-		b, err := id.Encode()
+	id.Proxy, id.Region = "fedcba9876543210fedcba9876543210", "eu-west"
+	id.Factor = "totp"
+	id.AuthTime, id.FactorTime, id.IssuedAt = noon, noon.Add(time.Minute), noon.Add(2*time.Minute)
+	machine := node()
+	machine.IssuedAt, machine.Region = noon, "eu-west"
+	for name, id := range map[string]identity.Identity{"user": id, "node": machine} {
+		expiring := id
+		expiring.Expires = noon // is not encoded: the certificate has it
+		b, err := expiring.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,6 +152,31 @@ func TestEncodeKeepsEverything(t *testing.T) {
 		if err := json.Unmarshal(b, &got); err != nil || !reflect.DeepEqual(got, id) {
 			t.Errorf("got %+v, %v, want %+v", got, err, id)
 		}
+		checkGolden(t, name, b, id)
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// checkGolden fails unless the golden file of an identity reads as want, and is what this release writes.
+func checkGolden(t *testing.T, name string, encoded []byte, want identity.Identity) {
+	t.Helper()
+	file := "testdata/" + name + ".json"
+	if *update {
+		if err := os.WriteFile(file, append(encoded, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got identity.Identity
+	if err := json.Unmarshal(golden, &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: got %+v, %v, want %+v", file, got, err, want)
+	}
+	if string(golden) != string(encoded)+"\n" {
+		t.Errorf("%s: got written %s, want %s", file, encoded, golden)
 	}
 }
 

@@ -54,8 +54,9 @@ func plain(t testing.TB, pub crypto.PublicKey) ssh.PublicKey {
 
 func alice() identity.Identity {
 	return identity.Identity{
-		V:         1,
+		V:         identity.Version,
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Cluster:   cluster,
 		Name:      "alice@example.com",
 		Connector: "corp",
@@ -240,11 +241,21 @@ func TestVerifySSHUserRefuses(t *testing.T) {
 					500)}, 9)
 			}), "4096"},
 		{"an identity without version", withID(func(id *identity.Identity) { id.V = 0 }), "version"},
-		{"an identity of a newer version", withID(func(id *identity.Identity) { id.V = 2 }), "update"},
+		{"an identity of a newer version",
+			withID(func(id *identity.Identity) { id.V = identity.Version + 1 }), "reads 1 to 2"},
+		{"an identity of the version before the first release",
+			withID(func(id *identity.Identity) { id.V = 1 }), "log in again"},
+		{"an unknown critical field",
+			withID(func(id *identity.Identity) { id.Critical = []string{"moon_phase"} }), "moon_phase"},
+		{"an unknown profile",
+			withID(func(id *identity.Identity) { id.Profile = "future" }), "unknown profile"},
+		{"no profile", withID(func(id *identity.Identity) { id.Profile = "" }), "unknown profile"},
+		{"a proxy that is no machine id",
+			withID(func(id *identity.Identity) { id.Proxy = "proxy-1" }), "machine id"},
 		{"another cluster's user", withID(func(id *identity.Identity) { id.Cluster = "other.example.com" }),
 			"cluster"},
 		{"a node's identity", withID(func(id *identity.Identity) {
-			*id = identity.Identity{V: 1, Kind: identity.Node, Cluster: cluster, Name: "web-1",
+			*id = identity.Identity{V: identity.Version, Kind: identity.Node, Cluster: cluster, Name: "web-1",
 				ID: "0123456789abcdef0123456789abcdef"}
 		}), "not for a user"},
 		{"an identity of unknown kind", withID(func(id *identity.Identity) { id.Kind = "admin" }), "kind"},

@@ -74,7 +74,7 @@ func create(t testing.TB, tmpl *x509.Certificate, by *issuer, subject crypto.Sig
 
 func node() identity.Identity {
 	return identity.Identity{
-		V:       1,
+		V:       identity.Version,
 		Kind:    identity.Node,
 		Cluster: cluster,
 		Name:    "web-1",

@@ -34,6 +34,7 @@ func newLimitedConnection(ctx context.Context, o access.Options, life time.Durat
 	who := identity.SSHUser{
 		Identity: identity.Identity{
 			Kind:      identity.User,
+			Profile:   identity.UserProfile,
 			Name:      "alice",
 			Connector: "corp",
 			Subject:   "1",

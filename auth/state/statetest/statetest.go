@@ -37,6 +37,7 @@ func NewCluster(t testing.TB, roles ...access.Role) (*state.State, *state.Vault)
 func User(name string, roles ...string) identity.Identity {
 	return identity.Identity{
 		Kind:      identity.User,
+		Profile:   identity.UserProfile,
 		Cluster:   Cluster,
 		Name:      name,
 		Connector: "corp",
