@@ -4,10 +4,7 @@ go 1.26.0
 
 require github.com/dexidp/dex v0.0.0-20260806151424-ab64ed778070
 
-require (
-	github.com/hashicorp/yamux v0.1.2 // indirect
-	go.yaml.in/yaml/v3 v3.0.6 // indirect
-)
+require go.yaml.in/yaml/v3 v3.0.6 // indirect
 
 require (
 	cloud.google.com/go/auth v0.22.0 // indirect

@@ -12,10 +12,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/yamux"
-
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/tunnel/mux"
 )
 
 // Bounds of a greeting.
@@ -39,7 +38,7 @@ type greetingResult struct {
 // Attached is the proxy's end of a tunnel. It is safe for concurrent use. Its goroutine ends with the
 // session; Close waits for it.
 type Attached struct {
-	session *yamux.Session
+	session *mux.Session
 	hello   Hello          // the node's greeting, checked
 	reader  sync.WaitGroup // of readControl
 
@@ -66,17 +65,12 @@ func Accept(
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a greeting that waits for the node
-	session, err := yamux.Server(newGuardedConn(conn), muxConfig())
-	if err != nil {
-		stop()
-		conn.Close()
-		return nil, fmt.Errorf("tunnel: %w", err)
-	}
+	session := mux.New(conn, muxConfig(false))
 	a := &Attached{
 		session:     session,
 		rulesWanted: make(chan struct{}, 1),
 	}
-	err = a.greet(ctx, node, proxy, now)
+	err := a.greet(ctx, node, proxy, now)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
 		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
 	}
@@ -93,7 +87,7 @@ func Accept(
 // and sends the result. It returns nil if the node is accepted, the fault that was sent if it is refused, and
 // ErrNoGreeting if the node closed the connection.
 func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
-	raw, err := a.session.AcceptStreamWithContext(ctx)
+	raw, err := a.session.Accept(ctx)
 	if errors.Is(err, io.EOF) {
 		return ErrNoGreeting
 	}
@@ -101,9 +95,6 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, 
 		return err
 	}
 	a.control = &stream{Stream: raw}
-	if err := a.session.GoAway(); err != nil { // refuses further streams from the node
-		return err
-	}
 	welcome := Welcome{V: Version, Proxy: proxy, Nonce: make([]byte, nonceBytes)}
 	_, _ = rand.Read(welcome.Nonce) // crypto/rand never fails since Go 1.24
 	if err := writeMessage(a.control, frameWelcome, welcome); err != nil {
@@ -125,7 +116,7 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, 
 // node might not receive why it is refused.
 func (a *Attached) waitForClose(ctx context.Context) {
 	select {
-	case <-a.session.CloseChan():
+	case <-a.session.Done():
 	case <-ctx.Done():
 	}
 }
@@ -190,7 +181,7 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	raw, err := a.session.OpenStream()
+	raw, err := a.session.Open()
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open",
 			"the tunnel to the node has ended",
@@ -220,10 +211,10 @@ func (a *Attached) Attachment() SignedAttachment { return a.hello.Attachment }
 func (a *Attached) Version() string { return a.hello.Version }
 
 // Streams counts the open session streams.
-func (a *Attached) Streams() int { return max(0, a.session.NumStreams()-1) }
+func (a *Attached) Streams() int { return max(0, a.session.Streams()-1) }
 
 // Done is closed when the tunnel has ended.
-func (a *Attached) Done() <-chan struct{} { return a.session.CloseChan() }
+func (a *Attached) Done() <-chan struct{} { return a.session.Done() }
 
 // Close ends the tunnel and every stream in it.
 func (a *Attached) Close() error {

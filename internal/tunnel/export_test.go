@@ -3,9 +3,6 @@ package tunnel
 import (
 	"crypto"
 	"io"
-	"runtime"
-	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
@@ -25,19 +22,4 @@ func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.MachineID) er
 		return err
 	}
 	return readMessage(c, frameResult, new(greetingResult))
-}
-
-// Bubble is synctest.Test for code that uses yamux. yamux keeps timers in a sync.Pool of the process, and a
-// timer may not be used in another bubble than its own. Two garbage collections empty the pool, with its
-// victim cache.
-func Bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	emptyPools()
-	defer emptyPools()
-	synctest.Test(t, f)
-}
-
-func emptyPools() {
-	runtime.GC()
-	runtime.GC()
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"regexp"
-	"slices"
 )
 
 // frameKind is the kind of a frame. Append only; readers skip kinds that they do not know.
@@ -26,10 +25,6 @@ const (
 // A frame is one byte of kind, four of length (big endian), and a body of that length.
 const frameHeaderBytes = 5
 
-// writeChunkBytes is how much of a frame is written at once. The multiplexer keeps a buffer of the size of
-// the largest write for as long as the tunnel lasts.
-const writeChunkBytes = 2 << 10
-
 // writeFrame writes one frame. After an error a part of the frame may have been written, so the caller must
 // not write another.
 func writeFrame(w io.Writer, kind frameKind, body []byte) error {
@@ -39,12 +34,8 @@ func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 	b := make([]byte, frameHeaderBytes, frameHeaderBytes+len(body))
 	b[0] = byte(kind)
 	binary.BigEndian.PutUint32(b[1:], uint32(len(body)))
-	for piece := range slices.Chunk(append(b, body...), writeChunkBytes) {
-		if _, err := w.Write(piece); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := w.Write(append(b, body...))
+	return err
 }
 
 // readFrame reads one frame and returns its kind and body. It refuses a body of more than limit bytes before

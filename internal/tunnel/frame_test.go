@@ -8,9 +8,10 @@ import (
 	"io"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/yamux"
+	"github.com/threshold-access/threshold/internal/tunnel/mux"
 )
 
 func headerBytes(t testing.TB, h Header) []byte {
@@ -103,16 +104,10 @@ func FuzzReadFrame(f *testing.F) {
 
 // A proxy that opens streams and sends no header blocks no other stream, and loses them after headerTimeout.
 func TestStreamWithoutHeaderIsClosed(t *testing.T) {
-	Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		proxy, err := yamux.Server(near, muxConfig())
-		if err != nil {
-			t.Fatal(err)
-		}
-		session, err := yamux.Client(far, muxConfig())
-		if err != nil {
-			t.Fatal(err)
-		}
+		proxy := mux.New(near, muxConfig(false))
+		session := mux.New(far, muxConfig(true))
 		uplink := &Uplink{session: session, streams: make(chan acceptedStream)}
 		uplink.goroutines.Go(uplink.acceptStreams)
 		mute, err := proxy.Open()
@@ -144,20 +139,14 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 
 // A node that does not read its control stream cannot block a push for ever.
 func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
-	Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		proxy, err := yamux.Server(near, muxConfig())
-		if err != nil {
-			t.Fatal(err)
-		}
-		session, err := yamux.Client(far, muxConfig())
-		if err != nil {
-			t.Fatal(err)
-		}
+		proxy := mux.New(near, muxConfig(false))
+		session := mux.New(far, muxConfig(true))
 		if _, err := session.Open(); err != nil {
 			t.Fatal(err)
 		}
-		raw, err := proxy.AcceptStream()
+		raw, err := proxy.Accept(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,25 +169,4 @@ func (p bytesPush) Digests() map[string][32]byte { return nil }
 
 func (p bytesPush) Next(map[string][32]byte) (pieces [][]byte, head []byte) {
 	return [][]byte{p}, []byte("head")
-}
-
-// The multiplexer keeps a buffer of the size of the largest write.
-func TestALargeFrameIsWrittenInChunks(t *testing.T) {
-	var wire bytes.Buffer
-	largest := 0
-	body := bytes.Repeat([]byte("rules"), 20_000)
-	err := writeFrame(
-		writerFunc(
-			func(b []byte) error { largest = max(largest, len(b)); _, err := wire.Write(b); return err },
-		),
-		frameRules,
-		body,
-	)
-	if err != nil || largest > writeChunkBytes {
-		t.Fatalf("got %v and a write of %d bytes, want at most %d", err, largest, writeChunkBytes)
-	}
-	if kind, got, err := readFrame(&wire, MaxFrameBytes); err != nil || kind != frameRules ||
-		!bytes.Equal(got, body) {
-		t.Errorf("got kind %d, %d bytes, %v, want what was written", kind, len(got), err)
-	}
 }

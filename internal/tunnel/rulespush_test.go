@@ -68,7 +68,7 @@ func wantRules(t *testing.T, uplink *tunnel.Uplink, head string, pieces ...strin
 
 // A push over the limit fails.
 func TestAPieceOfTheRulesIsBounded(t *testing.T) {
-	tunnel.Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		attached, _ := newRulesTunnel(t)
 		err := attached.PushRules(t.Context(), rulesPush("1", string(make([]byte, tunnel.MaxFrameBytes+1))))
 		if err == nil {
@@ -80,7 +80,7 @@ func TestAPieceOfTheRulesIsBounded(t *testing.T) {
 // The node takes only what this tunnel has not carried, and the newest head. Of pushes that it did not take
 // at once, it gets all pieces.
 func TestOnlyWhatHasChangedIsPushed(t *testing.T) {
-	tunnel.Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		attached, uplink := newRulesTunnel(t)
 		push := func(head string, pieces ...string) {
 			t.Helper()
@@ -101,7 +101,7 @@ func TestOnlyWhatHasChangedIsPushed(t *testing.T) {
 
 // A node that lacks a piece gets it again, but cannot make the proxy send it again and again.
 func TestANodeAsksForPiecesThatItLacks(t *testing.T) {
-	tunnel.Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		attached, uplink := newRulesTunnel(t)
 		push := func(head string) {
 			t.Helper()
@@ -137,7 +137,7 @@ func TestANodeAsksForPiecesThatItLacks(t *testing.T) {
 
 // A node that does not take what a proxy pushes keeps a bounded amount of it, and then reads no more.
 func TestUntakenRulesAreBounded(t *testing.T) {
-	tunnel.Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		attached, uplink := newRulesTunnel(t)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

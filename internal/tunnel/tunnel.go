@@ -1,10 +1,10 @@
 // Package tunnel answers: how do a node and a proxy communicate?
 //
-// A node dials a proxy (ALPN threshold-tunnel, service certificates both ways), and yamux runs over that TLS
-// connection. The node opens the first stream, the control stream, and both sides greet. Then the proxy
-// pushes the signed rules over it and opens one stream for each session. A session stream begins with a
-// Header and leads to the node's own session service and nothing else: there is no field for an address to
-// connect to.
+// A node dials a proxy (ALPN threshold-tunnel, service certificates both ways), and a multiplexer runs over
+// that TLS connection. The node opens the first stream, the control stream, and both sides greet. Then the
+// proxy pushes the signed rules over it and opens one stream for each session. A session stream begins with
+// a Header and leads to the node's own session service and nothing else: there is no field for an address
+// to connect to.
 package tunnel
 
 import (

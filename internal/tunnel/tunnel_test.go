@@ -13,14 +13,15 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/yamux"
 	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/internal/tunnel/mux"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -135,7 +136,7 @@ func TestGreetingRefuses(t *testing.T) {
 // A greeting with a peer that says nothing ends after greetTimeout, on either side.
 func TestSilentPeerEndsTheGreeting(t *testing.T) {
 	node := newMachine(t, nodeID)
-	tunnel.Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		go io.Copy(io.Discard, far)
@@ -148,7 +149,7 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 			t.Errorf("got refused after %s, want 10s", took)
 		}
 	})
-	tunnel.Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		go io.Copy(io.Discard, far)
@@ -269,7 +270,7 @@ func (f cuttableConn) Write(b []byte) (int, error) {
 
 // When the network vanishes without a word, the tunnel ends within a minute.
 func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
-	tunnel.Bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		node := newMachine(t, nodeID)
 		near, far := net.Pipe()
 		cut := make(chan struct{})
@@ -294,17 +295,12 @@ func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
 	})
 }
 
-// rawNode is a node that does not keep to the protocol: raw yamux.
-func rawNode(t *testing.T) (*tunnel.Attached, *yamux.Session) {
+// rawNode is a node that does not keep to the protocol: a bare multiplexer.
+func rawNode(t *testing.T) (*tunnel.Attached, *mux.Session) {
 	t.Helper()
 	node := newMachine(t, nodeID)
 	near, far := net.Pipe()
-	cfg := yamux.DefaultConfig()
-	cfg.LogOutput = io.Discard
-	session, err := yamux.Client(far, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	session := mux.New(far, mux.Config{Dialer: true, MaxStreams: 100, Timeout: time.Second})
 	t.Cleanup(func() { session.Close() })
 	go func() {
 		c, err := session.Open()
@@ -327,10 +323,10 @@ func TestNodeOpensNoStreams(t *testing.T) {
 	_, session := rawNode(t)
 	c, err := session.Open()
 	if err != nil {
-		return // the proxy's GoAway has arrived already
+		t.Fatal(err)
 	}
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, yamux.ErrConnectionReset) {
-		t.Errorf("got %v, want a reset", err)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, mux.ResetError{Code: mux.Refused}) {
+		t.Errorf("got %v, want a refusal", err)
 	}
 }

@@ -8,10 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/yamux"
-
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/tunnel/mux"
 )
 
 const (
@@ -24,7 +23,7 @@ const (
 // Uplink is the node's end of a tunnel. It is safe for concurrent use. Its goroutines end with the session;
 // Close waits for them.
 type Uplink struct {
-	session    *yamux.Session
+	session    *mux.Session
 	control    *stream
 	proxy      string
 	rules      chan PushedRules // of capacity 1: holds what was pushed and not taken; only readControl sends
@@ -58,14 +57,9 @@ func Connect(
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a greeting that waits for the proxy
-	session, err := yamux.Client(newGuardedConn(conn), muxConfig())
-	if err != nil {
-		stop()
-		conn.Close()
-		return nil, fmt.Errorf("tunnel: %w", err)
-	}
+	session := mux.New(conn, muxConfig(true))
 	u := &Uplink{session: session, rules: make(chan PushedRules, 1), streams: make(chan acceptedStream)}
-	err = u.greet(key, id, version, now)
+	err := u.greet(key, id, version, now)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
 		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
 	}
@@ -82,7 +76,7 @@ func Connect(
 // that has the signed attachment, and reads the result. It returns nil if the proxy accepts the node, and the
 // proxy's fault if it refuses. It sets u.control and u.proxy.
 func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string, now func() time.Time) error {
-	raw, err := u.session.OpenStream()
+	raw, err := u.session.Open()
 	if err != nil {
 		return err
 	}
@@ -135,7 +129,7 @@ func (u *Uplink) readControl() {
 
 // acceptStreams accepts the streams that the proxy opens, until the session ends. For each it starts a
 // goroutine that reads the header, because a proxy may delay that. It accepts no more while pendingHeaders of
-// them are running. It ends the tunnel if the proxy has more than maxStreams open.
+// them are running.
 func (u *Uplink) acceptStreams() {
 	slots := make(chan struct{}, pendingHeaders)
 	for {
@@ -144,12 +138,8 @@ func (u *Uplink) acceptStreams() {
 		case <-u.Done():
 			return
 		}
-		raw, err := u.session.AcceptStream()
+		raw, err := u.session.Accept(context.Background())
 		if err != nil {
-			return
-		}
-		if u.session.NumStreams() > maxStreams {
-			u.session.Close()
 			return
 		}
 		u.goroutines.Go(func() {
@@ -193,7 +183,7 @@ func (u *Uplink) Accept() (net.Conn, Header, error) {
 func (u *Uplink) Proxy() string { return u.proxy }
 
 // Done is closed when the tunnel has ended.
-func (u *Uplink) Done() <-chan struct{} { return u.session.CloseChan() }
+func (u *Uplink) Done() <-chan struct{} { return u.session.Done() }
 
 // Close ends the tunnel and every stream in it.
 func (u *Uplink) Close() error {
