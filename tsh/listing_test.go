@@ -100,6 +100,16 @@ func TestResourcesRoundTrip(t *testing.T) {
 			t.Errorf("got %s, want %s in it", got, want)
 		}
 	}
+	off := strings.Replace(shown, "end_with_certificate: true", "end_with_certificate: false", 1)
+	for range 2 { // what is off is shown as off, and stays off when that is applied
+		if r := c.runWith(strings.NewReader(off), "apply", "-f", "-"); r.code != 0 {
+			t.Errorf("got %+v for %s, want it applied", r, off)
+		}
+		off = c.ok("get", "role", "ops")
+		if got := string(tc.docs["ops"].Spec); !strings.Contains(got, `"end_with_certificate":false`) {
+			t.Errorf("got %s, want the option off", got)
+		}
+	}
 	again := c.runWith(strings.NewReader(shown), "apply", "-f", "-")
 	if again.code != 0 || again.out != "role ops changed\n" {
 		t.Errorf("got %+v for %s, want the output of get applied", again, shown)

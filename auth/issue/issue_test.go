@@ -44,7 +44,7 @@ var roles = []access.Role{
 	{
 		Name:    "shell",
 		Allow:   []access.Grant{grant("ubuntu", "shell")},
-		Options: access.Options{CertTTL: access.Duration(time.Hour)},
+		Options: access.Options{CertTTL: access.Set(access.Duration(time.Hour))},
 	},
 	{
 		Name:  "copy",

@@ -273,7 +273,8 @@ func TestRoleIsReadAsApplied(t *testing.T) {
 	}
 	policy, err := f.st.Policy(t.Context())
 	f.must(err)
-	if r := policy.Roles["ops"]; len(r.Allow) != 1 || time.Duration(r.Options.CertTTL) != 4*time.Hour {
+	want := access.Set(access.Duration(4 * time.Hour))
+	if r := policy.Roles["ops"]; len(r.Allow) != 1 || r.Options.CertTTL != want {
 		t.Errorf("got %+v in the policy, want the role", r)
 	}
 }
@@ -291,13 +292,29 @@ func TestSessionLimitsAreReadAsApplied(t *testing.T) {
 	policy, err := f.st.Policy(t.Context())
 	f.must(err)
 	want := access.Options{
-		IdleTimeout:        access.Duration(10 * time.Minute),
-		MaxSession:         access.Duration(8 * time.Hour),
-		MaxSessions:        3,
-		EndWithCertificate: true,
+		IdleTimeout:        access.Set(access.Duration(10 * time.Minute)),
+		MaxSession:         access.Set(access.Duration(8 * time.Hour)),
+		MaxSessions:        access.Set(3),
+		EndWithCertificate: access.Set(true),
 	}
 	if got := policy.Roles["ops"].Options; got != want {
 		t.Errorf("got %+v in the policy, want %+v", got, want)
+	}
+}
+
+// That an option is off is not the same as that it is left out: it is stored, shown and applied as it was.
+func TestAnOptionThatIsOffStaysSo(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const spec = `{"options":{"end_with_certificate":false}}`
+	f.mustApply(doc("role", "ops", spec))
+	f.mustApply(f.getOne(access.Roles, "ops"))
+	if shown := f.getOne(access.Roles, "ops"); string(shown.Spec) != spec {
+		t.Errorf("got %s, want %s", shown.Spec, spec)
+	}
+	f.mustApply(doc("role", "ops", `{"options":{}}`))
+	if shown := f.getOne(access.Roles, "ops"); string(shown.Spec) != `{}` {
+		t.Errorf("got %s, want no option", shown.Spec)
 	}
 }
 
@@ -342,7 +359,7 @@ func TestSpecsAreDecodedStrictly(t *testing.T) {
 		},
 		"a limit of no session": {
 			doc("role", "x", `{"options":{"max_sessions":0}}`),
-			[]string{"options.max_sessions", "0 is not allowed"},
+			[]string{"options.max_sessions", "0 is not between 1 and 1000"},
 		},
 		"a limit without a unit": {
 			doc("role", "x", `{"options":{"idle_timeout":600}}`), []string{"options.idle_timeout"},

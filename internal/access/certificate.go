@@ -66,18 +66,3 @@ func (p Policy) allowsAnywhere(action Action, who identity.Identity) bool {
 	}
 	return false
 }
-
-// CertTTL is the lifetime of the user's certificates: the shortest that their roles set, or DefaultCertTTL
-// when none sets one.
-func CertTTL(p Policy, who identity.Identity) time.Duration {
-	ttl := time.Duration(0)
-	for _, name := range who.Roles {
-		if t := time.Duration(p.Roles[name].Options.CertTTL); t > 0 && (ttl == 0 || t < ttl) {
-			ttl = t
-		}
-	}
-	if ttl == 0 {
-		return DefaultCertTTL
-	}
-	return min(ttl, MaxCertTTL)
-}

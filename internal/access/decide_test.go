@@ -438,7 +438,7 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 	t.Parallel()
 	ttl := func(d time.Duration) access.Role {
-		return access.Role{Options: access.Options{CertTTL: access.Duration(d)}}
+		return access.Role{Options: access.Options{CertTTL: access.Set(access.Duration(d))}}
 	}
 	p := access.Policy{Roles: map[string]access.Role{
 		"none":  {},
@@ -455,7 +455,7 @@ func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 			access.DefaultCertTTL},
 		{[]string{"hour"}, time.Hour}, {[]string{"day"}, 24 * time.Hour}, {[]string{"day", "hour", "none"},
 			time.Hour},
-		{[]string{"week"}, access.MaxCertTTL}, {[]string{"minus"}, access.DefaultCertTTL},
+		{[]string{"week"}, access.MaxCertTTL}, {[]string{"minus"}, time.Minute},
 	} {
 		if got := access.CertTTL(p, user(tt.roles...)); got != tt.want {
 			t.Errorf("%v: got %s, want %s", tt.roles, got, tt.want)

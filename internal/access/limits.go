@@ -1,83 +1,125 @@
 package access
 
 import (
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Bounds of the limits in a role.
-const (
-	minLimit       = time.Second
-	maxIdleTimeout = 24 * time.Hour
-	maxMaxSession  = 7 * 24 * time.Hour
-	maxMaxSessions = 1000
-)
-
-// Count is a number in a document that cannot be 0 where it is written. An administrator who writes
-// "max_sessions: 0" wants no sessions, but zero in Options means that there is no limit.
-type Count int
-
-// UnmarshalJSON refuses 0.
-func (c *Count) UnmarshalJSON(b []byte) error {
-	var n int
-	if err := json.Unmarshal(b, &n); err != nil {
-		return err
-	}
-	if n == 0 {
-		return fmt.Errorf("0 is not allowed: leave it out for no limit, or remove the grant to allow nothing")
-	}
-	*c = Count(n)
-	return nil
-}
-
-// String writes "8h" rather than "8h0m0s".
-func (d Duration) String() string {
-	b, _ := d.MarshalText() // it cannot fail
-	return string(b)
-}
-
-// Limit is one limit and the role that set it. The zero value limits nothing.
+// Limit is the value of one option that holds for a user, and what set it. The zero value limits nothing.
 type Limit[T any] struct {
 	Value T
-	Rule  string // where it is set, as "role ops, idle_timeout"; empty when there is no limit
+	// Rule is where it is set, as "role ops, idle_timeout", or "the default of cert_ttl"; empty when there is
+	// no limit.
+	Rule string
 }
 
-// Limits bound a user's sessions on each node.
+// Limits bound a user's certificates, and their sessions on each node. Each field is an option of Options.
 type Limits struct {
+	CertTTL            Limit[time.Duration]
 	IdleTimeout        Limit[time.Duration]
 	MaxSession         Limit[time.Duration]
 	MaxSessions        Limit[int]
 	EndWithCertificate Limit[bool]
 }
 
-// LimitsOf returns the limits on the user's sessions: of each limit the strictest that any role of the user
-// sets, with the role that sets it.
+// defaultLimits are the options that hold where no role of a user sets them.
+var defaultLimits = Limits{
+	CertTTL:            Limit[time.Duration]{DefaultCertTTL, defaultRule("cert_ttl")},
+	EndWithCertificate: Limit[bool]{false, defaultRule("end_with_certificate")},
+}
+
+// LimitsOf returns the limits of a user: of each option the strictest value that any role of the user sets,
+// whichever role allows what they do. A role that does not set an option has no influence on it, and if none
+// sets it, its default holds.
 func LimitsOf(p Policy, who identity.Identity) Limits {
 	var limits Limits
-	for _, role := range who.Roles {
-		options := p.Roles[role].Options
-		keepStrictest(&limits.IdleTimeout, time.Duration(options.IdleTimeout), role, "idle_timeout")
-		keepStrictest(&limits.MaxSession, time.Duration(options.MaxSession), role, "max_session")
-		keepStrictest(&limits.MaxSessions, int(options.MaxSessions), role, "max_sessions")
-		if options.EndWithCertificate && limits.EndWithCertificate.Rule == "" {
-			rule := optionRule(role, "end_with_certificate")
-			limits.EndWithCertificate = Limit[bool]{Value: true, Rule: rule}
+	for _, name := range who.Roles {
+		if role, known := p.Roles[name]; known {
+			limits = limits.merge(role.Options.limits(name))
 		}
 	}
-	return limits
+	return limits.orDefaults()
 }
 
-// keepStrictest replaces strictest by value, which the role's option sets, if value is smaller. Zero means
-// that the option sets no limit. A negative value, which Check refuses, counts if it is stored nevertheless:
-// it allows nothing, which is safe.
-func keepStrictest[T ~int | ~int64](strictest *Limit[T], value T, role, option string) {
-	if value != 0 && (strictest.Rule == "" || value < strictest.Value) {
-		*strictest = Limit[T]{Value: value, Rule: optionRule(role, option)}
+// CertTTL is the lifetime of the user's certificates. A value that Check refuses, and that is stored
+// nevertheless, is taken for the nearest one that it accepts.
+func CertTTL(p Policy, who identity.Identity) time.Duration {
+	return min(max(LimitsOf(p, who).CertTTL.Value, minCertTTL), MaxCertTTL)
+}
+
+// limits is what one role alone says of each option.
+func (o Options) limits(role string) Limits {
+	return Limits{
+		CertTTL:            limitOf(asTime(o.CertTTL), role, "cert_ttl"),
+		IdleTimeout:        limitOf(asTime(o.IdleTimeout), role, "idle_timeout"),
+		MaxSession:         limitOf(asTime(o.MaxSession), role, "max_session"),
+		MaxSessions:        limitOf(o.MaxSessions, role, "max_sessions"),
+		EndWithCertificate: limitOf(o.EndWithCertificate, role, "end_with_certificate"),
 	}
 }
 
-// optionRule names an option of a role as Decision.Rule names a grant.
-func optionRule(role, option string) string { return "role " + role + ", " + option }
+// merge returns the stricter value of each option. The order of its arguments does not matter, nor how they
+// were merged before.
+func (l Limits) merge(other Limits) Limits {
+	return Limits{
+		CertTTL:            strictest(l.CertTTL, other.CertTTL, shorter),
+		IdleTimeout:        strictest(l.IdleTimeout, other.IdleTimeout, shorter),
+		MaxSession:         strictest(l.MaxSession, other.MaxSession, shorter),
+		MaxSessions:        strictest(l.MaxSessions, other.MaxSessions, fewer),
+		EndWithCertificate: strictest(l.EndWithCertificate, other.EndWithCertificate, ends),
+	}
+}
+
+// orDefaults returns the limits with the default in the place of each option that is not set.
+func (l Limits) orDefaults() Limits {
+	return Limits{
+		CertTTL:            orDefault(l.CertTTL, defaultLimits.CertTTL),
+		IdleTimeout:        orDefault(l.IdleTimeout, defaultLimits.IdleTimeout),
+		MaxSession:         orDefault(l.MaxSession, defaultLimits.MaxSession),
+		MaxSessions:        orDefault(l.MaxSessions, defaultLimits.MaxSessions),
+		EndWithCertificate: orDefault(l.EndWithCertificate, defaultLimits.EndWithCertificate),
+	}
+}
+
+// shorter, fewer and ends report whether a is stricter than b. A negative value, which Check refuses, is the
+// strictest if it is stored nevertheless: it allows nothing, which is safe.
+func shorter(a, b time.Duration) bool { return a < b }
+func fewer(a, b int) bool             { return a < b }
+func ends(a, b bool) bool             { return a && !b }
+
+// strictest returns the stricter one of two limits. Of two that are equal it returns the one whose rule comes
+// first by name, so that the result does not depend on the order.
+func strictest[T any](a, b Limit[T], stricter func(a, b T) bool) Limit[T] {
+	switch {
+	case a.Rule == "":
+		return b
+	case b.Rule == "" || stricter(a.Value, b.Value):
+		return a
+	case stricter(b.Value, a.Value) || b.Rule < a.Rule:
+		return b
+	}
+	return a
+}
+
+func orDefault[T any](l, byDefault Limit[T]) Limit[T] {
+	if l.Rule == "" {
+		return byDefault
+	}
+	return l
+}
+
+// limitOf is what a role says of one option.
+func limitOf[T any](o Option[T], role, option string) Limit[T] {
+	value, isSet := o.Get()
+	if !isSet {
+		return Limit[T]{}
+	}
+	return Limit[T]{value, optionRule(role, option)}
+}
+
+func asTime(o Option[Duration]) Option[time.Duration] {
+	return Option[time.Duration]{time.Duration(o.value), o.isSet}
+}
+
+func defaultRule(option string) string { return "the default of " + option }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -54,33 +53,6 @@ type Grant struct {
 	Actions   Strings `json:"actions,omitempty"   yaml:"actions,omitempty"`
 }
 
-// Options limit what certificates and sessions of the role's holders may do.
-type Options struct {
-	// CertTTL is the longest lifetime of a holder's certificate. Zero means the default of 8h; at most 24h.
-	// Of several roles the shortest counts.
-	CertTTL Duration `json:"cert_ttl,omitzero" yaml:"cert_ttl,omitempty"`
-
-	// The fields below limit sessions. Nodes enforce them by the current rules, also on running sessions. Of
-	// several roles the strictest counts, whichever role allowed the session. Zero means no limit.
-
-	// IdleTimeout ends a connection whose user has typed nothing for this long; 1s to 24h.
-	IdleTimeout Duration `json:"idle_timeout,omitzero"         yaml:"idle_timeout,omitempty"`
-	// MaxSession is how long a connection may last, and with it every session inside; 1s to 168h.
-	MaxSession Duration `json:"max_session,omitzero"          yaml:"max_session,omitempty"`
-	// MaxSessions is how many sessions a user may have at once on one node; 1 to 1000.
-	MaxSessions Count `json:"max_sessions,omitzero"         yaml:"max_sessions,omitempty"`
-	// EndWithCertificate ends a connection when the certificate that opened it expires.
-	EndWithCertificate bool `json:"end_with_certificate,omitzero" yaml:"end_with_certificate,omitempty"`
-}
-
-// MaxCertTTL is the longest lifetime of a user certificate, and DefaultCertTTL the one when no role sets
-// another.
-const (
-	DefaultCertTTL = 8 * time.Hour
-	MaxCertTTL     = 24 * time.Hour
-	minCertTTL     = time.Minute
-)
-
 // Check reports what is wrong in a role, such as unknown actions, and entries that cannot have an effect. It
 // calls report once for each fault, with the path of the field, as "allow[0].actions", and a message.
 func (r Role) Check(report func(path, format string, args ...any)) {
@@ -91,27 +63,6 @@ func (r Role) Check(report func(path, format string, args ...any)) {
 		g.check(fmt.Sprintf("deny[%d]", i), inDeny, report)
 	}
 	r.Options.check(report)
-}
-
-// check reports the options that are out of their range. An option that is zero is not set.
-func (o Options) check(report func(path, format string, args ...any)) {
-	for _, option := range []struct {
-		key      string
-		value    Duration
-		min, max time.Duration
-	}{
-		{"cert_ttl", o.CertTTL, minCertTTL, MaxCertTTL},
-		{"idle_timeout", o.IdleTimeout, minLimit, maxIdleTimeout},
-		{"max_session", o.MaxSession, minLimit, maxMaxSession},
-	} {
-		if d := time.Duration(option.value); d != 0 && (d < option.min || d > option.max) {
-			report("options."+option.key, "%s is not between %s and %s",
-				d, Duration(option.min), Duration(option.max))
-		}
-	}
-	if o.MaxSessions != 0 && (o.MaxSessions < 1 || o.MaxSessions > maxMaxSessions) {
-		report("options.max_sessions", "%d is not between 1 and %d", o.MaxSessions, maxMaxSessions)
-	}
 }
 
 // check reports what is wrong in an entry. path is the entry's own, as "allow[0]". inAllowList says which

@@ -3,6 +3,7 @@ package access_test
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 func faultsOf(r access.Role) []string {
@@ -37,7 +39,7 @@ func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
 			{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}},
 			{Nodes: nodes("name", "vault-?"), Logins: access.Strings{"*"}},
 		},
-		Options: access.Options{CertTTL: access.Duration(8 * time.Hour)},
+		Options: access.Options{CertTTL: access.Set(access.Duration(8 * time.Hour))},
 	}
 	if got := faultsOf(r); got != nil {
 		t.Errorf("got %q, want no faults", got)
@@ -127,9 +129,10 @@ func TestCheckBoundsTheCertificateLifetime(t *testing.T) {
 	for _, tt := range []struct {
 		ttl time.Duration
 		ok  bool
-	}{{0, true}, {time.Minute, true}, {24 * time.Hour, true}, {time.Second, false}, {25 * time.Hour,
+	}{{0, false}, {time.Minute, true}, {24 * time.Hour, true}, {time.Second, false}, {25 * time.Hour,
 		false}, {-time.Hour, false}} {
-		got := faultsOf(access.Role{Options: access.Options{CertTTL: access.Duration(tt.ttl)}})
+		o := access.Options{CertTTL: access.Set(access.Duration(tt.ttl))}
+		got := faultsOf(access.Role{Options: o})
 		if (len(got) == 0) != tt.ok {
 			t.Errorf("%s: got %q, want ok %v", tt.ttl, got, tt.ok)
 		}
@@ -139,12 +142,12 @@ func TestCheckBoundsTheCertificateLifetime(t *testing.T) {
 // Each limit is accepted at both ends of its range, and refused beyond them.
 func TestCheckBoundsTheLimits(t *testing.T) {
 	t.Parallel()
-	d := func(s string) access.Duration {
+	d := func(s string) access.Option[access.Duration] {
 		v, err := time.ParseDuration(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return access.Duration(v)
+		return access.Set(access.Duration(v))
 	}
 	for _, tt := range []struct {
 		name string
@@ -153,10 +156,15 @@ func TestCheckBoundsTheLimits(t *testing.T) {
 	}{
 		{"an idle timeout", access.Options{IdleTimeout: d("600s")}, ""},
 		{"the shortest and the longest",
-			access.Options{IdleTimeout: d("1s"), MaxSession: d("168h"), MaxSessions: 1}, ""},
+			access.Options{IdleTimeout: d("1s"), MaxSession: d("168h"), MaxSessions: access.Set(1)}, ""},
 		{"the longest and the shortest",
-			access.Options{IdleTimeout: d("24h"), MaxSession: d("1s"), MaxSessions: 1000}, ""},
-		{"the end of the certificate", access.Options{EndWithCertificate: true}, ""},
+			access.Options{IdleTimeout: d("24h"), MaxSession: d("1s"), MaxSessions: access.Set(1000)}, ""},
+		{"the end of the certificate", access.Options{EndWithCertificate: access.Set(true)}, ""},
+		{"no end of the certificate", access.Options{EndWithCertificate: access.Set(false)}, ""},
+		{"an idle timeout of zero", access.Options{IdleTimeout: d("0s")},
+			"options.idle_timeout: 0s is not between 1s and 24h: leave it out for no limit"},
+		{"no sessions", access.Options{MaxSessions: access.Set(0)},
+			"options.max_sessions: 0 is not between 1 and 1000: leave it out for no limit"},
 		{"an idle timeout of no time", access.Options{IdleTimeout: d("10ms")},
 			"options.idle_timeout: 10ms is not between 1s and 24h"},
 		{"an idle timeout below zero", access.Options{IdleTimeout: d("-10m")},
@@ -164,9 +172,9 @@ func TestCheckBoundsTheLimits(t *testing.T) {
 		{"an idle timeout of days", access.Options{IdleTimeout: d("25h")}, "options.idle_timeout"},
 		{"sessions of no time", access.Options{MaxSession: d("999ms")}, "options.max_session: "},
 		{"sessions of weeks", access.Options{MaxSession: d("169h")}, "options.max_session: "},
-		{"sessions below zero", access.Options{MaxSessions: -1},
+		{"sessions below zero", access.Options{MaxSessions: access.Set(-1)},
 			"options.max_sessions: -1 is not between 1 and 1000"},
-		{"too many sessions", access.Options{MaxSessions: 1001}, "options.max_sessions"},
+		{"too many sessions", access.Options{MaxSessions: access.Set(1001)}, "options.max_sessions"},
 	} {
 		got := faultsOf(access.Role{Options: tt.is})
 		if tt.want == "" && got != nil ||
@@ -176,21 +184,46 @@ func TestCheckBoundsTheLimits(t *testing.T) {
 	}
 }
 
-func TestLimitsRoundTripAsJSON(t *testing.T) {
+// An option that a role sets to false is not one that it leaves out, and stays so.
+func TestOptionsRoundTripAsJSON(t *testing.T) {
 	t.Parallel()
-	const text = `{"idle_timeout":"10m","max_session":"8h","max_sessions":3,"end_with_certificate":true}`
-	var o access.Options
-	if err := json.Unmarshal([]byte(text), &o); err != nil {
-		t.Fatal(err)
+	for _, text := range []string{
+		`{}`,
+		`{"end_with_certificate":false}`,
+		`{"idle_timeout":"10m","max_session":"8h","max_sessions":3,"end_with_certificate":true}`,
+		`{"cert_ttl":"0s","max_sessions":0}`, // Check refuses it: it is not left out
+	} {
+		var o access.Options
+		if err := json.Unmarshal([]byte(text), &o); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := json.Marshal(o); err != nil || string(b) != text {
+			t.Errorf("got %s (%v), want %s", b, err, text)
+		}
 	}
-	if b, err := json.Marshal(o); err != nil || string(b) != text {
-		t.Errorf("got %s (%v), want %s", b, err, text)
-	}
-	for _, bad := range []string{`{"max_sessions":0}`, `{"max_sessions":"3"}`, `{"max_sessions":1.5}`,
-		`{"idle_timeout":600}`, `{"end_with_certificate":"yes"}`} {
+	for _, bad := range []string{`{"max_sessions":"3"}`, `{"max_sessions":1.5}`, `{"idle_timeout":600}`,
+		`{"end_with_certificate":"yes"}`, `{"end_with_certificate":"later"}`} {
 		if json.Unmarshal([]byte(bad), new(access.Options)) == nil {
 			t.Errorf("%s: got no error, want one", bad)
 		}
+	}
+	nothing := access.Options{MaxSessions: access.Set(5)}
+	err := json.Unmarshal([]byte(`{"max_sessions":null}`), &nothing)
+	if err != nil || nothing != (access.Options{}) {
+		t.Errorf("got %+v (%v) for null, want nothing set", nothing, err)
+	}
+}
+
+// What an option says is critical for readers of the signed rules, also if it says no.
+func TestOptionsThatAreSetAreNamed(t *testing.T) {
+	t.Parallel()
+	o := access.Options{EndWithCertificate: access.Set(false), MaxSessions: access.Set(0)}
+	want := []string{"end_with_certificate", "max_sessions"}
+	if got := wire.FieldsIn(o); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := wire.Fields(access.Options{}); len(got) != reflect.TypeFor[access.Options]().NumField() {
+		t.Errorf("got %q, want every option and nothing inside", got)
 	}
 }
 

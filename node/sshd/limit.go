@@ -72,7 +72,7 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 		})
 		consider(causeMaxSession, longest.Rule, longest.Value-lasted, longest.Value, err)
 	}
-	if withCertificate := limits.EndWithCertificate; withCertificate.Rule != "" {
+	if withCertificate := limits.EndWithCertificate; withCertificate.Value {
 		err := sessionEndedWithCertificate.New("node", fault.Args{"rule": withCertificate.Rule})
 		validFor := l.expires.Sub(now)
 		consider(causeCertificate, withCertificate.Rule, validFor, lasted+validFor, err)

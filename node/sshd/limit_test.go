@@ -103,7 +103,7 @@ func wantEnded(t *testing.T, f *fixture, got result, cause, text string) {
 func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	f.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
+	f.allow(roleWithOptions(access.Options{IdleTimeout: access.Set(access.Duration(time.Second))}))
 	c := f.client()
 	s := newSession(t, c)
 	requestTerminal(t, s, "xterm")
@@ -134,7 +134,7 @@ func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 func TestTypingKeepsASessionOpen(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	f.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(2 * time.Second)}))
+	f.allow(roleWithOptions(access.Options{IdleTimeout: access.Set(access.Duration(2 * time.Second))}))
 	s := newSession(t, f.client())
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
@@ -160,8 +160,8 @@ func TestMaxSessionEndsAnActiveSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	f.allow(roleWithOptions(access.Options{
-		IdleTimeout: access.Duration(time.Hour),
-		MaxSession:  access.Duration(time.Second),
+		IdleTimeout: access.Set(access.Duration(time.Hour)),
+		MaxSession:  access.Set(access.Duration(time.Second)),
 	}))
 	s := newSession(t, f.client())
 	var out, errs syncBuffer
@@ -180,7 +180,7 @@ func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t, nil)
-			f.allow(roleWithOptions(access.Options{EndWithCertificate: ends}))
+			f.allow(roleWithOptions(access.Options{EndWithCertificate: access.Set(ends)}))
 			end := time.Now().Add(2 * time.Second).Truncate(time.Second)
 			short := f.cluster.UserSigner(
 				f.cluster.User("alice@example.com", "ops"),
@@ -204,7 +204,7 @@ func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	f.allow(roleWithOptions(access.Options{MaxSessions: 2}))
+	f.allow(roleWithOptions(access.Options{MaxSessions: access.Set(2)}))
 	first, second := f.client(), f.client()
 	hold := func(c *ssh.Client) (end func()) {
 		s := newSession(t, c)
@@ -235,7 +235,7 @@ func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 			t.Errorf("got %+v, want a session in place of the one that ended", got)
 		}
 	}
-	f.allow(roleWithOptions(access.Options{MaxSessions: 1}))
+	f.allow(roleWithOptions(access.Options{MaxSessions: access.Set(1)}))
 	if got := run(t, first, "echo in", ""); got.status != 126 {
 		t.Errorf("got %+v, want the stricter role to apply at once", got)
 	}
@@ -248,7 +248,7 @@ func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 func TestARefusedOrFailedStartReleasesTheQuota(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	f.allow(roleWithOptions(access.Options{MaxSessions: 1}))
+	f.allow(roleWithOptions(access.Options{MaxSessions: access.Set(1)}))
 	c := f.client()
 	f.failAudit(errors.New("the disk is full"))
 	if got := run(t, c, "echo in", ""); got.status != 126 {
@@ -264,7 +264,7 @@ func TestARefusedOrFailedStartReleasesTheQuota(t *testing.T) {
 func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	f.allow(roleWithOptions(access.Options{MaxSession: access.Duration(1500 * time.Millisecond)}))
+	f.allow(roleWithOptions(access.Options{MaxSession: access.Set(access.Duration(1500 * time.Millisecond))}))
 	c := f.client()
 	var all sync.WaitGroup
 	for i := range 5 {
@@ -291,7 +291,7 @@ func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	f.allow(roleWithOptions(access.Options{MaxSession: access.Duration(time.Second)}))
+	f.allow(roleWithOptions(access.Options{MaxSession: access.Set(access.Duration(time.Second))}))
 	c := f.client()
 	ch, requests, err := c.OpenChannel("session", nil)
 	if err != nil {

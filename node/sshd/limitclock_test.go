@@ -91,9 +91,9 @@ const minute, hour = access.Duration(time.Minute), access.Duration(time.Hour)
 // message.
 func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 	t.Parallel()
-	idle := access.Options{IdleTimeout: 10 * minute}
-	longest := access.Options{MaxSession: 2 * hour, IdleTimeout: 3 * hour}
-	certificate := access.Options{EndWithCertificate: true, MaxSession: 2 * hour}
+	idle := access.Options{IdleTimeout: access.Set(10 * minute)}
+	longest := access.Options{MaxSession: access.Set(2 * hour), IdleTimeout: access.Set(3 * hour)}
+	certificate := access.Options{EndWithCertificate: access.Set(true), MaxSession: access.Set(2 * hour)}
 	for _, tt := range []struct {
 		name    string
 		options access.Options
@@ -109,7 +109,7 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 			"it may last 2h (role ops, max_session)"},
 		{"the certificate", certificate, time.Hour, time.Hour, "end_with_certificate",
 			"ended with its certificate (role ops, end_with_certificate)"},
-		{"a certificate that may expire", access.Options{MaxSession: 2 * hour}, time.Hour, 2 * time.Hour,
+		{"a certificate that may expire", access.Options{MaxSession: access.Set(2 * hour)}, time.Hour, 2 * time.Hour,
 			"max_session", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestTypingPostponesTheIdleTimeout(t *testing.T) {
 		start := time.Now()
 		limited := newLimitedConnection(
 			t.Context(),
-			access.Options{IdleTimeout: 10 * minute, MaxSession: hour},
+			access.Options{IdleTimeout: access.Set(10 * minute), MaxSession: access.Set(hour)},
 			time.Hour,
 		)
 		for d := time.Duration(0); d < 50*time.Minute; d += 9 * time.Minute {
@@ -171,7 +171,8 @@ func TestForwardedDataCountsAsActivityOnlyWithoutATerminal(t *testing.T) {
 	}{{"alone", 0, 15 * time.Minute}, {"beside a terminal", 1, 10 * time.Minute}} {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
-			limited := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
+			options := access.Options{IdleTimeout: access.Set(10 * minute)}
+			limited := newLimitedConnection(t.Context(), options, time.Hour)
 			limited.clock.terminals.Store(tt.terminals)
 			limited.endedAt(start, 5*time.Minute)
 			limited.clock.markForwarded()
@@ -195,7 +196,7 @@ func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 		if e := limited.endedAt(start, 20*time.Minute+time.Second); e != nil {
 			t.Fatalf("got ended by %s without a limit", e.cause)
 		}
-		limited.allow(access.Role{Name: "ops", Options: access.Options{MaxSession: 10 * minute}})
+		limited.allow(access.Role{Name: "ops", Options: access.Options{MaxSession: access.Set(10 * minute)}})
 		if e := limited.endedAt(start, 20*time.Minute+time.Second+limitsInterval); e == nil ||
 			e.cause != "max_session" {
 			t.Errorf("got %v, want ended by max_session within %s", e, limitsInterval)
@@ -203,7 +204,8 @@ func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		limited := newLimitedConnection(t.Context(), access.Options{MaxSession: 10 * minute}, time.Hour)
+		options := access.Options{MaxSession: access.Set(10 * minute)}
+		limited := newLimitedConnection(t.Context(), options, time.Hour)
 		limited.endedAt(start, 9*time.Minute)
 		limited.allow()
 		if e := limited.endedAt(start, 20*time.Minute); e != nil {
@@ -223,17 +225,17 @@ func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
 	}{
 		{
 			"the longest session",
-			access.Options{MaxSession: 10 * minute},
+			access.Options{MaxSession: access.Set(10 * minute)},
 			10 * time.Minute,
 			[]string{"ends in 1m0s (role ops, max_session)"},
 		},
 		{
 			"the certificate",
-			access.Options{EndWithCertificate: true},
+			access.Options{EndWithCertificate: access.Set(true)},
 			time.Hour,
 			[]string{"ends in 1m0s with its certificate (role ops, end_with_certificate)"},
 		},
-		{"a short limit", access.Options{MaxSession: minute}, time.Minute, nil},
+		{"a short limit", access.Options{MaxSession: access.Set(minute)}, time.Minute, nil},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			limited := newLimitedConnection(t.Context(), tt.options, time.Hour)
@@ -246,7 +248,8 @@ func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		limited := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
+		options := access.Options{IdleTimeout: access.Set(10 * minute)}
+		limited := newLimitedConnection(t.Context(), options, time.Hour)
 		limited.addTerminal()
 		limited.endedAt(start, 9*time.Minute+30*time.Second)
 		const warning = "ends in 1m0s unless something is typed (role ops, idle_timeout)"

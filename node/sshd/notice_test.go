@@ -20,7 +20,7 @@ func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t, nil)
-			f.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
+			f.allow(roleWithOptions(access.Options{IdleTimeout: access.Set(access.Duration(time.Second))}))
 			conn, opens, requests := f.connect(version)
 			defer conn.Close()
 			go func() {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
@@ -27,7 +28,7 @@ func TestAPanicEndsOneConnectionOnly(t *testing.T) {
 	}
 	f.serve()
 	one := fullRole("ops")
-	one.Options.MaxSessions = 1 // the one that panicked must not count any more
+	one.Options.MaxSessions = access.Set(1) // the one that panicked must not count any more
 	f.allow(one)
 	bad, good := f.client(), f.client()
 	f.mu.Lock()
