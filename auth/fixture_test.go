@@ -22,6 +22,7 @@ import (
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/ca"
+	"github.com/threshold-access/threshold/ca/catest"
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -157,24 +158,17 @@ func (s *testServer) must(err error) {
 	}
 }
 
-// discardRecorder lets a test issue certificates that auth would not issue.
-type discardRecorder struct{}
-
-func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return nil }
-
 // sign issues a certificate with the cluster's own keys, without a record.
 func (s *testServer) sign(r ca.Request, key crypto.Signer, now time.Time) *tls.Certificate {
 	s.t.Helper()
 	c, err := ca.New(ca.Config{
-		Cluster:  s.auth.Cluster(),
-		Keys:     s.auth.services.keys,
-		Recorder: discardRecorder{},
-		Now:      func() time.Time { return now },
+		Cluster: s.auth.Cluster(),
+		Keys:    s.auth.services.keys,
+		Now:     func() time.Time { return now },
 	})
 	s.must(err)
 	r.X509Key = key.Public()
-	out, err := c.Issue(s.t.Context(), r)
-	s.must(err)
+	out := catest.Issue(s.t, c, r)
 	cert := &tls.Certificate{PrivateKey: key, Leaf: out.X509}
 	for _, x := range out.Chain {
 		cert.Certificate = append(cert.Certificate, x.Raw)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/ca"
+	"github.com/threshold-access/threshold/ca/catest"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -95,13 +96,12 @@ func TestAForeignCertificateIsRefusedWithAnAlert(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
 	keys := keyringtest.New(t, "example.com", time.Now()) // the same name, other keys
-	other, err := ca.New(ca.Config{Cluster: "example.com", Keys: keys, Recorder: discardRecorder{}})
+	other, err := ca.New(ca.Config{Cluster: "example.com", Keys: keys})
 	s.must(err)
 	key := newKey(t)
 	r := userRequest(userIdentity("example.com", "mallory", "admin"))
 	r.X509Key = key.Public()
-	out, err := other.Issue(t.Context(), r)
-	s.must(err)
+	out := catest.Issue(t, other, r)
 	cert := &tls.Certificate{Certificate: [][]byte{out.X509.Raw}, PrivateKey: key}
 	var alert *net.OpError
 	if err := s.probe(cert, identity.ALPNAuth); !errors.As(err, &alert) || alert.Op != "remote error" {

@@ -133,21 +133,21 @@ func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
 		Now:      now,
 	})
 	signer, err := ca.New(ca.Config{
-		Cluster:  cluster,
-		Keys:     svc.keys,
-		Recorder: issue.Recorder{Log: svc.state.Issuances},
-		Now:      now,
+		Cluster: cluster,
+		Keys:    svc.keys,
+		Now:     now,
 	})
 	if err != nil {
 		return err
 	}
 	svc.issuer = issue.New(issue.Config{
-		CA:       signer,
-		Policies: svc.state.Reader,
-		Renewals: svc.state.Machines,
-		Rules:    svc.publisher,
-		Cluster:  cluster,
-		Now:      now,
+		CA:        signer,
+		Policies:  svc.state.Reader,
+		Renewals:  svc.state.Machines,
+		Issuances: svc.state.Issuances,
+		Rules:     svc.publisher,
+		Cluster:   cluster,
+		Now:       now,
 	})
 	svc.certificate = owncert.New(owncert.Config{
 		Issuer:   svc.issuer,

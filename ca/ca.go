@@ -1,14 +1,13 @@
 // Package ca answers: how is it signed?
 //
 // It turns a Request (facts that auth has established) into an SSH certificate, an X.509 certificate or both,
-// in this order: check the request, draft what would be signed, lint the draft, sign, have the issuance
-// recorded, release. A certificate that is not recorded is never released. Package keyring decides which key
-// signs, and auth decides who may ask. ca is the only place that knows smallstep/certificates. DESIGN.md
-// tells why.
+// in this order: check the request, draft what would be signed, lint the draft, sign, have the caller commit
+// the issuance records, release. A certificate whose record is not committed is never released. Package
+// keyring decides which key signs, and auth decides who may ask. ca is the only place that knows
+// smallstep/certificates. DESIGN.md tells why.
 package ca
 
 import (
-	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -28,18 +27,16 @@ import (
 
 // Config says what a CA needs.
 type Config struct {
-	Cluster  string           // the cluster's name, for which Keys were generated; required
-	Keys     *keyring.Keyring // required
-	Recorder Recorder         // stores each issuance before release; required
-	Now      func() time.Time // zero means time.Now
+	Cluster string           // the cluster's name, for which Keys were generated; required
+	Keys    *keyring.Keyring // required
+	Now     func() time.Time // zero means time.Now
 }
 
 // CA issues certificates. It is safe for concurrent use: apart from lastIssued nothing in it changes after
-// New, and calls of Issue hold no lock while they sign or record.
+// New, and calls of Prepare hold no lock while they sign.
 type CA struct {
 	cluster       string
 	keys          *keyring.Keyring
-	recorder      Recorder
 	now           func() time.Time
 	user          *softcas.SoftCAS // signs user X.509
 	service       *softcas.SoftCAS // signs service X.509
@@ -55,22 +52,19 @@ type CA struct {
 // New makes a CA that signs with the keys of cfg. It returns fault Invalid when the keys are of another
 // cluster than cfg.Cluster, for example because the data folder of another cluster is configured.
 func New(cfg Config) (*CA, error) {
-	if cfg.Keys == nil || cfg.Recorder == nil {
-		const msg = "the CA lacks keys or a recorder"
-		return nil, fault.New(fault.Internal, "ca.New", msg, "report this defect")
+	if cfg.Keys == nil {
+		return nil, keysMissing.New("ca.New")
 	}
 	if cfg.Cluster != cfg.Keys.Cluster() {
-		return nil, fault.New(
-			fault.Invalid,
-			"ca.New",
-			fmt.Sprintf("the keys are of cluster %q, not %q", cfg.Keys.Cluster(), cfg.Cluster),
-			"start with the data of the cluster that the configuration names",
-		)
+		return nil, keysOfOtherCluster.New("ca.New", fault.Args{
+			"found":  cfg.Keys.Cluster(),
+			"wanted": cfg.Cluster,
+		})
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	c := &CA{cluster: cfg.Cluster, keys: cfg.Keys, recorder: cfg.Recorder, now: cfg.Now}
+	c := &CA{cluster: cfg.Cluster, keys: cfg.Keys, now: cfg.Now}
 	var err error
 	if c.user, err = newX509Signer(c.keys.UserX509); err != nil {
 		return nil, err
@@ -112,50 +106,43 @@ func authorityKeys(public keyring.Public) ([][]byte, error) {
 	return out, nil
 }
 
-// Issued has the certificates of one request. They are recorded.
-type Issued struct {
-	SSH    *ssh.Certificate    // nil if none was asked for, or for a user without logins
-	X509   *x509.Certificate   // nil if none was asked for
-	Chain  []*x509.Certificate // leaf first; for Service followed by the intermediate and the cluster root
-	Record Record
-}
-
-// Issue signs the certificates that r asks for, has their issuance recorded, and only then returns them. It
-// trusts r.Identity: the caller has established who the subject is.
+// Prepare signs the certificates that the requests ask for. Nobody has them before Prepared.Release has their
+// issuance records committed. It trusts Identity in the requests: the caller has established who the subjects
+// are.
 //
-// Every error is a fault, and then no certificate leaves the CA: Invalid or Expired for a request that must
-// not be signed, Unavailable when the clock is wrong or the record cannot be stored, Internal when signing
-// fails.
-func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
+// Every error is a fault, and then nothing was prepared: Invalid or Expired for a request that must not be
+// signed, Unavailable when the clock is wrong, Internal when signing fails.
+func (c *CA) Prepare(requests ...Request) (*Prepared, error) {
 	now, err := c.checkedNow()
 	if err != nil {
-		return Issued{}, err
+		return nil, err
 	}
+	out := &Prepared{}
+	for _, r := range requests {
+		issued, err := c.prepare(r, now)
+		if err != nil {
+			return nil, err
+		}
+		out.issued = append(out.issued, issued)
+	}
+	return out, nil
+}
+
+// prepare signs the certificates of one request, and makes their record.
+func (c *CA) prepare(r Request, now time.Time) (Issued, error) {
 	drafted, err := c.draft(r, now) // this checks the request
 	if err != nil {
 		return Issued{}, err
 	}
 	// lint checks the finished draft a second time, so that a defect in draft cannot get it signed.
 	if err := c.lint(drafted, now); err != nil {
-		return Issued{}, fault.Wrap(
-			err,
-			fault.Invalid,
-			"ca.lint",
-			"the certificate would not be well formed: "+err.Error(),
-			"ask an administrator to look at the request",
-		)
+		return Issued{}, certificateMalformed.Wrap(err, "ca.lint", fault.Args{"why": err.Error()})
 	}
 	out, err := c.sign(drafted)
 	if err != nil {
-		const msg, remedy = "the certificate could not be signed", "look at the log of auth"
-		return Issued{}, fault.Wrap(err, fault.Internal, "ca.sign", msg, remedy)
+		return Issued{}, certificateNotSigned.Wrap(err, "ca.sign")
 	}
-	// A certificate without a record could be used without a trace, so it is not returned.
 	out.Record = newRecord(drafted, out)
-	if err := c.recorder.RecordIssuance(ctx, out.Record); err != nil {
-		const msg = "the certificate could not be recorded, so it was not released"
-		return Issued{}, fault.Wrap(err, fault.Unavailable, "ca.Issue", msg, "try again in a moment")
-	}
 	return out, nil
 }
 
@@ -173,13 +160,10 @@ func (c *CA) checkedNow() (time.Time, error) {
 		latest = created
 	}
 	if now.Before(latest.Add(-identity.Skew)) {
-		const format = "the clock of auth says %s, which is before certificates it issued (%s)"
-		return now, fault.New(
-			fault.Unavailable,
-			"ca.Issue",
-			fmt.Sprintf(format, now.Format(time.RFC3339), latest.Format(time.RFC3339)),
-			"set the clock of the auth host, then restart auth",
-		)
+		return now, clockSetBack.New(opPrepare, fault.Args{
+			"now":    now.Format(time.RFC3339),
+			"issued": latest.Format(time.RFC3339),
+		})
 	}
 	if now.After(c.lastIssued) {
 		c.lastIssued = now

@@ -29,7 +29,7 @@ var (
 	testNow   = createdAt.Add(time.Hour)
 )
 
-// fixture is a CA whose recorder and clock the test controls.
+// fixture is a CA whose commits and clock the test controls.
 type fixture struct {
 	ca   *ca.CA
 	keys *keyring.Keyring
@@ -37,14 +37,14 @@ type fixture struct {
 	mu      sync.Mutex // guards what follows
 	now     time.Time
 	records []ca.Record
-	fail    error // the recorder's answer; nil means that it records
+	fail    error // the answer of commit; nil means that it stores the records
 }
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{keys: keyringtest.New(t, cluster, createdAt), now: testNow}
 	var err error
-	if f.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: f.keys, Recorder: f, Now: f.clock}); err != nil {
+	if f.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: f.keys, Now: f.clock}); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -62,19 +62,33 @@ func (f *fixture) setClock(t time.Time) {
 	f.now = t
 }
 
-func (f *fixture) RecordIssuance(_ context.Context, r ca.Record) error {
+// commit is the store of the fixture.
+func (f *fixture) commit(_ context.Context, records []ca.Record) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fail != nil {
 		return f.fail
 	}
-	f.records = append(f.records, r)
+	f.records = append(f.records, records...)
 	return nil
+}
+
+// tryIssue prepares the certificates of one request, and releases them.
+func (f *fixture) tryIssue(ctx context.Context, r ca.Request) (ca.Issued, error) {
+	prepared, err := f.ca.Prepare(r)
+	if err != nil {
+		return ca.Issued{}, err
+	}
+	issued, err := prepared.Release(ctx, f.commit)
+	if err != nil {
+		return ca.Issued{}, err
+	}
+	return issued[0], nil
 }
 
 func (f *fixture) issue(t testing.TB, r ca.Request) ca.Issued {
 	t.Helper()
-	out, err := f.ca.Issue(t.Context(), r)
+	out, err := f.tryIssue(t.Context(), r)
 	if err != nil {
 		t.Fatalf("Issue: %v", err)
 	}

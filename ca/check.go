@@ -17,7 +17,7 @@ import (
 
 // refusedFault is the fault of a request that must not be signed: Invalid, with the text of err.
 func refusedFault(err error, remedy string) error {
-	return fault.Wrap(err, fault.Invalid, "ca.Issue", "no certificate: "+err.Error(), remedy)
+	return certificateRefused.Wrap(err, opPrepare, fault.Args{"why": err.Error(), "hint": remedy})
 }
 
 // askAdmin is the remedy for what the user or the machine cannot correct.
@@ -197,12 +197,9 @@ func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 	// Certificates have whole seconds. The end is rounded down, so it is never later than asked.
 	from, until = now.Add(-identity.Skew).Truncate(time.Second), until.UTC().Truncate(time.Second)
 	if !until.After(now) {
-		return from, until, fault.New(
-			fault.Expired,
-			"ca.Issue",
-			"no certificate: it would have expired already, at "+until.Format(time.RFC3339),
-			"run: tsh login",
-		)
+		return from, until, endPassed.New(opPrepare, fault.Args{
+			"end": until.Format(time.RFC3339),
+		})
 	}
 	// A TTL over the maximum is refused also where NotAfter ends the certificate in time.
 	if longest := now.Add(limits.maxTTL); until.After(longest) || r.TTL > limits.maxTTL {

@@ -1,6 +1,7 @@
 package ca_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -277,7 +278,7 @@ func TestIssueRefuses(t *testing.T) {
 // wantRefused checks that the request gets a fault of the kind with a remedy, and no certificate.
 func wantRefused(t *testing.T, f *fixture, r ca.Request, kind fault.Kind, want string) {
 	t.Helper()
-	out, err := f.ca.Issue(t.Context(), r)
+	out, err := f.tryIssue(t.Context(), r)
 	if !fault.Is(err, kind) || fault.Remedy(err) == "" || !strings.Contains(fmt.Sprint(err), want) {
 		t.Errorf("got %v (remedy %q), want a fault %s that says %q", err, fault.Remedy(err), kind, want)
 	}
@@ -426,13 +427,44 @@ func TestUnrecordedCertificatesAreNotReleased(t *testing.T) {
 	f := newFixture(t)
 	f.fail = errors.New("the log is full")
 	for _, r := range []ca.Request{userRequest(t), hostRequest(t), serviceRequest(t)} {
-		out, err := f.ca.Issue(t.Context(), r)
-		if !fault.Is(err, fault.Unavailable) || !errors.Is(err, f.fail) || fault.Remedy(err) == "" {
-			t.Errorf("%s: got %v, want a fault Unavailable with the recorder's error inside", r.Profile, err)
+		prepared, err := f.ca.Prepare(r)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if out.SSH != nil || out.X509 != nil || out.Chain != nil || out.Record.Serial != 0 {
-			t.Errorf("%s: got %+v, want nothing released", r.Profile, out)
+		if out, err := prepared.Release(t.Context(), f.commit); !errors.Is(err, f.fail) || out != nil {
+			t.Errorf("%s: got %+v and %v, want nothing but the error of the commit", r.Profile, out, err)
 		}
+		again := func(context.Context, []ca.Record) error { return nil }
+		if out, err := prepared.Release(t.Context(), again); !fault.Is(err, fault.Internal) || out != nil {
+			t.Errorf("%s: got %+v and %v for a second release, want it refused", r.Profile, out, err)
+		}
+	}
+}
+
+// The certificates of several requests are committed together. If one of them must not be signed, none is
+// prepared.
+func TestSeveralRequestsAreOneCommit(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	prepared, err := f.ca.Prepare(hostRequest(t), serviceRequest(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commits := 0
+	out, err := prepared.Release(t.Context(), func(_ context.Context, records []ca.Record) error {
+		commits++
+		if len(records) != 2 || records[0].Profile != ca.Host || records[1].Profile != ca.Service {
+			t.Errorf("got records %+v, want one of each", records)
+		}
+		return nil
+	})
+	if err != nil || commits != 1 || len(out) != 2 || out[0].SSH == nil || out[1].X509 == nil {
+		t.Errorf("got %+v, %d commits and %v, want both certificates by one", out, commits, err)
+	}
+	bad := serviceRequest(t)
+	bad.TTL = 48 * time.Hour
+	if prepared, err := f.ca.Prepare(hostRequest(t), bad); !fault.Is(err, fault.Invalid) || prepared != nil {
+		t.Errorf("got %v and %v, want nothing prepared", prepared, err)
 	}
 }
 
@@ -454,7 +486,7 @@ func TestClockGoneBackwardsStopsIssuing(t *testing.T) {
 		{"a correct clock again", testNow.Add(time.Second), true},
 	} {
 		f.setClock(tc.now)
-		_, err := f.ca.Issue(t.Context(), userRequest(t))
+		_, err := f.tryIssue(t.Context(), userRequest(t))
 		if (err == nil) != tc.good {
 			t.Errorf("%s: got %v, want issued: %v", tc.name, err, tc.good)
 		}
@@ -470,7 +502,7 @@ func TestCertificateNeverOutlivesItsAuthority(t *testing.T) {
 	f := newFixture(t)
 	f.setClock(createdAt.AddDate(10, 0, 0).Add(-time.Hour))
 	for _, r := range []ca.Request{userRequest(t), serviceRequest(t)} {
-		if _, err := f.ca.Issue(t.Context(), r); err == nil || !strings.Contains(err.Error(), "outlive") {
+		if _, err := f.tryIssue(t.Context(), r); err == nil || !strings.Contains(err.Error(), "outlive") {
 			t.Errorf("%s: got %v, want a refusal to outlive the authority", r.Profile, err)
 		}
 	}
@@ -488,7 +520,7 @@ func TestConcurrentIssuesAreDistinctAndRecorded(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, r := range requests {
 		wg.Go(func() {
-			if _, err := f.ca.Issue(t.Context(), r); err != nil {
+			if _, err := f.tryIssue(t.Context(), r); err != nil {
 				t.Error(err)
 			}
 		})
@@ -511,9 +543,8 @@ func TestNewRefusesAnIncompleteOrForeignConfig(t *testing.T) {
 	keys := keyringtest.New(t, cluster, createdAt)
 	for name, cfg := range map[string]ca.Config{
 		"nothing":         {},
-		"no recorder":     {Cluster: cluster, Keys: keys},
-		"no keys":         {Cluster: cluster, Recorder: &fixture{}},
-		"another cluster": {Cluster: "other.example.com", Keys: keys, Recorder: &fixture{}},
+		"no keys":         {Cluster: cluster},
+		"another cluster": {Cluster: "other.example.com", Keys: keys},
 	} {
 		if c, err := ca.New(cfg); err == nil || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, %v, want a fault with a remedy", name, c, err)

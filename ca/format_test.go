@@ -321,7 +321,7 @@ func boundaryCases(t *testing.T) map[string]*x509.Certificate {
 	long := strings.Repeat(strings.Repeat("a", 49)+".", 5) + "com" // 253 bytes
 	longNamed := &fixture{keys: keyringtest.New(t, long, createdAt), now: testNow}
 	var err error
-	cfg := ca.Config{Cluster: long, Keys: longNamed.keys, Recorder: longNamed, Now: longNamed.clock}
+	cfg := ca.Config{Cluster: long, Keys: longNamed.keys, Now: longNamed.clock}
 	if longNamed.ca, err = ca.New(cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -21,18 +20,13 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type discardRecorder struct{}
-
-func (discardRecorder) RecordIssuance(context.Context, Record) error { return nil }
-
 var lintNow = time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
 
 func lintCA(t *testing.T) *CA {
 	t.Helper()
 	c, err := New(Config{
-		Cluster:  "access.example.com",
-		Keys:     keyringtest.New(t, "access.example.com", lintNow.Add(-time.Hour)),
-		Recorder: discardRecorder{},
+		Cluster: "access.example.com",
+		Keys:    keyringtest.New(t, "access.example.com", lintNow.Add(-time.Hour)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -268,10 +262,9 @@ func TestNamePolicyAcceptsClustersWithOneLabel(t *testing.T) {
 	t.Parallel()
 	for _, cluster := range []string{"demo", "access.example.com", "xn--bcher-kva.example"} {
 		c, err := New(Config{
-			Cluster:  cluster,
-			Keys:     keyringtest.New(t, cluster, lintNow),
-			Recorder: discardRecorder{},
-			Now:      func() time.Time { return lintNow },
+			Cluster: cluster,
+			Keys:    keyringtest.New(t, cluster, lintNow),
+			Now:     func() time.Time { return lintNow },
 		})
 		if err != nil {
 			t.Errorf("%s: %v", cluster, err)
@@ -290,7 +283,7 @@ func TestNamePolicyAcceptsClustersWithOneLabel(t *testing.T) {
 			Subject:   "1",
 			LoginID:   "l",
 		}
-		if _, err := c.Issue(t.Context(), Request{Profile: User, Identity: id, X509Key: pub}); err != nil {
+		if _, err := c.Prepare(Request{Profile: User, Identity: id, X509Key: pub}); err != nil {
 			t.Errorf("%s: %v", cluster, err)
 		}
 	}

@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -29,12 +28,6 @@ type Record struct {
 	X509Digest    Digest            `json:"x509_sha256,omitzero"` // of the certificate in DER
 }
 
-// Recorder stores issuance records. RecordIssuance returns nil only when the record is committed. Concurrent
-// calls may share one commit.
-type Recorder interface {
-	RecordIssuance(ctx context.Context, r Record) error
-}
-
 // Digest is a SHA-256. Its text form is 64 hex digits. The zero value means that there is no such
 // certificate.
 type Digest [sha256.Size]byte
@@ -55,7 +48,7 @@ func (d *Digest) UnmarshalText(b []byte) error {
 }
 
 // newRecord is the issuance record of the draft d and its signed certificates, out. The digests are of the
-// signed certificates, so that the record identifies the very bytes that Issue returns.
+// signed certificates, so that the record identifies the very bytes that Release returns.
 func newRecord(d *draft, out Issued) Record {
 	r := Record{
 		V:             RecordVersion,

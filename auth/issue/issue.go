@@ -11,8 +11,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -26,7 +24,6 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
@@ -36,9 +33,15 @@ type Policies interface {
 	Policy(ctx context.Context) (access.Policy, error)
 }
 
-// Renewals records that a machine renewed its certificates. state.Machines is one.
+// Renewals stores that a machine renewed its certificates. state.Machines is one.
 type Renewals interface {
-	RecordRenewal(ctx context.Context, id identity.MachineID, now time.Time, events ...audit.Event) error
+	RecordRenewal(
+		ctx context.Context,
+		id identity.MachineID,
+		now time.Time,
+		issued []json.RawMessage,
+		events ...audit.Event,
+	) error
 }
 
 // Rules gives what is returned together with certificates: machines get all signed rules, users only the
@@ -48,19 +51,21 @@ type Rules interface {
 	Authorities(ctx context.Context) ([]signed.Signed, error)
 }
 
-// IssuanceLog appends issuance records together with audit events. state.Issuances is one.
-type IssuanceLog interface {
-	AppendIssuance(ctx context.Context, record json.RawMessage, events ...audit.Event) error
+// Issuances appends the issuance records of certificates that nothing else is committed with. state.Issuances
+// is one.
+type Issuances interface {
+	AppendIssuances(ctx context.Context, records []json.RawMessage, events ...audit.Event) error
 }
 
 // Config says what an issuer needs; all of it is required.
 type Config struct {
-	CA       *ca.CA // its Recorder is a Recorder of this package
-	Policies Policies
-	Renewals Renewals
-	Rules    Rules
-	Cluster  string
-	Now      func() time.Time
+	CA        *ca.CA
+	Policies  Policies
+	Renewals  Renewals
+	Issuances Issuances
+	Rules     Rules
+	Cluster   string
+	Now       func() time.Time
 }
 
 // Issuer issues certificates. It is safe for concurrent use.
@@ -69,50 +74,37 @@ type Issuer struct{ cfg Config }
 // New makes an issuer.
 func New(cfg Config) *Issuer { return &Issuer{cfg} }
 
-// Recorder implements ca.Recorder: it stores issuance records, which ca demands before it releases a
+// commit stores issuance records and events, together with what the certificates are issued for.
+type commit func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error
+
+// issue asks the CA for certificates and releases them once store has committed their issuance records,
+// together with the event if e is not the zero event. The event gets the serial and the end of the last
 // certificate.
-type Recorder struct{ Log IssuanceLog }
-
-// eventKey is the context key under which issue passes an audit event through ca to RecordIssuance.
-type eventKey struct{}
-
-// RecordIssuance commits the issuance record, and in the same transaction the audit event that issue put into
-// ctx, if any. It returns nil only when both are durable.
-func (r Recorder) RecordIssuance(ctx context.Context, record ca.Record) error {
-	encoded, err := json.Marshal(record)
+func (i *Issuer) issue(
+	ctx context.Context, store commit, e audit.Event, requests ...ca.Request,
+) ([]ca.Issued, error) {
+	prepared, err := i.cfg.CA.Prepare(requests...)
 	if err != nil {
-		return fmt.Errorf("encode issuance record: %w", err)
+		return nil, err
 	}
-	var events []audit.Event
-	if e, ok := ctx.Value(eventKey{}).(audit.Event); ok {
-		e.Fields = map[string]string{
-			"serial": strconv.FormatUint(uint64(record.Serial), 10),
-			"until":  record.NotAfter.Format(time.RFC3339),
+	return prepared.Release(ctx, func(ctx context.Context, records []ca.Record) error {
+		var encoded []json.RawMessage
+		for _, record := range records {
+			b, err := json.Marshal(record)
+			if err != nil {
+				return recordNotEncoded.Wrap(err, "issue")
+			}
+			encoded = append(encoded, b)
+			e.Fields = map[string]string{
+				"serial": strconv.FormatUint(uint64(record.Serial), 10),
+				"until":  record.NotAfter.Format(time.RFC3339),
+			}
 		}
-		events = append(events, e)
-	}
-	return r.Log.AppendIssuance(ctx, encoded, events...)
-}
-
-// issue asks the CA for certificates. The event e is committed together with the issuance record;
-// RecordIssuance sets its Fields. The zero event means that the issuance has no event of its own.
-func (i *Issuer) issue(ctx context.Context, r ca.Request, e audit.Event) (ca.Issued, error) {
-	if e.Code != "" {
-		ctx = context.WithValue(ctx, eventKey{}, e)
-	}
-	out, err := i.cfg.CA.Issue(ctx, r)
-	return out, unwrapExhausted(err)
-}
-
-// unwrapExhausted gives an error the message and remedy of the fault Exhausted in its chain, if there is one:
-// "free space on the disk" helps more than "the record could not be kept".
-func unwrapExhausted(err error) error {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if f, ok := e.(*fault.Error); ok && f.Kind == fault.Exhausted {
-			return f.Because(err)
+		if e.Code == "" {
+			return store(ctx, encoded)
 		}
-	}
-	return err
+		return store(ctx, encoded, e)
+	})
 }
 
 // ForLogin issues the certificates of a finished login.
@@ -125,6 +117,7 @@ func (i *Issuer) ForLogin(ctx context.Context, assured login.Assured) (authrpc.R
 		proxy:   assured.Proxy().Name,
 		from:    assured.From(),
 		maxTTL:  assured.MaxTTL(),
+		commit:  commit(assured.Commit()),
 	})
 }
 
@@ -136,6 +129,7 @@ type userLogin struct {
 	proxy   string        // the name of the proxy that served the login pages
 	from    string        // the browser's address, as that proxy saw it
 	maxTTL  time.Duration // zero: only the roles limit the lifetime
+	commit  commit        // uses the login up together with the issuance
 }
 
 // ttl is the lifetime of the user's certificates.
@@ -149,8 +143,8 @@ func (u userLogin) ttl(policy access.Policy) time.Duration {
 
 // forUser issues a user's SSH and X.509 certificates, both in one issuance, and returns them with what tsh
 // needs to use them: the logins and the authorities documents. A user whose roles grant no login gets the
-// X.509 certificate alone; SSHCert is then nil. The issuance and its audit event are committed before forUser
-// returns.
+// X.509 certificate alone; SSHCert is then nil. The issuance, its audit event and the use of the login are
+// one commit: if it fails, no certificate is released and the login can be tried again.
 func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.RedeemLoginResponse, error) {
 	policy, err := i.cfg.Policies.Policy(ctx)
 	if err != nil {
@@ -163,7 +157,7 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 	logins := access.Logins(policy, finished.who)
 	e := audit.NewEvent(audit.CertIssued, finished.who, i.cfg.Now())
 	e.Proxy, e.From = finished.proxy, finished.from
-	issued, err := i.issue(ctx, ca.Request{
+	released, err := i.issue(ctx, finished.commit, e, ca.Request{
 		Profile:       ca.User,
 		Identity:      finished.who,
 		SSHKey:        finished.sshKey,
@@ -172,10 +166,11 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 		SourceAddress: finished.who.SourceAddresses,
 		Extensions:    access.Extensions(policy, finished.who),
 		TTL:           finished.ttl(policy),
-	}, e)
+	})
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
+	issued := released[0]
 	res := authrpc.RedeemLoginResponse{
 		Identity:    issued.Record.Identity,
 		X509:        encodeChain(issued.Chain),
@@ -190,45 +185,32 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 }
 
 // ForMachine issues a machine's host and service certificates for the keys on record, and returns them with
-// the signed rules. For a member that renews, it also stores the time of the renewal. It returns fault
-// Unavailable before the first rules are signed; nothing is issued then.
+// the signed rules. Both are one commit, for a member that renews with the time of the renewal. It returns
+// fault Unavailable before the first rules are signed; nothing is issued then.
 func (i *Issuer) ForMachine(ctx context.Context, member join.Admitted) (authrpc.JoinResponse, error) {
 	machine := member.Machine()
 	set, _, err := i.cfg.Rules.Current()
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	id, names := machine.Identity(i.cfg.Cluster), i.hostNames(machine)
-	hostRequest := ca.Request{Profile: ca.Host, Identity: id, SSHKey: member.SSHKey(), Names: names}
-	noEvent := audit.Event{} // the event of the service certificate counts for both
-	host, err := i.issue(ctx, hostRequest, noEvent)
-	if err != nil {
-		return authrpc.JoinResponse{}, err
-	}
-	code := audit.CertIssued
+	id, names, now := machine.Identity(i.cfg.Cluster), i.hostNames(machine), i.cfg.Now().UTC()
+	code, store := audit.CertIssued, commit(i.cfg.Issuances.AppendIssuances)
 	if member.Renewal() {
 		code = audit.CertRenewed
+		store = func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error {
+			return i.cfg.Renewals.RecordRenewal(ctx, machine.ID, now, issued, events...)
+		}
 	}
-	now := i.cfg.Now().UTC()
-	serviceRequest := ca.Request{
-		Profile:  ca.Service,
-		Identity: id,
-		X509Key:  member.ServiceKey(),
-		Names:    names,
-	}
-	service, err := i.issue(ctx, serviceRequest, audit.NewEvent(code, id, now))
+	host := ca.Request{Profile: ca.Host, Identity: id, SSHKey: member.SSHKey(), Names: names}
+	service := ca.Request{Profile: ca.Service, Identity: id, X509Key: member.ServiceKey(), Names: names}
+	issued, err := i.issue(ctx, store, audit.NewEvent(code, id, now), host, service)
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	if member.Renewal() {
-		if err := i.cfg.Renewals.RecordRenewal(ctx, machine.ID, now); err != nil {
-			return authrpc.JoinResponse{}, err
-		}
-	}
 	return authrpc.JoinResponse{
-		Identity: service.Record.Identity,
-		SSHCert:  host.SSH.Marshal(),
-		X509:     encodeChain(service.Chain),
+		Identity: issued[1].Record.Identity,
+		SSHCert:  issued[0].SSH.Marshal(),
+		X509:     encodeChain(issued[1].Chain),
 		Rules:    set,
 		Time:     now,
 	}, nil
@@ -253,8 +235,11 @@ func (i *Issuer) ForAuth(
 ) ([]*x509.Certificate, error) {
 	r := ca.Request{Profile: ca.Service, Identity: id, X509Key: key, Names: []string{id.Name}}
 	noEvent := audit.Event{} // the issuance record is enough: no machine or user got anything
-	out, err := i.issue(ctx, r, noEvent)
-	return out.Chain, err
+	issued, err := i.issue(ctx, i.cfg.Issuances.AppendIssuances, noEvent, r)
+	if err != nil {
+		return nil, err
+	}
+	return issued[0].Chain, nil
 }
 
 func encodeChain(chain []*x509.Certificate) [][]byte {

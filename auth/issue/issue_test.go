@@ -1,6 +1,7 @@
 package issue
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -78,9 +79,8 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{T: t, st: st}
 	keys := keyringtest.New(t, statetest.Cluster, time.Now())
 	signer, err := ca.New(ca.Config{
-		Cluster:  statetest.Cluster,
-		Keys:     keys,
-		Recorder: Recorder{Log: st.Issuances},
+		Cluster: statetest.Cluster,
+		Keys:    keys,
 	})
 	f.must(err)
 	publisher := rules.New(rules.Config{
@@ -91,12 +91,13 @@ func newFixture(t *testing.T) *fixture {
 		Log:     slog.New(slog.DiscardHandler),
 	})
 	f.Issuer = New(Config{
-		CA:       signer,
-		Policies: st.Reader,
-		Renewals: st.Machines,
-		Rules:    publisher,
-		Cluster:  statetest.Cluster,
-		Now:      time.Now,
+		CA:        signer,
+		Policies:  st.Reader,
+		Renewals:  st.Machines,
+		Issuances: st.Issuances,
+		Rules:     publisher,
+		Cluster:   statetest.Cluster,
+		Now:       time.Now,
 	})
 	return f
 }
@@ -104,21 +105,28 @@ func newFixture(t *testing.T) *fixture {
 // forRoles issues the certificates of a user who has the roles.
 func (f *fixture) forRoles(roles ...string) authrpc.RedeemLoginResponse {
 	f.Helper()
+	res, err := f.forUser(f.Context(), f.login(roles...))
+	f.must(err)
+	return res
+}
+
+// login is the finished login of a user who has the roles.
+func (f *fixture) login(roles ...string) userLogin {
+	f.Helper()
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
 	f.must(err)
 	sshKey, err := ssh.NewPublicKey(pub)
 	f.must(err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	f.must(err)
-	res, err := f.forUser(f.Context(), userLogin{
+	return userLogin{
 		who:     statetest.User("alice@example.com", roles...),
 		sshKey:  sshKey,
 		x509Key: key.Public(),
 		proxy:   "edge",
 		from:    "192.0.2.1",
-	})
-	f.must(err)
-	return res
+		commit:  f.st.Issuances.AppendIssuances,
+	}
 }
 
 func (f *fixture) must(err error) {
@@ -198,18 +206,17 @@ func TestRecordAndEventAreOneTransaction(t *testing.T) {
 	}
 }
 
-func TestAFullDiskErrorIsUnwrapped(t *testing.T) {
+// If the commit fails, no certificate leaves, and the fault of the store says why: a full disk helps more
+// than "not recorded".
+func TestNothingIsReleasedWithoutACommit(t *testing.T) {
 	t.Parallel()
+	f := newFixture(t)
 	full := fault.New(fault.Exhausted, "raftstore", "the disk is full", "free space")
-	wrapped := fault.Wrap(full, fault.Unavailable, "ca.Issue", "not recorded", "try again in a moment")
-	if err := unwrapExhausted(wrapped); !fault.Is(err, fault.Exhausted) || fault.Remedy(err) != "free space" {
-		t.Errorf("got %v, want the fault of the full disk", err)
-	}
-	if err := unwrapExhausted(nil); err != nil {
-		t.Errorf("got %v of nil", err)
-	}
-	other := fault.New(fault.Unavailable, "ca.Issue", "not recorded", "try again in a moment")
-	if err := unwrapExhausted(other); !fault.Is(err, fault.Unavailable) {
-		t.Errorf("got %v, want it unchanged", err)
+	login := f.login("shell")
+	login.commit = func(context.Context, []json.RawMessage, ...audit.Event) error { return full }
+	res, err := f.forUser(t.Context(), login)
+	if !fault.Is(err, fault.Exhausted) || fault.Remedy(err) != "free space" || len(res.X509) != 0 ||
+		len(res.SSHCert) != 0 {
+		t.Errorf("got %+v and %v, want nothing but the fault of the full disk", res, err)
 	}
 }

@@ -363,7 +363,7 @@ func TestAnyProxyAndReplicaFinishesALogin(t *testing.T) {
 	if len(proved.RecoveryCodes) != 10 {
 		t.Errorf("got %d recovery codes, want 10", len(proved.RecoveryCodes))
 	}
-	assured, err := f.replica(7).Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
+	assured, err := f.redeem(c.redeem(codeOf(t, proved, c)))
 	f.must(err)
 	if got := assured.Who().Roles; !slices.Equal(got, want) || assured.Proxy().Name != "proxy-2" {
 		t.Errorf("got roles %q by %s, want all 40 by the last proxy", got, assured.Proxy().Name)
@@ -426,7 +426,7 @@ func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
 	f.must(err)
 	_, err = f.prove(identified.attempt, f.code(secret))
 	f.wantFault(err, fault.Expired, "is finished")
-	if _, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c))); err != nil {
+	if _, err := f.redeem(c.redeem(codeOf(t, proved, c))); err != nil {
 		t.Error(err)
 	}
 	f.advance(time.Minute)
@@ -495,7 +495,7 @@ func TestRecoveryCodesLogIn(t *testing.T) {
 	f.must(err)
 	proved, err := f.prove(f.identify(c).attempt, first.RecoveryCodes[9])
 	f.must(err)
-	assured, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
+	assured, err := f.redeem(c.redeem(codeOf(t, proved, c)))
 	if err != nil || assured.Who().Factor != "recovery" {
 		t.Errorf("got factor %q and %v, want recovery", assured.Who().Factor, err)
 	}
@@ -523,18 +523,42 @@ func TestOneTimeCodeIsBoundToItsClient(t *testing.T) {
 		for name, change := range cases {
 			req := good
 			change(&req)
-			assured, err := f.Redeem(t.Context(), req)
+			assured, err := f.redeem(req)
 			if k := fault.KindOf(err); k != fault.Denied && k != fault.Expired || fault.Remedy(err) == "" ||
 				assured.Who().Kind != "" {
 				t.Errorf("%s: got %+v and %v, want nobody", name, assured.Who(), err)
 			}
 		}
 	})
-	if _, err := f.Redeem(t.Context(), good); err != nil {
+	if _, err := f.redeem(good); err != nil {
 		t.Errorf("got %v for the client itself, want the code still valid", err)
 	}
-	_, err := f.Redeem(t.Context(), good)
+	_, err := f.redeem(good)
 	f.wantFault(err, fault.Expired, "used already")
+}
+
+// If the issuance cannot be committed, the login is not used up: the client tries again. Two commits of one
+// login store one issuance.
+func TestALoginIsUsedUpByItsIssuance(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := newClient(t)
+	_, code := f.enrol(c)
+	first, err := f.Redeem(t.Context(), c.redeem(code))
+	f.must(err)
+	malformed := audit.Event{Code: audit.CertIssued} // makes the whole commit fail
+	if err := first.Commit()(t.Context(), []json.RawMessage{[]byte(`{}`)}, malformed); err == nil {
+		t.Fatal("got a malformed event stored")
+	}
+	second, err := f.Redeem(t.Context(), c.redeem(code))
+	f.must(err)
+	f.must(second.Commit()(t.Context(), []json.RawMessage{[]byte(`{"n":2}`)}))
+	err = first.Commit()(t.Context(), []json.RawMessage{[]byte(`{"n":1}`)})
+	f.wantFault(err, fault.Expired, "used already")
+	issued, err := f.state.ReadIssuances(t.Context(), 1, 10)
+	if err != nil || len(issued) != 1 || string(issued[0]) != `{"n":2}` {
+		t.Errorf("got %s and %v, want the issuance of one commit", issued, err)
+	}
 }
 
 // Sixteen calls redeem the same one-time code at once. Exactly one may succeed.
@@ -547,7 +571,7 @@ func TestConcurrentRedeemSucceedsOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 16 {
 		all.Go(func() {
-			if _, err := f.Redeem(t.Context(), c.redeem(code)); err == nil {
+			if _, err := f.redeem(c.redeem(code)); err == nil {
 				got.Add(1)
 			} else if !fault.Is(err, fault.Expired) {
 				t.Errorf("got %v, want expired", err)
@@ -568,11 +592,11 @@ func TestOneTimeCodeExpiresAfterAMinute(t *testing.T) {
 	code := f.logIn(c, secret)  // advances 30 s
 	f.advance(30 * time.Second)
 	f.noWrites(func() {
-		_, err := f.Redeem(t.Context(), c.redeem(code))
+		_, err := f.redeem(c.redeem(code))
 		f.wantFault(err, fault.Expired, "start again: tsh login")
 	})
 	f.advance(5 * time.Minute)
-	if _, err := f.Redeem(t.Context(), c.redeem(first)); err != nil {
+	if _, err := f.redeem(c.redeem(first)); err != nil {
 		t.Errorf("got %v after an enrolment, want time to write down the recovery codes", err)
 	}
 }
@@ -621,7 +645,7 @@ func TestUnacceptableKeysAreRefused(t *testing.T) {
 		f.advance(time.Minute)
 		c := newClient(t)
 		change(&c) // so the challenge commits to the bad key
-		_, err := f.Redeem(t.Context(), c.redeem(strings.Repeat("A", 43)))
+		_, err := f.redeem(c.redeem(strings.Repeat("A", 43)))
 		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want it refused", name, err)
 		}
@@ -670,7 +694,7 @@ func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
 	c = newClient(t)
 	code := f.logIn(c, secret)
 	give()
-	assured, err := f.Redeem(t.Context(), c.redeem(code))
+	assured, err := f.redeem(c.redeem(code))
 	if got := strings.Join(assured.Who().Roles, " "); err != nil || got != "dev" {
 		t.Errorf("got roles %q, %v, want only those of the connector", got, err)
 	}
@@ -680,6 +704,6 @@ func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
 	user, err := f.state.User(t.Context(), alice)
 	f.must(err)
 	f.must(f.state.Users.RemoveUser(t.Context(), user))
-	_, err = f.Redeem(t.Context(), c.redeem(code))
+	_, err = f.redeem(c.redeem(code))
 	f.wantFault(err, fault.Expired, "tsh login")
 }

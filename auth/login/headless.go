@@ -152,7 +152,7 @@ func (s *Service) storeHeadless(
 	return err
 }
 
-// RedeemHeadless returns Assured for a headless login that a user has approved, and deletes the stored login.
+// RedeemHeadless returns Assured for a headless login that a user has approved; Assured.Commit uses it up.
 // While nobody has approved it, approved is false and err is nil: the caller asks again later. After it was
 // redeemed the answer is the same, because nothing is stored any more. Only the client that requested the
 // login may call, from the network in which it did: others get fault Denied. A handle or a login that has

@@ -65,7 +65,14 @@ func (f *fixture) approve(handle string) authrpc.ProveFactorResponse {
 }
 
 func (f *fixture) redeemHeadless(by authrpc.Caller, handle string, c client) (login.Assured, bool, error) {
-	return f.RedeemHeadless(f.t.Context(), by, authrpc.RedeemHeadlessRequest{Handle: handle, Keys: c.keys()})
+	a, ok, err := f.RedeemHeadless(f.t.Context(), by, authrpc.RedeemHeadlessRequest{
+		Handle: handle,
+		Keys:   c.keys(),
+	})
+	if ok {
+		err = a.Commit()(f.t.Context(), nil)
+	}
+	return a, ok, err
 }
 
 // The whole headless login: a machine without a browser gets a link, a user confirms the prompt in a browser

@@ -21,6 +21,7 @@ package login
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"time"
 
@@ -76,7 +77,12 @@ type Logins interface {
 		events ...audit.Event,
 	) error
 	PendingLogin(ctx context.Context, h state.CodeHash) (state.Stored[state.PendingLogin], error)
-	RedeemLogin(ctx context.Context, l state.Stored[state.PendingLogin], events ...audit.Event) error
+	RedeemLogin(
+		ctx context.Context,
+		l state.Stored[state.PendingLogin],
+		issued []json.RawMessage,
+		events ...audit.Event,
+	) error
 }
 
 // Events stores the refusals of users whom a provider has identified. state.Events implements it.

@@ -278,6 +278,18 @@ func (c client) redeem(code string) authrpc.RedeemLoginRequest {
 	}
 }
 
+// redeem redeems a login and uses it up, as the issuer does.
+func (f *fixture) redeem(req authrpc.RedeemLoginRequest) (login.Assured, error) {
+	a, err := f.Redeem(f.t.Context(), req)
+	if err == nil {
+		err = a.Commit()(f.t.Context(), []json.RawMessage{[]byte(`{}`)})
+	}
+	if err != nil {
+		return login.Assured{}, err
+	}
+	return a, nil
+}
+
 // signIn fills in the provider's page and returns the callback parameters that the proxy gets.
 func (f *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) authrpc.FinishOIDCRequest {
 	f.t.Helper()
@@ -412,7 +424,7 @@ func TestUserLogsIn(t *testing.T) {
 	f := newFixture(t)
 	c := newClient(t)
 	secret, first := f.enrol(c)
-	if _, err := f.Redeem(t.Context(), c.redeem(first)); err != nil {
+	if _, err := f.redeem(c.redeem(first)); err != nil {
 		t.Fatal(err)
 	}
 	user, err := f.state.User(t.Context(), identity.UserKey{Connector: "corp", Subject: "sub-alice"})
@@ -421,7 +433,7 @@ func TestUserLogsIn(t *testing.T) {
 	f.must(f.state.Users.PutUser(t.Context(), user, user.Value))
 
 	c = newClient(t)
-	assured, err := f.Redeem(t.Context(), c.redeem(f.logIn(c, secret)))
+	assured, err := f.redeem(c.redeem(f.logIn(c, secret)))
 	f.must(err)
 	who := assured.Who()
 	alice := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
@@ -464,7 +476,7 @@ func TestUserWithoutRolesMayLogIn(t *testing.T) {
 	identified := f.identifyAs(f.signIn(res, "bob@example.com", "builder"))
 	proved, err := f.prove(identified.attempt, f.code(identified.secret))
 	f.must(err)
-	assured, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
+	assured, err := f.redeem(c.redeem(codeOf(t, proved, c)))
 	if err != nil || len(assured.Who().Roles) != 0 || len(proved.RecoveryCodes) != 10 {
 		t.Errorf("got %+v, %d recovery codes and %v, want bob without roles",
 			assured.Who(), len(proved.RecoveryCodes), err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"regexp"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -33,7 +35,13 @@ type Assured struct {
 	authTime time.Time
 	maxTTL   time.Duration
 	keys     keyPair
+	commit   Commit
 }
+
+// Commit uses a login up: it removes the stored login, and stores the issuance records of its certificates
+// and the events, in one transaction. Of several concurrent calls for one login one returns nil; the others
+// get fault Expired, and their certificates must not be released.
+type Commit func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error
 
 // keyPair is the public keys of a client, parsed and accepted by parseKeys.
 type keyPair struct {
@@ -64,12 +72,15 @@ func (a Assured) From() string { return a.from }
 // AuthTime is when the second factor was verified.
 func (a Assured) AuthTime() time.Time { return a.authTime }
 
+// Commit uses the login up. It is nil in the zero value.
+func (a Assured) Commit() Commit { return a.commit }
+
 // Redeem exchanges a one-time code for Assured. Anyone who can reach a proxy may call it: the code and the
-// verifier authenticate the caller.
+// verifier authenticate the caller. Assured.Commit uses the code up.
 //
-// It first checks that verifier and keys are those of the client that began the login, and only then uses the
-// code up. So an attacker who has only the code can neither redeem it nor use it up. Other keys or another
-// verifier get fault Denied, malformed keys fault Invalid, and a code that cannot be redeemed fault Expired.
+// It checks that verifier and keys are those of the client that began the login. So an attacker who has only
+// the code can neither redeem it nor use it up. Other keys or another verifier get fault Denied, malformed
+// keys fault Invalid, and a code that cannot be redeemed fault Expired.
 func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	a, err := s.redeem(ctx, req)
 	if err != nil {
@@ -99,13 +110,13 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	return s.redeemPending(ctx, pending, keys, req.Keys)
 }
 
-// redeemPending exchanges a stored login for an Assured, the proof that a login has passed every check, and
-// deletes the stored login. The verifier and the keys in encoded must hash to the challenge with which the
+// redeemPending exchanges a stored login for an Assured, the proof that a login has passed every check, which
+// can be committed once. The verifier and the keys in encoded must hash to the challenge with which the
 // login was started. Roles that the user has lost since are left out. keys is the parsed
 // form of the keys in encoded; encoded is needed too, because the challenge is a hash of its bytes.
 //
 // A login that has expired, was redeemed by another call, or belongs to a user who was removed gets the same
-// error as a login code that does not exist. The login is deleted only after every check has passed.
+// error as a login code that does not exist.
 func (s *Service) redeemPending(
 	ctx context.Context, stored state.Stored[state.PendingLogin], keys keyPair, encoded authrpc.Keys,
 ) (Assured, error) {
@@ -113,7 +124,7 @@ func (s *Service) redeemPending(
 	if !s.cfg.Now().Before(pending.Expires) {
 		return Assured{}, unredeemableFault(nil)
 	}
-	// Before the login is deleted: an attacker who has only the code must not be able to use it up.
+	// An attacker who has only the code must not get an Assured, which could be committed.
 	if err := checkChallenge(pending.Challenge, encoded); err != nil {
 		return Assured{}, err
 	}
@@ -126,9 +137,6 @@ func (s *Service) redeemPending(
 	}
 	who := pending.Who
 	who.Roles = user.Value.FilterRoles(who.Roles) // without those taken away since the factor was verified
-	if err := s.removePending(ctx, stored); err != nil {
-		return Assured{}, err
-	}
 	return Assured{
 		who:      who,
 		proxy:    pending.Proxy,
@@ -136,6 +144,7 @@ func (s *Service) redeemPending(
 		authTime: pending.AuthTime,
 		maxTTL:   pending.MaxTTL,
 		keys:     keys,
+		commit:   s.committer(stored),
 	}, nil
 }
 
@@ -149,14 +158,16 @@ func checkChallenge(challenge string, encoded authrpc.Keys) error {
 	return nil
 }
 
-// removePending deletes the login from the store. Of several concurrent calls one deletes it and returns nil;
-// the others get fault Expired. So a login is redeemed only once in the cluster.
-func (s *Service) removePending(ctx context.Context, stored state.Stored[state.PendingLogin]) error {
-	err := s.cfg.Logins.RedeemLogin(ctx, stored)
-	if fault.Is(err, fault.Expired) {
-		return unredeemableFault(err)
+// committer returns the Commit of a stored login.
+func (s *Service) committer(stored state.Stored[state.PendingLogin]) Commit {
+	return func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error {
+		err := s.cfg.Logins.RedeemLogin(ctx, stored, issued, events...)
+		if fault.Is(err, fault.Expired) {
+			err = unredeemableFault(err)
+			s.refusals.record(stepRedeem, identity.Identity{}, "", err)
+		}
+		return err
 	}
-	return err
 }
 
 // unredeemableFault is the one error for every login that cannot be redeemed: it never existed, was used, has

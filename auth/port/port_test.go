@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/ca"
+	"github.com/threshold-access/threshold/ca/catest"
 	"github.com/threshold-access/threshold/ca/keyring"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -48,17 +49,12 @@ type testPort struct {
 	stop     func() error      // ends the port and returns what Run returned
 }
 
-// discardRecorder lets a test issue certificates without a store.
-type discardRecorder struct{}
-
-func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return nil }
-
 // newTestPort runs a port until the test ends. adjust may lower its bounds before.
 func newTestPort(t *testing.T, adjust ...func(*Port)) *testPort {
 	t.Helper()
 	port := &testPort{T: t, keys: keyringtest.New(t, cluster, time.Now()), proxyKey: newKey(t)}
 	var err error
-	port.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: port.keys, Recorder: discardRecorder{}})
+	port.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: port.keys})
 	port.must(err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	port.must(err)
@@ -138,8 +134,7 @@ func (port *testPort) issue(r ca.Request) *tls.Certificate {
 	port.Helper()
 	key := newKey(port.T)
 	r.X509Key = key.Public()
-	out, err := port.ca.Issue(port.Context(), r)
-	port.must(err)
+	out := catest.Issue(port.T, port.ca, r)
 	cert := &tls.Certificate{PrivateKey: key, Leaf: out.X509}
 	for _, c := range out.Chain {
 		cert.Certificate = append(cert.Certificate, c.Raw)

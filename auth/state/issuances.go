@@ -9,6 +9,13 @@ import (
 
 const issuanceStream = "issued"
 
+// appendIssuances adds the records of certificates that are issued for what the change does.
+func (c *change) appendIssuances(records []json.RawMessage) {
+	for _, record := range records {
+		c.appendRecord(issuanceStream, record)
+	}
+}
+
 // ReadIssuances returns up to limit issuance records, beginning with number from.
 func (r *Reader) ReadIssuances(ctx context.Context, from uint64, limit int) ([]json.RawMessage, error) {
 	got, err := r.store.Read(ctx, issuanceStream, from, limit)
@@ -25,11 +32,13 @@ func (r *Reader) ReadIssuances(ctx context.Context, from uint64, limit int) ([]j
 // Issuances appends issuance records, and reads.
 type Issuances struct{ writer }
 
-// AppendIssuance stores the record of one issuance together with its events. Concurrent calls share log
-// entries.
-func (w *Issuances) AppendIssuance(ctx context.Context, record json.RawMessage, events ...audit.Event) error {
+// AppendIssuances stores the records of certificates that are issued together, and their events. Concurrent
+// calls share log entries.
+func (w *Issuances) AppendIssuances(
+	ctx context.Context, records []json.RawMessage, events ...audit.Event,
+) error {
 	var c change
-	c.appendRecord(issuanceStream, record)
+	c.appendIssuances(records)
 	c.appendEvents(events...)
 	_, err := w.commit(ctx, &c)
 	return err

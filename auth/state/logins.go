@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"net/netip"
 	"time"
 
@@ -110,12 +111,15 @@ func (w *Logins) sweepLogins(ctx context.Context, c *change, now time.Time) erro
 	return nil
 }
 
-// RedeemLogin removes a login that PendingLogin returned, and stores the events. nil means that the caller
-// may issue certificates for it. Of several callers with the same login one succeeds; the others get fault
-// Expired.
-func (w *Logins) RedeemLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
+// RedeemLogin removes a login that PendingLogin returned, and stores the issuance records of its certificates
+// and the events. nil means that the certificates may be released. Of several callers with the same login one
+// succeeds; the others get fault Expired.
+func (w *Logins) RedeemLogin(
+	ctx context.Context, l Stored[PendingLogin], issued []json.RawMessage, events ...audit.Event,
+) error {
 	c := change{conflict: loginRedeemed.New("state.RedeemLogin")}
 	logins.remove(&c, l)
+	c.appendIssuances(issued)
 	c.appendEvents(events...)
 	_, err := w.commit(ctx, &c)
 	return err

@@ -32,7 +32,7 @@ func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			err := s.Logins.RedeemLogin(t.Context(), l)
+			err := s.Logins.RedeemLogin(t.Context(), l, nil)
 			if err == nil {
 				redeemed.Add(1)
 			} else if !fault.Is(err, fault.Expired) {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -258,10 +259,14 @@ func (w *Machines) ChangeMachine(
 	return r.Revision, err
 }
 
-// RecordRenewal stores that the machine's certificates were issued now. A machine that was removed is fault
-// NotFound.
+// RecordRenewal stores that the machine's certificates were issued now, with their issuance records. A
+// machine that was removed is fault NotFound.
 func (w *Machines) RecordRenewal(
-	ctx context.Context, id identity.MachineID, now time.Time, events ...audit.Event,
+	ctx context.Context,
+	id identity.MachineID,
+	now time.Time,
+	issued []json.RawMessage,
+	events ...audit.Event,
 ) error {
 	return retryOnConflict(func() error {
 		old, err := w.Machine(ctx, id)
@@ -270,7 +275,11 @@ func (w *Machines) RecordRenewal(
 		}
 		next := old.Value
 		next.Renewed = now.UTC()
-		_, err = w.ChangeMachine(ctx, old, next, events...)
+		var c change
+		machines.replace(&c, old, next)
+		c.appendIssuances(issued)
+		c.appendEvents(events...)
+		_, err = w.commit(ctx, &c)
 		return err
 	})
 }
