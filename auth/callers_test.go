@@ -219,7 +219,7 @@ func TestARemovedMachineMayDoNothing(t *testing.T) {
 	if err := asks["rules"](); err != nil {
 		t.Fatalf("a member: got %v", err)
 	}
-	s.must(s.remove(s.user("alice", "admin"), "machines", "web"))
+	s.must(s.remove(s.user("alice", "admin"), "nodes", "web"))
 	for name, ask := range asks {
 		if err := ask(); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 			t.Errorf("%s after removal: got %v, want denied with a remedy", name, err)
@@ -321,7 +321,7 @@ func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 	case err := <-ended:
 		t.Fatalf("the stream of a member ended: %v", err)
 	}
-	s.must(s.remove(root, "machines", "edge"))
+	s.must(s.remove(root, "proxies", "edge"))
 	s.must(s.auth.services.publisher.Publish(t.Context()))
 	select {
 	case <-ended:

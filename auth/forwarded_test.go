@@ -87,7 +87,7 @@ func TestOnlyARegisteredProxyForwardsAClientAddress(t *testing.T) {
 			t.Errorf("%s: got %q, %v, want the connection refused", name, from, err)
 		}
 	}
-	s.must(s.remove(s.user("alice", "admin"), "machines", "edge"))
+	s.must(s.remove(s.user("alice", "admin"), "proxies", "edge"))
 	if from, err := ask(good); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("a proxy that was removed: got %q, %v, want the connection refused", from, err)
 	}

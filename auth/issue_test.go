@@ -85,7 +85,7 @@ func TestARenewalTakesNothingFromTheCaller(t *testing.T) {
 	s := newTestServer(t)
 	n := s.join(identity.Node, "web", identity.Labels{"env": "prod"})
 	labels := map[string]string{"env": "dev"}
-	got, err := s.apply(s.user("alice", "admin"), "machine", authrpc.Metadata{Name: "web", Labels: labels})
+	got, err := s.apply(s.user("alice", "admin"), "node", authrpc.Metadata{Name: "web", Labels: labels})
 	s.must(err)
 	if got.Note == "" {
 		t.Error("got no note on when the labels take effect")

@@ -33,7 +33,7 @@ var malformedBodies = map[string]string{
 	"a large name":     `{"name":"` + strings.Repeat("a", 300<<10) + `"}`,
 	"a negative limit": `{"limit":-1,"after":"\u0000"}`,
 	"strange names": `{"kind":"users","name":"../../etc/passwd\u0000","node":"*",` +
-		`"resource":{"kind":"machine","version":"v1","metadata":{"name":"\u202e"},"spec":null}}`,
+		`"resource":{"kind":"node","version":"v1","metadata":{"name":"\u202e"},"spec":null}}`,
 }
 
 // httpClient posts to the API without the checks of authrpc.Client.

@@ -60,7 +60,7 @@ func (s *Server) open(ctx context.Context) (*services, error) {
 	if svc.keys, err = keyring.Open(ctx, records.Keyring, seal); err != nil {
 		return nil, err
 	}
-	id, err := records.Replicas.Replica(ctx, s.cfg.ReplicaID)
+	id, err := records.Replicas.Replica(ctx, s.cfg.ReplicaID, s.cfg.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -231,6 +231,7 @@ func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handle
 			Tokens:     svc.state.Tokens,
 			Join:       svc.join,
 			Machines:   svc.state.Machines,
+			Replicas:   svc.state.Reader,
 			Log:        auditLog,
 			Now:        now,
 		}),

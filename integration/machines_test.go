@@ -69,7 +69,7 @@ func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 		c.Tsh("ssh", "web.eu", "true").Refused(t, "offline", "last seen")
 	})
 	t.Run("a unique first label is enough after the other machine is removed", func(t *testing.T) {
-		c.Tsh("rm", "machine", "web.eu").OK(t)
+		c.Tsh("rm", "node", "web.eu").OK(t)
 		if out := c.Tsh("ssh", "web", "echo one left").OK(t); strings.TrimSpace(out) != "one left" {
 			t.Errorf("got %q, want the command's output", out)
 		}

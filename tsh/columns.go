@@ -27,7 +27,9 @@ var listings = map[access.Resource]listing{
 	access.Connectors: {[]string{"NAME", "TYPE", "ISSUER", "CLIENT"}, connectorCells},
 	access.Users:      {[]string{"NAME", "FULL NAME", "EXTRA ROLES", "FACTOR", "LAST LOGIN"}, userCells},
 	access.Tokens:     {[]string{"NAME", "KIND", "LABELS", "STATE", "CREATED BY", "EXPIRES"}, tokenCells},
-	access.Machines:   {[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"}, machineCells},
+	access.Nodes:      {[]string{"NAME", "LABELS", "JOINED", "RENEWED"}, nodeCells},
+	access.Proxies:    {[]string{"NAME", "PUBLIC NAMES", "LABELS", "JOINED", "RENEWED"}, proxyCells},
+	access.Replicas:   {[]string{"NAME", "ROLE", "CREATED"}, replicaCells},
 	access.ClusterSettings: {
 		[]string{"NAME", "RULES AGE", "TUNNELS", "DRAIN", "AUDIT RETENTION", "RESUME FOR", "RESUME BUFFER"},
 		settingsCells,
@@ -83,14 +85,26 @@ func tokenCells(resource authrpc.Resource) []string {
 	return []string{name, spec.Kind, labels, status.State, status.By, expires}
 }
 
-func machineCells(resource authrpc.Resource) []string {
-	var status struct {
-		Kind             string
-		Created, Renewed time.Time
-	}
+func nodeCells(resource authrpc.Resource) []string {
+	var status struct{ Created, Renewed time.Time }
 	decodeKnown(resource.Status, &status)
 	name, labels := resource.Metadata.Name, labelText(resource.Metadata.Labels)
-	return []string{name, status.Kind, labels, timeText(status.Created), timeText(status.Renewed)}
+	return []string{name, labels, timeText(status.Created), timeText(status.Renewed)}
+}
+
+func proxyCells(resource authrpc.Resource) []string {
+	var status struct{ Names []string }
+	decodeKnown(resource.Status, &status)
+	return slices.Insert(nodeCells(resource), 1, strings.Join(status.Names, ","))
+}
+
+func replicaCells(resource authrpc.Resource) []string {
+	var status struct {
+		Role    string
+		Created time.Time
+	}
+	decodeKnown(resource.Status, &status)
+	return []string{resource.Metadata.Name, status.Role, timeText(status.Created)}
 }
 
 // settingsCells shows the settings as they are written in their document.

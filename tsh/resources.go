@@ -25,7 +25,7 @@ const maxApplyBytes = config.MaxBytes
 func (a *app) getCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "get KIND [NAME]",
-		Short:   "Show roles, connectors, users, tokens, machines, settings or events",
+		Short:   "Show roles, users, nodes, events or other resources",
 		GroupID: admin,
 		Example: `  tsh get roles
   tsh get role ops --format=yaml > ops.yaml     # edit it, then: tsh apply -f ops.yaml`,
@@ -67,19 +67,11 @@ func parseResource(args []string) (kind access.Resource, name string, err error)
 // resourceKind accepts a kind in singular or plural, in any case.
 func resourceKind(word string) (access.Resource, error) {
 	for _, r := range access.Resources {
-		if strings.EqualFold(word, string(r)) || strings.EqualFold(word, singular(r)) {
+		if strings.EqualFold(word, string(r)) || strings.EqualFold(word, r.Singular()) {
 			return r, nil
 		}
 	}
 	return "", resourceKindUnknown.New("", fault.Args{"kind": word, "kinds": join(access.Resources)})
-}
-
-// singular is the kind as documents have it: role for roles.
-func singular(r access.Resource) string {
-	if r == access.ClusterSettings {
-		return string(r) // there is one document of the kind
-	}
-	return strings.TrimSuffix(string(r), "s")
 }
 
 // fetchResources fetches all pages of the resources of a kind. If name is not empty, it fetches only the
@@ -122,7 +114,7 @@ func (a *app) showResources(
 ) error {
 	if name != "" && len(list) == 0 {
 		return resourceUnknown.New("", fault.Args{
-			"kind":     singular(kind),
+			"kind":     kind.Singular(),
 			"name":     name,
 			"resource": string(kind),
 		})
@@ -227,7 +219,7 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 		return authrpc.Resource{}, config.Faults{unknownKind}
 	}
 	resource := authrpc.Resource{
-		Kind:    singular(kind),
+		Kind:    kind.Singular(),
 		Version: doc.Version,
 		Metadata: authrpc.Metadata{
 			Name:     doc.Metadata.Name,
@@ -304,9 +296,9 @@ func (a *app) reportApplied(proxy string, sent authrpc.Resource, resp authrpc.Ap
 func (a *app) rmCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:               "rm KIND NAME",
-		Short:             "Remove a role, connector, user, token or machine",
+		Short:             "Remove a role, connector, user, token, node or proxy",
 		GroupID:           admin,
-		Example:           "  tsh rm role ops\n  tsh rm token/3f2a…",
+		Example:           "  tsh rm node web-1\n  tsh rm token/3f2a…",
 		Args:              argCount(1, 2, "a kind and a name"),
 		ValidArgsFunction: completeKind,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -323,7 +315,7 @@ func (a *app) runRemove(ctx context.Context, args []string) error {
 		return err
 	}
 	if name == "" {
-		return rmNameMissing.New("", fault.Args{"kind": singular(kind), "resource": string(kind)})
+		return rmNameMissing.New("", fault.Args{"kind": kind.Singular(), "resource": string(kind)})
 	}
 	prof, err := a.currentLogin()
 	if err != nil {
@@ -335,6 +327,6 @@ func (a *app) runRemove(ctx context.Context, args []string) error {
 	if _, err := authrpc.Call(ctx, client, authrpc.RemoveResource, req); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.Stdout, "%s %s removed\n", singular(kind), terminal.Clean(name))
+	_, err = fmt.Fprintf(a.Stdout, "%s %s removed\n", kind.Singular(), terminal.Clean(name))
 	return err
 }

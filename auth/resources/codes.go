@@ -29,7 +29,7 @@ var (
 		Name:   "document-kind-unknown",
 		Kind:   fault.Invalid,
 		Text:   "there is no kind of document \"{kind}\"",
-		Remedy: "use one of: role, connector, user, token, machine, settings, event",
+		Remedy: "use one of: role, connector, user, token, node, proxy, replica, settings, event",
 	}
 
 	documentNameInvalid = fault.Code{
@@ -49,8 +49,22 @@ var (
 	machineUnknown = fault.Code{
 		Name:   "machine-unknown",
 		Kind:   fault.NotFound,
-		Text:   "there is no machine \"{machine}\": machines are added by joining",
-		Remedy: "make a token for it: tsh token create",
+		Text:   "there is no {kind} \"{name}\"",
+		Remedy: "see: tsh get {plural}; one is added by joining: tsh token create --kind {kind}",
+	}
+
+	replicaFixed = fault.Code{
+		Name:   "replica-fixed",
+		Kind:   fault.Invalid,
+		Text:   "the only replica of the auth service can be neither changed nor removed",
+		Remedy: "see: tsh get replicas",
+	}
+
+	replicaUnknown = fault.Code{
+		Name:   "replica-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there is no replica \"{name}\"",
+		Remedy: "see: tsh get replicas",
 	}
 
 	resourceAccessDenied = fault.Code{

@@ -13,9 +13,13 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// machineKind reads, relabels and removes the machines of a cluster. Their labels are in the document's
-// metadata.
-type machineKind struct{ machines Machines }
+// machineKind reads, relabels and removes the nodes or the proxies of a cluster. Their labels are in the
+// document's metadata.
+type machineKind struct {
+	machines Machines
+	kind     identity.Kind   // of the machines: Node or Proxy
+	plural   access.Resource // of the documents
+}
 
 // machineSpec has no fields: only the labels of a machine can be changed.
 type machineSpec struct{}
@@ -23,7 +27,6 @@ type machineSpec struct{}
 // machineStatus is what the cluster knows of a machine.
 type machineStatus struct {
 	ID      identity.MachineID `json:"id"`
-	Kind    identity.Kind      `json:"kind"`
 	Names   []string           `json:"names,omitempty"` // the public names of a proxy
 	Created time.Time          `json:"created"`
 	Renewed time.Time          `json:"renewed"` // when its certificates were last issued
@@ -35,22 +38,32 @@ func (k machineKind) document(m state.Stored[state.Machine]) (authrpc.Resource, 
 	machine := m.Value
 	status := machineStatus{
 		ID:      machine.ID,
-		Kind:    machine.Kind,
 		Names:   machine.Names,
 		Created: machine.Created,
 		Renewed: machine.Renewed,
 	}
-	doc, err := document("machine", machine.Name, m.Revision, machineSpec{}, status)
+	doc, err := document(k.plural.Singular(), machine.Name, m.Revision, machineSpec{}, status)
 	doc.Metadata.Labels = machine.Labels
 	return doc, err
 }
 
-// find returns the machine with that id or that name. Text that has the form of an id is taken for one.
-func (k machineKind) find(ctx context.Context, name string) (state.Stored[state.Machine], error) {
+// find returns the machine with that id or that name. Text that has the form of an id is taken for one. A
+// machine of another kind is fault NotFound like one that does not exist: the caller may have no grant on its
+// kind.
+func (k machineKind) find(ctx context.Context, name string) (got state.Stored[state.Machine], err error) {
 	if id := identity.MachineID(name); identity.CheckMachineID(id) == nil {
-		return k.machines.Machine(ctx, id)
+		got, err = k.machines.Machine(ctx, id)
+	} else {
+		got, err = k.machines.MachineByName(ctx, name)
 	}
-	return k.machines.MachineByName(ctx, name)
+	if err == nil && got.Value.Kind != k.kind || fault.Is(err, fault.NotFound) {
+		return state.Stored[state.Machine]{}, machineUnknown.New("resources", fault.Args{
+			"kind":   k.plural.Singular(),
+			"name":   name,
+			"plural": string(k.plural),
+		})
+	}
+	return got, err
 }
 
 func (k machineKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
@@ -59,7 +72,7 @@ func (k machineKind) get(ctx context.Context, name string) (authrpc.Resource, er
 }
 
 func (k machineKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
-	got, err := k.machines.ListMachines(ctx, "", p)
+	got, err := k.machines.ListMachines(ctx, k.kind, p)
 	return documents(got, err, k.document)
 }
 
@@ -72,11 +85,7 @@ func (k machineKind) apply(
 	if err := decodeSpec(doc, &machineSpec{}); err != nil {
 		return out, err
 	}
-	name := doc.Metadata.Name
-	old, err := k.find(ctx, name)
-	if fault.Is(err, fault.NotFound) {
-		return out, machineUnknown.Wrap(err, "resources.Apply", fault.Args{"machine": name})
-	}
+	old, err := k.find(ctx, doc.Metadata.Name)
 	if err != nil {
 		return out, err
 	}
@@ -92,7 +101,7 @@ func (k machineKind) apply(
 		return out, err
 	}
 	// A compare-and-set: fault Conflict if the machine was changed since it was read above.
-	e := by.event(events.ResourceApplied, access.Machines, next.Name)
+	e := by.event(events.ResourceApplied, k.plural, next.Name)
 	if _, err := k.machines.ChangeMachine(ctx, old, next, e); err != nil {
 		return out, err
 	}
@@ -113,6 +122,6 @@ func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	e := by.event(events.ResourceRemoved, access.Machines, m.Value.Name)
+	e := by.event(events.ResourceRemoved, k.plural, m.Value.Name)
 	return k.machines.RemoveMachine(ctx, m, by.now, e)
 }

@@ -1,7 +1,7 @@
 // Package resources answers: which documents may be read and changed, and by whom?
 //
-// Roles, connectors, users, tokens, machines, settings and events are documents of one shape. A call passes
-// these steps:
+// Roles, connectors, users, tokens, nodes, proxies, replicas, settings and events are documents of one shape.
+// A call passes these steps:
 //
 //  1. The policy decides it by the roles of the caller. A denial is stored as an audit event.
 //  2. The spec is decoded strictly: an unknown key is an error, because it may be a misspelt one.
@@ -39,6 +39,7 @@ type Config struct {
 	Tokens     Tokens
 	Join       TokenCreator
 	Machines   Machines
+	Replicas   Replicas
 	Settings   Settings
 	Log        Log
 	Now        func() time.Time
@@ -91,28 +92,20 @@ func New(cfg Config) *Service {
 			access.Connectors:      connectorKind{cfg.Connectors},
 			access.Users:           userKind{cfg.Users},
 			access.Tokens:          tokenKind{cfg.Tokens, cfg.Join, cfg.Now},
-			access.Machines:        machineKind{cfg.Machines},
+			access.Nodes:           machineKind{cfg.Machines, identity.Node, access.Nodes},
+			access.Proxies:         machineKind{cfg.Machines, identity.Proxy, access.Proxies},
+			access.Replicas:        replicaKind{cfg.Replicas},
 			access.ClusterSettings: settingsKind{cfg.Settings},
 			access.Events:          eventKind{cfg.Log},
 		},
 	}
 }
 
-// singular maps the name of a kind in rules and requests to what the kind field of a document says.
-var singular = map[access.Resource]string{
-	access.Roles:           "role",
-	access.Connectors:      "connector",
-	access.Users:           "user",
-	access.Tokens:          "token",
-	access.Machines:        "machine",
-	access.ClusterSettings: "settings",
-	access.Events:          "event",
-}
-
-// pluralOf is the inverse of singular. An unknown kind gets fault Invalid.
+// pluralOf returns the name in rules and requests of what the kind field of a document says. An unknown kind
+// gets fault Invalid.
 func pluralOf(kind string) (access.Resource, error) {
-	for plural, field := range singular {
-		if field == kind {
+	for _, plural := range access.Resources {
+		if plural.Singular() == kind {
 			return plural, nil
 		}
 	}

@@ -75,6 +75,7 @@ func newFixture(t *testing.T) *fixture {
 		Tokens:     st.Tokens,
 		Join:       f.join,
 		Machines:   st.Machines,
+		Replicas:   st.Reader,
 		Settings:   st.Settings,
 		Log:        audit.New(st.Events),
 		Now:        time.Now,
@@ -165,11 +166,17 @@ func (f *fixture) addUser(name string, roles ...string) {
 // addNode stores a node, as a join does.
 func (f *fixture) addNode(name, env string) state.Machine {
 	f.Helper()
-	_, token, err := f.join.Create(f.Context(), join.TokenRequest{Kind: identity.Node})
+	return f.addMachine(identity.Node, name, env)
+}
+
+// addMachine stores a node or a proxy, as a join does.
+func (f *fixture) addMachine(kind identity.Kind, name, env string) state.Machine {
+	f.Helper()
+	_, token, err := f.join.Create(f.Context(), join.TokenRequest{Kind: kind})
 	f.must(err)
 	m := state.Machine{
 		ID:      identity.MachineID(state.NewID()),
-		Kind:    identity.Node,
+		Kind:    kind,
 		Name:    name,
 		Labels:  identity.Labels{"env": env},
 		Created: time.Now(),
@@ -187,8 +194,12 @@ func doc(kind, name, spec string) authrpc.Resource {
 	}
 }
 
-func machineDoc(name string, labels map[string]string) authrpc.Resource {
-	r := doc("machine", name, `{}`)
+func nodeDoc(name string, labels map[string]string) authrpc.Resource {
+	return machineDoc("node", name, labels)
+}
+
+func machineDoc(kind, name string, labels map[string]string) authrpc.Resource {
+	r := doc(kind, name, `{}`)
 	r.Metadata.Labels = labels
 	return r
 }
@@ -212,12 +223,14 @@ func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
 	f := newFixture(t)
 	f.addUser("alice")
 	f.addNode("web", "dev")
+	f.addMachine(identity.Proxy, "edge", "dev")
 	for kind, r := range map[access.Resource]authrpc.Resource{
 		access.Roles:      doc("role", "ops", roleSpec),
 		access.Connectors: doc("connector", "corp", connectorSpec),
 		access.Users:      doc("user", "corp/sub-alice", `{"roles":[]}`),
 		access.Tokens:     doc("token", "t1", `{"kind":"node","ttl":"5m"}`),
-		access.Machines:   machineDoc("web", map[string]string{"env": "dev"}),
+		access.Nodes:      nodeDoc("web", map[string]string{"env": "dev"}),
+		access.Proxies:    machineDoc("proxy", "edge", map[string]string{"env": "dev"}),
 	} {
 		name := r.Metadata.Name
 		for _, other := range access.Resources {
@@ -489,15 +502,15 @@ func TestNoKindEscalatesToAnother(t *testing.T) {
 		"remove an administrator":  remove(access.Users, "corp/sub-boss"),
 		"remove a mapped admin":    remove(access.Users, "corp/sub-chief"),
 		"write a role":             apply(doc("role", "mine", roleSpec)),
-		"relabel a node for shell": apply(machineDoc("prod-db", map[string]string{"env": "dev"})),
+		"relabel a node for shell": apply(nodeDoc("prod-db", map[string]string{"env": "dev"})),
 		"map everyone to admin": apply(doc("connector", "mine",
 			replaced(connectorSpec, `"dev"`, `"admin"`))),
 		"use a provider of one's own": apply(doc("connector", "corp",
 			replaced(connectorSpec, "login.example.org", "mine.example.org"))),
 	}
 	others := []access.Resource{
-		access.Users, access.Connectors, access.Machines, access.Tokens, access.ClusterSettings,
-		access.Events,
+		access.Users, access.Connectors, access.Nodes, access.Proxies, access.Replicas, access.Tokens,
+		access.ClusterSettings, access.Events,
 	}
 	for _, kind := range others {
 		for what, try := range escalations {
@@ -509,8 +522,8 @@ func TestNoKindEscalatesToAnother(t *testing.T) {
 	if _, err := f.apply(keeperOf(access.Users), ownRole); err != nil {
 		t.Errorf("giving a role that one has: got %v", err)
 	}
-	unmatched := machineDoc("prod-db", map[string]string{"env": "prod", "rack": "7"})
-	if _, err := f.apply(keeperOf(access.Machines), unmatched); err != nil {
+	unmatched := nodeDoc("prod-db", map[string]string{"env": "prod", "rack": "7"})
+	if _, err := f.apply(keeperOf(access.Nodes), unmatched); err != nil {
 		t.Errorf("a label that no role matches: got %v", err)
 	}
 	for what, try := range escalations {

@@ -86,6 +86,12 @@ type Settings interface {
 	) error
 }
 
+// Replicas reads the replicas of the auth service. state.Reader implements it.
+type Replicas interface {
+	ReplicaByName(ctx context.Context, name string) (state.Stored[state.Replica], error)
+	ListReplicas(ctx context.Context, p state.Page) (state.Listing[state.Replica], error)
+}
+
 // Machines reads, relabels and removes machines. state.Machines implements it.
 type Machines interface {
 	Machine(ctx context.Context, id identity.MachineID) (state.Stored[state.Machine], error)

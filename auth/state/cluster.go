@@ -9,7 +9,6 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // Cluster is what is fixed when a cluster is created.
@@ -23,11 +22,6 @@ type Cluster struct {
 // LoginKeySeal is the name under which the login key is sealed.
 const LoginKeySeal = "threshold/login-key/1"
 
-// replica maps the raft id of an auth replica to its machine id.
-type replica struct {
-	ID identity.MachineID `json:"id"`
-}
-
 // clusterKey is the key of the kinds of which a cluster has one record only.
 const clusterKey = "self"
 
@@ -36,39 +30,12 @@ const bootstrapRemedy = "run once: threshold start --bootstrap FILE"
 var (
 	clusters = table[Cluster]{prefix: "cluster/", noun: "cluster", remedy: bootstrapRemedy}
 	keyrings = table[json.RawMessage]{prefix: "keyring/", noun: "keyring", remedy: bootstrapRemedy}
-	replicas = table[replica]{
-		prefix: "replica/",
-		noun:   "auth replica",
-		remedy: "start auth with the replica id that it was created or joined with",
-	}
 )
 
 // Cluster returns the cluster's own record, or fault NotFound before the cluster is created.
 func (r *Reader) Cluster(ctx context.Context) (Cluster, error) {
 	got, err := clusters.get(ctx, r, clusterKey)
 	return got.Value, err
-}
-
-// Replicas gives each auth replica its machine id.
-type Replicas struct{ writer }
-
-// Replica returns the machine id of the auth replica with that raft id. At the first call for a replica it
-// draws a new machine id and stores it.
-func (p *Replicas) Replica(ctx context.Context, replicaID string) (identity.MachineID, error) {
-	var id identity.MachineID
-	err := retryOnConflict(func() error {
-		got, err := replicas.getOrNew(ctx, p.Reader, replicaID)
-		if known := got.Revision != 0; err != nil || known {
-			id = got.Value.ID
-			return err
-		}
-		var c change
-		id = identity.MachineID(NewID())
-		replicas.create(&c, replicaID, replica{ID: id})
-		_, err = p.commit(ctx, &c)
-		return err
-	})
-	return id, err
 }
 
 // InitialRecords is everything that a new cluster begins with.

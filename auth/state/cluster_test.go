@@ -2,6 +2,7 @@ package state
 
 import (
 	"testing"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -45,11 +46,11 @@ func TestKeyringSaveComparesBeforeItReplaces(t *testing.T) {
 func TestReplicaIDIsStable(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	one, err := s.Replicas.Replica(t.Context(), "auth-1")
+	one, err := s.Replicas.Replica(t.Context(), "auth-1", time.Now())
 	must(t, err)
-	again, err := s.Replicas.Replica(t.Context(), "auth-1")
+	again, err := s.Replicas.Replica(t.Context(), "auth-1", time.Now())
 	must(t, err)
-	other, err := s.Replicas.Replica(t.Context(), "auth-2")
+	other, err := s.Replicas.Replica(t.Context(), "auth-2", time.Now())
 	must(t, err)
 	if one != again || one == other || identity.CheckMachineID(one) != nil {
 		t.Errorf("got %s, %s and %s, want one for each replica", one, again, other)

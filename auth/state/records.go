@@ -53,7 +53,7 @@ type Listing[T any] struct {
 //	name/NAME                   which machine has the name
 //	public-name/NAME            which proxies have the public name
 //	recent-events/MACHINE       ids of the events that the machine sent last
-//	replica/REPLICA             the machine id of an auth replica
+//	replica/REPLICA             Replica
 //	role/NAME                   access.Role
 //	rules-term/self             the last term in which heads were signed
 //	rules-version/KIND          written with every change of the kind of rules

@@ -371,7 +371,7 @@ func TestResources(t *testing.T) {
 		{"no action", allow(access.Grant{Resources: access.Strings{"*"}}), access.Roles, access.Get, false},
 		{"no action asked", allow(grant("roles", "get")), access.Roles, "", false},
 		{"a grant about nodes", allow(access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"get"}}),
-			access.Machines, access.Get, false},
+			access.Nodes, access.Get, false},
 		{"a deny", access.Role{Allow: []access.Grant{grant("*", "get")},
 			Deny: []access.Grant{grant("users", "get")}}, access.Users, access.Get, false},
 		{"a deny of all actions",
@@ -391,7 +391,7 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
 	}
-	if d := policy(allow(grant("machines", "get"))).Decide(
+	if d := policy(allow(grant("nodes", "get"))).Decide(
 		request(user("r"), prod, "alice", access.Shell)); d.Allow {
 		t.Errorf("got %+v, want no shell by a grant about documents", d)
 	}

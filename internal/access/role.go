@@ -21,12 +21,27 @@ const (
 	Connectors Resource = "connectors"
 	Users      Resource = "users"
 	Tokens     Resource = "tokens"
-	Machines   Resource = "machines" // nodes and proxies
+	Nodes      Resource = "nodes"    // their records; a grant about nodes is about what is done on them
+	Proxies    Resource = "proxies"  // their records
+	Replicas   Resource = "replicas" // the replicas of the auth service; get only
 	Events     Resource = "events"   // the audit log; get only
 )
 
 // Resources lists every resource kind.
-var Resources = []Resource{Roles, Connectors, Users, Tokens, Machines, ClusterSettings, Events}
+var Resources = []Resource{
+	Roles, Connectors, Users, Tokens, Nodes, Proxies, Replicas, ClusterSettings, Events,
+}
+
+// Singular is the kind as its documents name it: role for roles.
+func (r Resource) Singular() string {
+	switch r {
+	case Proxies:
+		return "proxy"
+	case ClusterSettings:
+		return string(r) // there is one document of the kind
+	}
+	return strings.TrimSuffix(string(r), "s")
+}
 
 // Role is one role document.
 type Role struct {
