@@ -14,7 +14,7 @@ AGENT := -tags nethttpomithttp2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # go uses every core itself, and setup must be done before anything else begins
-.PHONY: help demo build check deb compatibility test setup lint unit integration dex errors vuln fuzz bench clean
+.PHONY: help demo build check deb compatibility test setup lint unit integration dex errors schema vuln fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ dex: build ## log in with dex, an identity provider that is not ours
 
 errors: ## write docs/errors.md from the declarations of error codes
 	$(GO) test -count=1 -run '^TestTheErrorsPageIsCurrent$$' ./internal/repocheck -update
+
+schema: ## write docs/audit.schema.json from the registry of audit events
+	$(GO) test -count=1 -run '^TestTheSchemaIsCurrent$$' ./internal/audit -update
 
 vuln: ## look up known vulnerabilities of what is linked (needs the network)
 	$(TOOL) govulncheck ./...

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/auth/state/statetest"
 	"github.com/threshold-access/threshold/ca"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -130,11 +131,9 @@ func TestEveryIssuanceIsOnRecord(t *testing.T) {
 	if !slices.Equal(profiles, wantProfiles) {
 		t.Errorf("got records %v, want %v", profiles, wantProfiles)
 	}
-	events, err := s.state().ReadEvents(t.Context(), 1, 100)
-	s.must(err)
 	var codes []audit.Code
-	for _, e := range events {
-		codes = append(codes, e.Event.Code)
+	for _, e := range statetest.Events(t, s.state()) {
+		codes = append(codes, e.Code)
 	}
 	wantCodes := []audit.Code{
 		audit.ClusterCreated,

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
+	"github.com/threshold-access/threshold/auth/state/statetest"
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -208,7 +209,7 @@ func TestALoginEarnsCertificates(t *testing.T) {
 	if _, err := f.redeem(login); !fault.Is(err, fault.Expired) || fault.Remedy(err) == "" {
 		t.Errorf("the code again: got %v, want expired with a remedy", err)
 	}
-	if e := f.event(audit.CertIssued, "alice@example.com"); e.Proxy != "edge" || e.From != "192.0.2.7" {
+	if e := f.event(audit.CertIssued, "alice@example.com"); e.Proxy.Name != "edge" || e.From != "192.0.2.7" {
 		t.Errorf("got %+v, want the event to name proxy and address of the login", e)
 	}
 }
@@ -231,7 +232,8 @@ func TestAUserWithoutRolesIsRefused(t *testing.T) {
 	if err != nil || len(list.Nodes) != 0 {
 		t.Errorf("got %+v and %v, want an empty list", list, err)
 	}
-	if e := f.event(audit.ResourceRefused, "bob@example.com"); e.Fields["kind"] != "users" || e.Reason == "" {
+	e := statetest.Body[audit.ResourceRefusal](t, f.event(audit.ResourceRefused, "bob@example.com"))
+	if e.Kind != "users" || e.Reason == "" {
 		t.Errorf("got %+v, want the refusal in the audit log", e)
 	}
 }
@@ -278,17 +280,10 @@ func TestALoginSurvivesARestart(t *testing.T) {
 // event returns the last event of the code about the user.
 func (f *loginFixture) event(code audit.Code, user string) (last audit.Event) {
 	f.t.Helper()
-	for next := uint64(1); ; {
-		got, err := f.state().ReadEvents(f.t.Context(), next, 100)
-		f.must(err)
-		if len(got) == 0 {
-			return last
-		}
-		for _, e := range got {
-			if e.Event.Code == code && e.Event.User == user {
-				last = e.Event
-			}
-			next = e.Number + 1
+	for _, e := range statetest.Events(f.t, f.state()) {
+		if e.Code == code && e.Actor.Name == user {
+			last = e
 		}
 	}
+	return last
 }

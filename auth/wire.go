@@ -200,7 +200,7 @@ func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) 
 // newAPI makes the handler of the API, and the services that no other part of auth uses.
 func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handler {
 	now := s.cfg.Now
-	auditLog := audit.New(svc.state.Events)
+	auditLog := audit.New(svc.state.Events, s.cfg.Now)
 	return api.New(api.Config{
 		Caller: port.CallerOf,
 		State:  svc.state.Reader,
@@ -267,7 +267,6 @@ func newPool(certs []*x509.Certificate) *x509.CertPool {
 
 // recordStart writes the audit event that this replica has started.
 func (s *Server) recordStart(ctx context.Context, svc *services) error {
-	e := events.NewEvent(events.AuthStarted, svc.replica, s.cfg.Now())
-	e.Fields = map[string]string{"version": s.cfg.Version}
+	e := events.New(s.cfg.Now(), svc.replica, events.AuthStart{Version: s.cfg.Version})
 	return svc.state.Events.AppendEvents(ctx, e)
 }

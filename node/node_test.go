@@ -297,7 +297,7 @@ func TestASessionThroughATunnel(t *testing.T) {
 		receive(t, "events at auth", c.EventsSeen())
 		for _, e := range c.Events() {
 			seen[e.Code] = true
-			if e.Machine != "web-1" || e.Proxy != "proxy-1" || e.From != "192.0.2.7:4711" {
+			if e.Machine.Name != "web-1" || e.Proxy.Name != "proxy-1" || e.From != "192.0.2.7:4711" {
 				t.Errorf("got event %+v", e)
 			}
 		}

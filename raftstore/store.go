@@ -63,6 +63,9 @@ func New(cfg Config) (*Store, error) {
 	}, nil
 }
 
+// ReplicaID is the name of this replica among the members.
+func (s *Store) ReplicaID() string { return s.cfg.ReplicaID }
+
 // Run opens the store and serves until ctx ends. Then it closes everything and returns nil. It returns a
 // fault when the store cannot be opened. A failure of the disk ends Run early, with its fault; reads are
 // still answered from memory after that. Only a new Store on the same folder can write again.

@@ -12,6 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/output"
 )
 
@@ -126,16 +127,21 @@ func settingsCells(resource authrpc.Resource) []string {
 func eventCells(resource authrpc.Resource) []string {
 	var event audit.Event
 	decodeKnown(resource.Spec, &event)
-	description := audit.Descriptions[event.Code]
+	var body struct{ Login string }
+	decodeKnown(event.Body, &body)
+	description := audit.Describe(event.Code)
 	if description == "" {
 		description = "unknown event of a newer version"
 	}
-	machine := event.Machine
-	if event.Login != "" {
-		machine = string(event.Login) + "@" + machine
+	user, machine := "", event.Machine.Name
+	if event.Actor.Kind == identity.User {
+		user = event.Actor.Name
+	}
+	if body.Login != "" {
+		machine = body.Login + "@" + machine
 	}
 	number, code := resource.Metadata.Name, string(event.Code)
-	return []string{number, timeText(event.Time), code, event.User, machine, description}
+	return []string{number, timeText(event.Time), code, user, machine, description}
 }
 
 // writeListing writes the table of a kind.

@@ -188,11 +188,12 @@ func TestEventsReadAsALog(t *testing.T) {
 		Version:  "v1",
 		Metadata: authrpc.Metadata{Name: "7"},
 		Spec: json.RawMessage(`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z",` +
-			`"user":"bob\u001b[2J","machine":"web-1","login":"root"}`),
+			`"actor":{"kind":"user","name":"bob\u001b[2J"},"machine":{"kind":"node","name":"web-1"},` +
+			`"body":{"login":"root"}}`),
 	}
 	out := tc.loggedIn().ok("get", "events")
 	for _, want := range []string{
-		"NUMBER", "MACHINE", "TH3001", "bob[2J", "root@web-1", audit.Descriptions["TH3001"],
+		"NUMBER", "MACHINE", "TH3001", "bob[2J", "root@web-1", audit.Describe("TH3001"),
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("got %q, want %q in it", out, want)

@@ -6,8 +6,8 @@ package audit
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"time"
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/audit"
@@ -23,16 +23,21 @@ type Store interface {
 }
 
 // Log is the cluster's audit log. It is safe for concurrent use.
-type Log struct{ store Store }
+type Log struct {
+	store Store
+	now   func() time.Time
+}
 
-// New makes a log.
-func New(s Store) *Log { return &Log{s} }
+// New makes a log. now says when an event is received.
+func New(s Store, now func() time.Time) *Log { return &Log{s, now} }
+
+// lateAfter is how long an event may take from the machine to here without being called late.
+const lateAfter = time.Minute
 
 // allowedCodes are the codes that each kind of machine may send: those of which only that machine knows. A
 // stolen node, for example, cannot make the log say that a user logged in. Other kinds may send none.
 var allowedCodes = map[identity.Kind][]audit.Code{
-	identity.Node:  {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused, audit.ForwardStarted},
-	identity.Proxy: {audit.SessionRefused, audit.NodeConnected, audit.NodeDisconnected},
+	identity.Node: {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused, audit.ForwardStarted},
 }
 
 // AppendMachineEvents stores the events that a machine sends. from is the identity in the certificate of its
@@ -42,38 +47,43 @@ var allowedCodes = map[identity.Kind][]audit.Code{
 func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, events []audit.Event) error {
 	const op = "audit.AppendMachineEvents"
 	if len(events) > authrpc.MaxEvents {
-		msg := fmt.Sprintf("%d events in one call, more than %d", len(events), authrpc.MaxEvents)
-		return fault.New(fault.Invalid, op, msg, "send fewer at once")
+		return tooManyEvents.New(op, fault.Args{"count": len(events), "most": authrpc.MaxEvents})
 	}
 	checked := make([]audit.Event, len(events))
+	now := l.now().UTC()
 	for i, e := range events {
+		e = stamp(e, from, now)
 		if err := checkMachineEvent(from, e); err != nil {
-			return fault.Wrap(err, fault.Invalid, op, err.Error(),
-				"update this machine: its version does not match that of the auth service")
-		}
-		// Whatever the event says, the sender is the one whose certificate was verified: a machine cannot
-		// report in the name of another. A proxy's events may be about a node, so they keep its name.
-		if from.Kind == identity.Node {
-			e.Machine, e.MachineID = from.Name, from.ID
-		} else {
-			e.Proxy = from.Name
+			return err
 		}
 		checked[i] = e
 	}
 	return l.store.AppendMachineEvents(ctx, string(from.ID), checked)
 }
 
-// checkMachineEvent returns an error for an event that is malformed, or whose code a machine of from's kind
-// may not send.
+// stamp returns the event with what this service knows better than the machine. Whatever the event says, the
+// sender is the one whose certificate was verified: a machine cannot report in the name of another. The time
+// at which it was received is that of this service's clock.
+func stamp(e audit.Event, from identity.Identity, now time.Time) audit.Event {
+	e.SaidBy, e.Machine = audit.MachineOf(from), audit.MachineOf(from)
+	e.Received, e.Lost = now, 0
+	e.Late = now.Sub(e.Time).Abs() > lateAfter
+	return e
+}
+
+// checkMachineEvent returns a fault of kind Invalid for an event that is malformed or too large, that has a
+// code which a machine of from's kind may not send, or that is not about a user. A fault of another kind
+// would make the machine send it again and again.
 func checkMachineEvent(from identity.Identity, e audit.Event) error {
-	if err := e.Check(); err != nil {
+	const op = "audit.AppendMachineEvents"
+	if _, err := e.Encode(); err != nil {
 		return err
 	}
-	if identity.CheckMachineID(identity.MachineID(e.ID)) != nil { // an event id has the form of a machine id
-		return fmt.Errorf("event id %.40q is not 32 hex digits", e.ID)
-	}
 	if !slices.Contains(allowedCodes[from.Kind], e.Code) {
-		return fmt.Errorf("a %s may not report %s", from.Kind, e.Code)
+		return eventNotAllowed.New(op, fault.Args{"kind": from.Kind, "code": e.Code})
+	}
+	if e.Actor.Kind != identity.User {
+		return eventWithoutUser.New(op, fault.Args{"code": e.Code})
 	}
 	return nil
 }

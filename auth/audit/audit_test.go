@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -33,32 +34,64 @@ var (
 	}
 )
 
-func newLog(t *testing.T) *audit.Log {
+// noon is when events are received.
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func newLog(t *testing.T) (*audit.Log, *state.State) {
 	t.Helper()
 	st, _ := statetest.NewCluster(t)
-	return audit.New(st.Events)
+	return audit.New(st.Events, func() time.Time { return noon }), st
 }
 
-func event(code events.Code) events.Event {
-	return events.Event{V: 1, Code: code, ID: state.NewID(), Time: time.Now()}
+// event is an event about alice with a body, which has happened just now.
+func event(body events.Body) events.Event {
+	e := events.New(noon, statetest.User("alice@example.com"), body)
+	e.ID = state.NewID()
+	return e
 }
 
-func TestNodeEventsNameTheNodeThatSentThem(t *testing.T) {
+var refusal = events.SessionRefusal{Reason: "not allowed"}
+
+// Whatever an event says, the log names the machine whose certificate was verified, and when it was received.
+func TestEventsNameTheMachineThatSentThem(t *testing.T) {
 	t.Parallel()
-	log := newLog(t)
-	e := event(events.SessionStarted)
-	e.Machine, e.MachineID = "another", "00000000000000000000000000000009"
+	log, st := newLog(t)
+	e := event(refusal)
+	e.SaidBy = events.Machine{Kind: identity.Auth, ID: nodeWeb.ID, Name: "another"}
+	e.Machine, e.Received, e.Lost = e.SaidBy, noon.Add(-time.Hour), 7
 	for range 2 { // as after a lost answer
 		if err := log.AppendMachineEvents(t.Context(), nodeWeb, []events.Event{e}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got, err := log.Read(t.Context(), 0, 10)
-	if err != nil || len(got) != 1 || got[0].Number != 1 {
-		t.Fatalf("got %+v and %v, want the event once", got, err)
+	got := statetest.Events(t, st)
+	if len(got) != 1 {
+		t.Fatalf("got %+v, want the event once", got)
 	}
-	if e := got[0].Event; e.Machine != "web" || e.MachineID != nodeWeb.ID {
-		t.Errorf("got %s (%s), want the sender web", e.Machine, e.MachineID)
+	if e, web := got[0], events.MachineOf(nodeWeb); e.SaidBy != web || e.Machine != web {
+		t.Errorf("got said by %v about %v, want the sender web", e.SaidBy, e.Machine)
+	}
+	if e := got[0]; !e.Received.Equal(noon) || e.Lost != 0 || e.Late {
+		t.Errorf("got received %s, %d lost, late %t, want noon, none and not", e.Received, e.Lost, e.Late)
+	}
+}
+
+// An event that waited on its machine, or whose machine has another time, says that it came late.
+func TestLateEventsSaySo(t *testing.T) {
+	t.Parallel()
+	log, st := newLog(t)
+	offsets := []time.Duration{0, -time.Minute, -61 * time.Second, 61 * time.Second, -72 * time.Hour}
+	for _, offset := range offsets {
+		e := event(refusal)
+		e.Time = noon.Add(offset)
+		if err := log.AppendMachineEvents(t.Context(), nodeWeb, []events.Event{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, e := range statetest.Events(t, st) {
+		if want := offsets[i].Abs() > time.Minute; e.Late != want {
+			t.Errorf("an event of %s ago: got late %t, want %t", -offsets[i], e.Late, want)
+		}
 	}
 }
 
@@ -66,22 +99,21 @@ func TestNodeEventsNameTheNodeThatSentThem(t *testing.T) {
 // knows.
 func TestMachinesReportOnlyTheirEventCodes(t *testing.T) {
 	t.Parallel()
-	log := newLog(t)
-	senders := map[events.Code][]identity.Kind{
-		events.SessionStarted:   {identity.Node},
-		events.SessionEnded:     {identity.Node},
-		events.SessionRefused:   {identity.Node, identity.Proxy},
-		events.ForwardStarted:   {identity.Node},
-		events.NodeConnected:    {identity.Proxy},
-		events.NodeDisconnected: {identity.Proxy},
+	log, _ := newLog(t)
+	fromNodes := map[events.Code]events.Body{
+		events.SessionStarted: events.SessionStart{Session: "s", Login: "root", Program: "shell"},
+		events.SessionEnded:   events.SessionEnd{Session: "s", Login: "root", Program: "shell"},
+		events.SessionRefused: refusal,
+		events.ForwardStarted: events.ForwardStart{Login: "root", Forward: "agent"},
 	}
-	for code := range events.Descriptions {
+	for _, entry := range events.Registry() {
+		code := entry.Code
 		for _, from := range []identity.Identity{nodeWeb, proxyEdge} {
-			want := false
-			for _, kind := range senders[code] {
-				want = want || kind == from.Kind
+			body, want := fromNodes[code]
+			if want = want && from.Kind == identity.Node; body == nil {
+				body = entry.Body
 			}
-			err := log.AppendMachineEvents(t.Context(), from, []events.Event{event(code)})
+			err := log.AppendMachineEvents(t.Context(), from, []events.Event{event(body)})
 			if (err == nil) != want {
 				t.Errorf("%s from a %s: got %v, want accepted %v", code, from.Kind, err, want)
 			}
@@ -92,25 +124,39 @@ func TestMachinesReportOnlyTheirEventCodes(t *testing.T) {
 	}
 }
 
+// An event of a node is about a user: a node cannot make the log say that an auth replica did something.
+func TestMachineEventsAreAboutUsers(t *testing.T) {
+	t.Parallel()
+	log, _ := newLog(t)
+	e := event(refusal)
+	e.Actor = events.Actor{Kind: identity.Auth, Name: "auth-1"}
+	err := log.AppendMachineEvents(t.Context(), nodeWeb, []events.Event{e})
+	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+		t.Errorf("got %v, want it invalid with a remedy", err)
+	}
+}
+
 // One malformed event makes the whole call fail, and none of its events is stored. The largest allowed call
 // succeeds.
 func TestMalformedEventsAreRefusedTogether(t *testing.T) {
 	t.Parallel()
-	log := newLog(t)
-	long := event(events.SessionStarted)
-	long.Reason = strings.Repeat("x", 2000)
-	malformedID := event(events.SessionStarted)
-	malformedID.ID = strings.Repeat("Z", 32)
-	withoutID := events.Event{Code: events.SessionStarted, Time: time.Now()}
+	log, st := newLog(t)
+	long := event(events.SessionRefusal{Reason: strings.Repeat("x", 2000)})
+	malformedID, withoutID, unknown, newer := event(refusal), event(refusal), event(refusal), event(refusal)
+	malformedID.ID, withoutID.ID, unknown.Code, newer.V = strings.Repeat("Z", 32), "", "TH9999", 2
+	large := event(refusal)
+	large.Body = json.RawMessage(`{"x":"` + strings.Repeat("x", events.MaxBytes) + `"}`)
 	many := make([]events.Event, authrpc.MaxEvents+1)
 	for i := range many {
-		many[i] = event(events.SessionStarted)
+		many[i] = event(refusal)
 	}
 	for name, list := range map[string][]events.Event{
-		"one without an id": {event(events.SessionStarted), withoutID},
+		"one without an id": {event(refusal), withoutID},
 		"a malformed id":    {malformedID},
 		"a text too long":   {long},
-		"an unknown code":   {event("TH9999")},
+		"an unknown code":   {unknown},
+		"a newer version":   {newer},
+		"too large":         {large},
 		"too many":          many,
 	} {
 		err := log.AppendMachineEvents(t.Context(), nodeWeb, list)
@@ -118,8 +164,8 @@ func TestMalformedEventsAreRefusedTogether(t *testing.T) {
 			t.Errorf("%s: got %v, want invalid with a remedy", name, err)
 		}
 	}
-	if got, err := log.Read(t.Context(), 0, 10); err != nil || len(got) != 0 {
-		t.Errorf("got %d events and %v, want none of a refused batch", len(got), err)
+	if got := statetest.Events(t, st); len(got) != 0 {
+		t.Errorf("got %d events, want none of a refused batch", len(got))
 	}
 	if err := log.AppendMachineEvents(t.Context(), nodeWeb, many[:authrpc.MaxEvents]); err != nil {
 		t.Errorf("the largest batch: got %v", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/threshold-access/threshold/ca/keyring"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -66,11 +67,9 @@ func (f *File) Create(ctx context.Context, cfg Config) error {
 		Authorities: authorities,
 		Roles:       f.roles,
 		Connectors:  f.connectors,
-		Events: []audit.Event{{
-			Code:   audit.ClusterCreated,
-			Time:   now,
-			Fields: map[string]string{"cluster": f.cluster, "pin": pin},
-		}},
+		Events: []audit.Event{
+			audit.New(now, identity.Identity{}, audit.ClusterCreation{Cluster: f.cluster, Pin: pin}),
+		},
 	})
 	if err == nil {
 		cfg.Log.Info("cluster created", "cluster", f.cluster, "pin", pin)

@@ -310,25 +310,20 @@ func replaceFactor(list []state.Factor, f state.Factor) []state.Factor {
 // enrolment or the use of a recovery code. Any other accepted answer makes none here: the login that it
 // finishes has an event of its own.
 func auditEvents(a Answer, judged outcome, now time.Time) []audit.Event {
-	event := func(code audit.Code, reason string) audit.Event {
-		e := audit.NewEvent(code, a.Who, now)
-		e.ID, e.From, e.Proxy, e.Reason = state.NewID(), a.From, a.Proxy, reason
-		return e
-	}
+	event := func(body audit.Body) audit.Event { return audit.New(now, a.Who, body).Via(a.Proxy, a.From) }
 	switch {
 	case judged.verdict == Wrong:
-		events := []audit.Event{event(audit.LoginRefused, "wrong code")}
+		events := []audit.Event{event(audit.LoginRefusal{Reason: "wrong code"})}
 		if !judged.next.LockedUntil.IsZero() {
-			until := judged.next.LockedUntil.UTC().Format(time.RFC3339)
-			events = append(events, event(audit.FactorLocked, "locked until "+until))
+			events = append(events, event(audit.FactorLockout{Until: judged.next.LockedUntil.UTC()}))
 		}
 		return events
 	case judged.verdict == Reused:
-		return []audit.Event{event(audit.LoginRefused, "a code that was used already")}
+		return []audit.Event{event(audit.LoginRefusal{Reason: "a code that was used already"})}
 	case judged.enrolled:
-		return []audit.Event{event(audit.FactorEnrolled, judged.method)}
+		return []audit.Event{event(audit.FactorEnrolment{Factor: judged.method})}
 	case judged.method == Recovery:
-		return []audit.Event{event(audit.RecoveryUsed, "")}
+		return []audit.Event{event(audit.RecoveryUse{})}
 	}
 	return nil
 }

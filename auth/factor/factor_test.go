@@ -14,6 +14,7 @@ import (
 
 	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/auth/state/statetest"
 	"github.com/threshold-access/threshold/auth/totp"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/audit"
@@ -142,13 +143,9 @@ func (f *fixture) wantFault(err error, kind fault.Kind, says string) {
 // events returns the codes of the stored events.
 func (f *fixture) events() []audit.Code {
 	f.t.Helper()
-	all, err := f.state.ReadEvents(f.t.Context(), 1, 1000)
-	if err != nil {
-		f.t.Fatal(err)
-	}
 	var out []audit.Code
-	for _, e := range all {
-		out = append(out, e.Event.Code)
+	for _, e := range statetest.Events(f.t, f.state) {
+		out = append(out, e.Code)
 	}
 	return out
 }

@@ -12,7 +12,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -77,11 +76,13 @@ func New(cfg Config) *Issuer { return &Issuer{cfg} }
 // commit stores issuance records and events, together with what the certificates are issued for.
 type commit func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error
 
+// describe makes the audit event of an issuance.
+type describe func(audit.Issuance) audit.Event
+
 // issue asks the CA for certificates and releases them once store has committed their issuance records,
-// together with the event if e is not the zero event. The event gets the serial and the end of the last
-// certificate.
+// together with the event that describe makes of the last one; nil: without an event.
 func (i *Issuer) issue(
-	ctx context.Context, store commit, e audit.Event, requests ...ca.Request,
+	ctx context.Context, store commit, event describe, requests ...ca.Request,
 ) ([]ca.Issued, error) {
 	prepared, err := i.cfg.CA.Prepare(requests...)
 	if err != nil {
@@ -89,21 +90,19 @@ func (i *Issuer) issue(
 	}
 	return prepared.Release(ctx, func(ctx context.Context, records []ca.Record) error {
 		var encoded []json.RawMessage
+		var last audit.Issuance
 		for _, record := range records {
 			b, err := json.Marshal(record)
 			if err != nil {
 				return recordNotEncoded.Wrap(err, "issue")
 			}
 			encoded = append(encoded, b)
-			e.Fields = map[string]string{
-				"serial": strconv.FormatUint(uint64(record.Serial), 10),
-				"until":  record.NotAfter.Format(time.RFC3339),
-			}
+			last = audit.Issuance{Serial: record.Serial, Until: record.NotAfter.UTC()}
 		}
-		if e.Code == "" {
+		if event == nil {
 			return store(ctx, encoded)
 		}
-		return store(ctx, encoded, e)
+		return store(ctx, encoded, event(last))
 	})
 }
 
@@ -155,9 +154,10 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 		return authrpc.RedeemLoginResponse{}, err
 	}
 	logins := access.Logins(policy, finished.who)
-	e := audit.NewEvent(audit.CertIssued, finished.who, i.cfg.Now())
-	e.Proxy, e.From = finished.proxy, finished.from
-	released, err := i.issue(ctx, finished.commit, e, ca.Request{
+	event := func(issued audit.Issuance) audit.Event {
+		return audit.New(i.cfg.Now(), finished.who, issued).Via(finished.proxy, finished.from)
+	}
+	released, err := i.issue(ctx, finished.commit, event, ca.Request{
 		Profile:       ca.User,
 		Identity:      finished.who,
 		SSHKey:        finished.sshKey,
@@ -194,16 +194,17 @@ func (i *Issuer) ForMachine(ctx context.Context, member join.Admitted) (authrpc.
 		return authrpc.JoinResponse{}, err
 	}
 	id, names, now := machine.Identity(i.cfg.Cluster), i.hostNames(machine), i.cfg.Now().UTC()
-	code, store := audit.CertIssued, commit(i.cfg.Issuances.AppendIssuances)
+	store := commit(i.cfg.Issuances.AppendIssuances)
+	event := func(issued audit.Issuance) audit.Event { return audit.New(now, id, issued) }
 	if member.Renewal() {
-		code = audit.CertRenewed
+		event = func(issued audit.Issuance) audit.Event { return audit.New(now, id, audit.Renewal(issued)) }
 		store = func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error {
 			return i.cfg.Renewals.RecordRenewal(ctx, machine.ID, now, issued, events...)
 		}
 	}
 	host := ca.Request{Profile: ca.Host, Identity: id, SSHKey: member.SSHKey(), Names: names}
 	service := ca.Request{Profile: ca.Service, Identity: id, X509Key: member.ServiceKey(), Names: names}
-	issued, err := i.issue(ctx, store, audit.NewEvent(code, id, now), host, service)
+	issued, err := i.issue(ctx, store, event, host, service)
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
@@ -234,7 +235,7 @@ func (i *Issuer) ForAuth(
 	key crypto.PublicKey,
 ) ([]*x509.Certificate, error) {
 	r := ca.Request{Profile: ca.Service, Identity: id, X509Key: key, Names: []string{id.Name}}
-	noEvent := audit.Event{} // the issuance record is enough: no machine or user got anything
+	var noEvent describe // the issuance record is enough: no machine or user got anything
 	issued, err := i.issue(ctx, i.cfg.Issuances.AppendIssuances, noEvent, r)
 	if err != nil {
 		return nil, err

@@ -192,16 +192,15 @@ func TestRecordAndEventAreOneTransaction(t *testing.T) {
 	f.forRoles("shell")
 	records, err := f.st.ReadIssuances(t.Context(), 1, 10)
 	f.must(err)
-	events, err := f.st.ReadEvents(t.Context(), 1, 10)
-	f.must(err)
+	events := statetest.Events(t, f.st)
 	if len(records) != 1 || len(events) != 1 {
 		t.Fatalf("got %d records and %d events, want one each", len(records), len(events))
 	}
 	var r ca.Record
 	f.must(json.Unmarshal(records[0], &r))
-	e := events[0].Event
-	if e.Code != audit.CertIssued || e.Proxy != "edge" || e.From != "192.0.2.1" ||
-		e.Fields["serial"] != fmt.Sprint(uint64(r.Serial)) || e.LoginID != "login-1" {
+	e := events[0]
+	if e.Code != audit.CertIssued || e.Proxy.Name != "edge" || e.From != "192.0.2.1" ||
+		statetest.Body[audit.Issuance](t, e).Serial != r.Serial || e.Actor.LoginID != "login-1" {
 		t.Errorf("got event %+v, want it to name serial %d, login and proxy", e, r.Serial)
 	}
 }

@@ -194,12 +194,12 @@ func (s *Service) recordRefusal(ctx context.Context, token state.Stored[state.To
 	if !refused || token.Value.Refused >= maxRefusals {
 		return refusal
 	}
-	e := audit.Event{
-		Code:   audit.JoinRefused,
-		Time:   s.cfg.Now().UTC(),
-		Reason: fault.Message(refusal),
-		Fields: map[string]string{"token": token.Key, "kind": string(token.Value.Kind)},
-	}
+	nobody := identity.Identity{} // the machine has proved nothing
+	e := audit.New(s.cfg.Now(), nobody, audit.JoinRefusal{
+		Kind:   token.Value.Kind,
+		Token:  token.Key,
+		Reason: audit.Truncate(fault.Message(refusal)),
+	})
 	if err := s.cfg.Tokens.CountRefusal(ctx, token, e); err != nil && !fault.Is(err, fault.Conflict) {
 		return fmt.Errorf("%w (and the refusal could not be recorded: %v)", refusal, err)
 	}
@@ -320,12 +320,11 @@ func (s *Service) register(
 		if machine.Name, err = s.chooseName(ctx, *machine, wanted); err != nil {
 			return Admitted{}, s.recordRefusal(ctx, token, err)
 		}
-		e := audit.NewEvent(audit.MachineJoined, machine.Identity(s.cfg.Cluster), machine.Created)
-		e.Fields = map[string]string{
-			"kind":  string(machine.Kind),
-			"token": token.Key,
-			"by":    token.Value.By,
-		}
+		e := audit.New(machine.Created, machine.Identity(s.cfg.Cluster), audit.Join{
+			Kind:  machine.Kind,
+			Token: token.Key,
+			By:    token.Value.By,
+		})
 		err = s.cfg.Machines.AddMachine(ctx, *machine, token, e)
 		if !fault.Is(err, fault.Conflict) {
 			break // stored, or an error that another try does not mend

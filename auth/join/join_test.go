@@ -119,10 +119,8 @@ func (f *fixture) joined(token join.TokenRequest, name string, names ...string) 
 // refusals counts the audit events of refused joins.
 func (f *fixture) refusals() (n int) {
 	f.Helper()
-	list, err := f.st.ReadEvents(f.Context(), 1, 1000)
-	f.must(err)
-	for _, e := range list {
-		if e.Event.Code == audit.JoinRefused {
+	for _, e := range statetest.Events(f, f.st) {
+		if e.Code == audit.JoinRefused {
 			n++
 		}
 	}

@@ -78,15 +78,16 @@ func (s *Service) Create(
 		Created: now,
 		Expires: now.Add(req.TTL),
 	}
-	event := audit.Event{Code: audit.TokenCreated, Time: now, User: "auth"}
-	if req.By.Kind == identity.User {
-		event = audit.NewEvent(audit.TokenCreated, req.By, now)
+	after, err := audit.NewDocument(record) // it has the hash of the secret
+	if err != nil {
+		return authrpc.Token{}, noRecord, err
 	}
-	event.Fields = map[string]string{
-		"token":   req.Name,
-		"kind":    string(req.Kind),
-		"expires": formatTime(record.Expires),
-	}
+	event := audit.New(now, req.By, audit.TokenCreation{
+		Token:   req.Name,
+		Kind:    req.Kind,
+		Expires: record.Expires,
+		After:   after,
+	})
 	if _, err := s.cfg.Tokens.AddToken(ctx, req.Name, record, event); err != nil {
 		return authrpc.Token{}, noRecord, err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/threshold-access/threshold/auth/login"
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/auth/state/statetest"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -397,8 +398,8 @@ func TestAttemptFitsACookieAndIsSealed(t *testing.T) {
 	_, err = f.Identify(t.Context(), proxyIdentity, f.begin(c))
 	f.wantFault(err, fault.Exhausted, "fewer")
 	got := f.events(audit.LoginRefused)
-	if len(got) != 1 || got[0].User != "alice@example.com" || got[0].Proxy != proxyIdentity.Name ||
-		got[0].From == "" {
+	if len(got) != 1 || got[0].Actor.Name != "alice@example.com" ||
+		got[0].Proxy.Name != proxyIdentity.Name || got[0].From == "" {
 		t.Errorf("got %+v, want an event about the refusal of an identified user", got)
 	}
 }
@@ -442,8 +443,8 @@ func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
 		f.wantFault(err, fault.Exhausted, "try again in 30s")
 	})
 	for _, e := range f.events(audit.LoginRefused) {
-		if e.From != "192.0.2.7" || e.Proxy != proxyIdentity.Name || e.User != "alice@example.com" ||
-			e.Reason == "" {
+		if e.From != "192.0.2.7" || e.Proxy.Name != proxyIdentity.Name ||
+			e.Actor.Name != "alice@example.com" || statetest.Body[audit.LoginRefusal](t, e).Reason == "" {
 			t.Errorf("got event %+v, want user, address, proxy and reason", e)
 		}
 	}

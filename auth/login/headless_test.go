@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/auth/login"
+	"github.com/threshold-access/threshold/auth/state/statetest"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -107,7 +108,8 @@ func TestHeadlessLoginIsApprovedInAnotherBrowser(t *testing.T) {
 		assured.MaxTTL() != login.HeadlessLife {
 		t.Fatalf("got %+v, %v, %v, want alice for an hour at most", assured.Who(), ok, err)
 	}
-	if got := f.events(audit.LoginSucceeded); len(got) != 1 || got[0].Fields["host"] != "build-1" {
+	if got := f.events(audit.LoginSucceeded); len(got) != 1 ||
+		statetest.Body[audit.Login](t, got[0]).Host != "build-1" {
 		t.Errorf("got %+v, want the name of the machine recorded", got)
 	}
 	want := []netip.Prefix{netip.MustParsePrefix("203.0.113.9/32")}

@@ -154,8 +154,8 @@ func (s *Service) identityOf(user oidc.VerifiedUser) identity.Identity {
 func (s *Service) recordRefusal(
 	ctx context.Context, who, by identity.Identity, from string, reason error,
 ) error {
-	e := audit.NewEvent(audit.LoginRefused, who, s.cfg.Now())
-	e.From, e.Proxy, e.Reason = audit.Truncate(from), by.Name, audit.Truncate(fault.Message(reason))
+	why := audit.LoginRefusal{Reason: audit.Truncate(fault.Message(reason))}
+	e := audit.New(s.cfg.Now(), who, why).Via(by.Name, from)
 	if err := s.cfg.Events.AppendEvents(ctx, e); err != nil {
 		s.cfg.Log.Error("a refusal could not be recorded", "err", err, "user", who.Name, "refusal", reason)
 	}

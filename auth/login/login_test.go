@@ -27,6 +27,7 @@ import (
 	"github.com/threshold-access/threshold/auth/oidc"
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/auth/state/statetest"
 	"github.com/threshold-access/threshold/auth/totp"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/audit"
@@ -407,11 +408,9 @@ func codeOf(t *testing.T, proved authrpc.ProveFactorResponse, c client) string {
 
 func (f *fixture) events(code audit.Code) (out []audit.Event) {
 	f.t.Helper()
-	all, err := f.state.ReadEvents(f.t.Context(), 1, 1000)
-	f.must(err)
-	for _, e := range all {
-		if e.Event.Code == code {
-			out = append(out, e.Event)
+	for _, e := range statetest.Events(f.t, f.state) {
+		if e.Code == code {
+			out = append(out, e)
 		}
 	}
 	return out
@@ -461,8 +460,8 @@ func TestUserLogsIn(t *testing.T) {
 		t.Errorf("got proxy %v and address %q, want those of the login", assured.Proxy(), assured.From())
 	}
 	got := f.events(audit.LoginSucceeded)
-	if len(got) != 2 || got[0].LoginID == got[1].LoginID || got[1].LoginID != who.LoginID ||
-		got[1].Proxy != proxyIdentity.Name {
+	if len(got) != 2 || got[0].Actor.LoginID == got[1].Actor.LoginID ||
+		got[1].Actor.LoginID != who.LoginID || got[1].Proxy.Name != proxyIdentity.Name {
 		t.Errorf("got events %+v, want one for each login", got)
 	}
 }

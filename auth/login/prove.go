@@ -131,12 +131,11 @@ func (s *Service) storeLogin(
 		return res, err
 	}
 	now := s.cfg.Now().UTC()
-	succeeded := audit.NewEvent(audit.LoginSucceeded, who, now)
-	succeeded.From, succeeded.Proxy = from, by.Name
-	succeeded.Fields = map[string]string{"factor": who.Factor}
-	if name := attempt.Client.Host.Name; name != "" {
-		succeeded.Fields["host"] = name
+	said := audit.Login{Factor: who.Factor, Host: attempt.Client.Host.Name}
+	if handle := attempt.Client.Headless; handle != nil {
+		said.Headless = handle.From.String()
 	}
+	succeeded := audit.New(now, who, said).Via(by.Name, from)
 	pending := state.PendingLogin{
 		Who:       who,
 		Mapped:    attempt.User.Roles,
@@ -152,9 +151,8 @@ func (s *Service) storeLogin(
 		RecoveryCodes: proof.RecoveryCodes(),
 		Headless:      attempt.Client.headlessPrompt(),
 	}
-	if handle := attempt.Client.Headless; handle != nil {
+	if attempt.Client.Headless != nil {
 		pending.MaxTTL = HeadlessLife
-		succeeded.Fields["headless"] = handle.From.String()
 		return res, s.storeHeadless(ctx, attempt, pending, succeeded)
 	}
 	code, hash := newOneTimeCode()

@@ -46,6 +46,27 @@ var (
 		Remedy: "write version: " + Version,
 	}
 
+	eventPageInvalid = fault.Code{
+		Name:   "event-page-invalid",
+		Kind:   fault.Invalid,
+		Text:   "a page of events begins after a number",
+		Remedy: "leave out after, or use next of the last page",
+	}
+
+	eventUnknown = fault.Code{
+		Name:   "event-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there is no event \"{name}\"",
+		Remedy: "the name of an event is its number; list them: tsh get events",
+	}
+
+	eventsReadOnly = fault.Code{
+		Name:   "events-read-only",
+		Kind:   fault.Denied,
+		Text:   "events can only be read: the audit log is never changed",
+		Remedy: "use: tsh get events",
+	}
+
 	machineUnknown = fault.Code{
 		Name:   "machine-unknown",
 		Kind:   fault.NotFound,

@@ -24,12 +24,24 @@ const Sealed = "(sealed)"
 
 // document turns a stored connector into a document, with Sealed in place of the client secret.
 func (k connectorKind) document(c state.StoredConnector) (authrpc.Resource, error) {
+	return k.documentWith(c, Sealed)
+}
+
+// eventDocument turns a stored connector into the document of an audit event, with a digest in place of the
+// client secret: the log shows whether the secret was changed.
+func (k connectorKind) eventDocument(c state.StoredConnector) (authrpc.Resource, error) {
+	return k.documentWith(c, events.DigestSecret(c.Secret))
+}
+
+// documentWith turns a stored connector into a document, with shown in place of the client secret, if it has
+// one.
+func (k connectorKind) documentWith(c state.StoredConnector, shown string) (authrpc.Resource, error) {
 	spec, err := oidc.ReadRecord(c.Connector)
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
 	if spec.ClientSecret != "" {
-		spec.ClientSecret = Sealed
+		spec.ClientSecret = shown
 	}
 	return document("connector", c.Name, c.Revision, spec, nil)
 }
@@ -100,7 +112,15 @@ func (k connectorKind) apply(
 		return out, err
 	}
 	old.Name = name // a connector that is new was not read, so old has no name yet
-	e := by.event(events.ResourceApplied, access.Connectors, name)
+	before := &old
+	if old.Revision == 0 {
+		before = nil
+	}
+	after := state.StoredConnector{Connector: next, Name: name}
+	e, err := changeEvent(by, access.Connectors, before, after, k.eventDocument)
+	if err != nil {
+		return out, err
+	}
 	// A compare-and-set: fault Conflict if the connector was changed since it was read above.
 	if err := k.connectors.PutConnector(ctx, old, next, e); err != nil {
 		return out, err
@@ -190,6 +210,9 @@ func (k connectorKind) remove(ctx context.Context, by caller, name string) error
 	if err := k.checkAdminConnectorRemains(ctx, name, noConnector); err != nil {
 		return err
 	}
-	e := by.event(events.ResourceRemoved, access.Connectors, name)
+	e, err := removalEvent(by, access.Connectors, old, k.eventDocument)
+	if err != nil {
+		return err
+	}
 	return k.connectors.RemoveConnector(ctx, old, e)
 }

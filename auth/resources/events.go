@@ -3,7 +3,6 @@ package resources
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/threshold-access/threshold/auth/state"
@@ -16,13 +15,12 @@ type eventKind struct{ log Log }
 
 // document turns an audit event into a document. It has no revision, because events never change.
 func (k eventKind) document(e state.NumberedEvent) (authrpc.Resource, error) {
-	return document("event", strconv.FormatUint(e.Number, 10), 0, e.Event, nil)
+	return document("event", strconv.FormatUint(e.Number, 10), 0, e.JSON, nil)
 }
 
 // get returns the event of that number, or fault NotFound.
 func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
-	missing := fault.New(fault.NotFound, "resources.Get", fmt.Sprintf("there is no event %.40q", name),
-		"the name of an event is its number; list them: tsh get events")
+	missing := eventUnknown.New("resources.Get", fault.Args{"name": name})
 	number, err := strconv.ParseUint(name, 10, 64)
 	if err != nil || number == 0 {
 		return authrpc.Resource{}, missing
@@ -49,8 +47,7 @@ func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resour
 	last := uint64(0) // the number of the last event before or in the page
 	if p.After != "" {
 		if last, err = strconv.ParseUint(p.After, 10, 64); err != nil {
-			return nil, "", fault.Wrap(err, fault.Invalid, "resources.Get",
-				"a page of events begins after a number", "leave out after, or use next of the last page")
+			return nil, "", eventPageInvalid.Wrap(err, "resources.Get")
 		}
 	}
 	got, readErr := k.log.Read(ctx, last, p.Limit)
@@ -83,7 +80,4 @@ func (k eventKind) remove(context.Context, caller, string) error { return readOn
 
 // readOnlyFault is the error for every attempt to change an event. Not even an administrator may: the audit
 // log must show also what administrators did.
-func readOnlyFault() error {
-	return fault.New(fault.Denied, "resources", "events can only be read: the audit log is never changed",
-		"use: tsh get events")
-}
+func readOnlyFault() error { return eventsReadOnly.New("resources") }

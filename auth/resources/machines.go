@@ -7,7 +7,6 @@ import (
 	"github.com/threshold-access/threshold/auth/join"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/access"
-	events "github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -100,8 +99,11 @@ func (k machineKind) apply(
 	if err := by.checkRelabel(nodeOf(old.Value), nodeOf(next)); err != nil {
 		return out, err
 	}
+	e, err := changeEvent(by, k.plural, &old, state.Stored[state.Machine]{Value: next}, k.document)
+	if err != nil {
+		return out, err
+	}
 	// A compare-and-set: fault Conflict if the machine was changed since it was read above.
-	e := by.event(events.ResourceApplied, k.plural, next.Name)
 	if _, err := k.machines.ChangeMachine(ctx, old, next, e); err != nil {
 		return out, err
 	}
@@ -122,6 +124,9 @@ func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	e := by.event(events.ResourceRemoved, k.plural, m.Value.Name)
+	e, err := removalEvent(by, k.plural, m, k.document)
+	if err != nil {
+		return err
+	}
 	return k.machines.RemoveMachine(ctx, m, by.now, e)
 }

@@ -242,24 +242,80 @@ func (s *Service) recordRefusal(
 	name, rule string,
 	reason error,
 ) error {
-	e := events.NewEvent(events.ResourceRefused, who, s.now())
-	e.Rule, e.Reason = rule, events.Truncate(fault.Message(reason))
-	e.Fields = map[string]string{
-		"action": string(action),
-		"kind":   string(plural),
-		"name":   events.Truncate(name),
-	}
+	e := events.New(s.now(), who, events.ResourceRefusal{
+		Action: string(action),
+		Kind:   string(plural),
+		Name:   events.Truncate(name),
+		Rule:   rule,
+		Reason: events.Truncate(fault.Message(reason)),
+	})
 	if err := s.events.AppendEvents(ctx, e); err != nil {
 		return fmt.Errorf("%w (and the refusal could not be recorded: %v)", reason, err)
 	}
 	return reason
 }
 
-// event returns the audit event of a change to the document of that name, to be committed with the change.
-func (c caller) event(code events.Code, plural access.Resource, name string) events.Event {
-	e := events.NewEvent(code, c.who, c.now)
-	e.Fields = map[string]string{"kind": string(plural), "name": events.Truncate(name)}
-	return e
+// changeEvent returns the audit event of a change from old to next, to be committed with the change. old is
+// nil for what is new. toDocument makes a document without secrets.
+func changeEvent[T any](
+	by caller, plural access.Resource, old *T, next T, toDocument func(T) (authrpc.Resource, error),
+) (events.Event, error) {
+	var before *events.Document
+	if old != nil {
+		var err error
+		if before, _, err = eventDocument(*old, toDocument); err != nil {
+			return events.Event{}, err
+		}
+	}
+	after, name, err := eventDocument(next, toDocument)
+	if err != nil {
+		return events.Event{}, err
+	}
+	return events.New(by.now, by.who, events.ResourceChange{
+		Kind:   string(plural),
+		Name:   name,
+		Before: before,
+		After:  after,
+	}), nil
+}
+
+// removalEvent returns the audit event of the removal of old, to be committed with the removal. toDocument
+// makes a document without secrets.
+func removalEvent[T any](
+	by caller, plural access.Resource, old T, toDocument func(T) (authrpc.Resource, error),
+) (events.Event, error) {
+	before, name, err := eventDocument(old, toDocument)
+	if err != nil {
+		return events.Event{}, err
+	}
+	return events.New(by.now, by.who, events.ResourceRemoval{
+		Kind:   string(plural),
+		Name:   name,
+		Before: before,
+	}), nil
+}
+
+// eventDocument returns a document as an audit event has it, and its name. It has what an administrator sets:
+// no status, and no revision, because that of a change is not known before it is committed.
+func eventDocument[T any](
+	v T, toDocument func(T) (authrpc.Resource, error),
+) (d *events.Document, name string, err error) {
+	doc, err := toDocument(v)
+	if err != nil {
+		return nil, "", err
+	}
+	name = events.Truncate(doc.Metadata.Name)
+	doc.Status, doc.Metadata.Revision = nil, 0
+	d, err = events.NewDocument(doc)
+	return d, name, err
+}
+
+// ifStored returns a pointer to what was read, or nil for what was never stored.
+func ifStored[T any](s state.Stored[T]) *state.Stored[T] {
+	if s.Revision == 0 {
+		return nil
+	}
+	return &s
 }
 
 // checkRevision returns fault Conflict if the document was changed since the caller read it: the caller would

@@ -77,7 +77,7 @@ func newFixture(t *testing.T) *fixture {
 		Machines:   st.Machines,
 		Replicas:   st.Reader,
 		Settings:   st.Settings,
-		Log:        audit.New(st.Events),
+		Log:        audit.New(st.Events, time.Now),
 		Now:        time.Now,
 	})
 	return f
@@ -134,11 +134,9 @@ func (f *fixture) remove(who identity.Identity, kind access.Resource, name strin
 // countEvents counts the events of the codes.
 func (f *fixture) countEvents(codes ...events.Code) (n int) {
 	f.Helper()
-	all, err := f.st.ReadEvents(f.Context(), 1, 1000)
-	f.must(err)
-	for _, e := range all {
+	for _, e := range statetest.Events(f, f.st) {
 		for _, code := range codes {
-			if e.Event.Code == code {
+			if e.Code == code {
 				n++
 			}
 		}
@@ -581,8 +579,8 @@ func TestEventsCanOnlyBeRead(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.must(f.st.Events.AppendEvents(t.Context(),
-		events.Event{Code: events.AuthStarted, Time: time.Now()},
-		events.Event{Code: events.ClusterCreated, Time: time.Now()},
+		events.New(time.Now(), admin, events.AuthStart{Version: "test"}),
+		events.New(time.Now(), admin, events.RecoveryUse{}),
 	))
 	first := authrpc.GetResourcesRequest{Kind: access.Events, Limit: 1}
 	page, err := f.Get(t.Context(), keeperOf(access.Events), first)
@@ -693,14 +691,12 @@ func TestTotalSizeOfRolesIsBounded(t *testing.T) {
 func TestLargeEventsAreListedCompletely(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	large := events.Event{Code: events.SessionEnded, Time: time.Now(), Fields: map[string]string{}}
-	for i := range events.MaxFields {
-		large.Fields[fmt.Sprintf("field-%d", i)] = strings.Repeat("\x00", 300)
-	}
+	large := events.New(time.Now(), admin, events.RecoveryUse{})
+	large.Body = json.RawMessage(`{"x":"` + strings.Repeat("x", 60<<10) + `"}`)
 	for range 200 {
 		f.must(f.st.Events.AppendEvents(t.Context(), large))
 	}
-	f.must(f.st.Events.AppendEvents(t.Context(), events.Event{Code: events.AuthStarted, Time: time.Now()}))
+	f.must(f.st.Events.AppendEvents(t.Context(), events.New(time.Now(), admin, events.AuthStart{})))
 	seen, last := 0, ""
 	for after := ""; ; {
 		page, err := f.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: after})
@@ -719,5 +715,46 @@ func TestLargeEventsAreListedCompletely(t *testing.T) {
 	}
 	if seen != 201 || !strings.Contains(last, string(events.AuthStarted)) {
 		t.Errorf("got %d events, the last %.80s, want 201 and the start of auth", seen, last)
+	}
+}
+
+// The log shows what administrators changed: the document before and after, and whether a secret was changed,
+// but no secret.
+func TestChangesAreRecordedWithBeforeAndAfter(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	connector := doc("connector", "corp", connectorSpec)
+	changed := doc("connector", "corp", replaced(connectorSpec, "hunter2", "hunter3"))
+	for _, d := range []authrpc.Resource{connector, changed} {
+		if _, err := f.apply(admin, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.must(f.remove(admin, access.Connectors, "corp"))
+	token, err := f.apply(admin, doc("token", "t1", `{"kind":"node"}`))
+	f.must(err)
+
+	log := statetest.Events(t, f.st)
+	created := statetest.Body[events.ResourceChange](t, log[0])
+	replaced := statetest.Body[events.ResourceChange](t, log[1])
+	removed := statetest.Body[events.ResourceRemoval](t, log[2])
+	if created.Before != nil || string(replaced.Before.Resource) != string(created.After.Resource) ||
+		string(removed.Before.Resource) != string(replaced.After.Resource) {
+		t.Errorf("got %s, then %s, then %s, want each to begin as the last one ended",
+			created.After.Resource, replaced.Before.Resource, removed.Before.Resource)
+	}
+	if replaced.Before.SHA256 == replaced.After.SHA256 {
+		t.Error("got the same digest for two secrets, want the change to show")
+	}
+	secretHash := statetest.Body[events.TokenCreation](t, log[3]).After
+	if !strings.Contains(string(secretHash.Resource), `"hash":`) {
+		t.Errorf("got %s, want the token's record with the hash of its secret", secretHash.Resource)
+	}
+	text, err := json.Marshal(log)
+	f.must(err)
+	for _, secret := range []string{"hunter2", "hunter3", token.Secret} {
+		if strings.Contains(string(text), secret) {
+			t.Errorf("got the secret %s in the log", secret)
+		}
 	}
 }

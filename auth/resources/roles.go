@@ -9,7 +9,6 @@ import (
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/access"
-	events "github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -91,8 +90,12 @@ func (k roleKind) apply(
 	if err := CheckSize(slices.Collect(maps.Values(after.Roles))); err != nil {
 		return out, err
 	}
+	next := state.Stored[access.Role]{Key: role.Name, Value: role}
+	e, err := changeEvent(by, access.Roles, ifStored(old), next, k.document)
+	if err != nil {
+		return out, err
+	}
 	// A compare-and-set: fault Conflict if the role was changed since it was read above.
-	e := by.event(events.ResourceApplied, access.Roles, role.Name)
 	if _, err := k.roles.PutRole(ctx, old, role, by.now, e); err != nil {
 		return out, err
 	}
@@ -117,7 +120,10 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {
 		return err
 	}
-	e := by.event(events.ResourceRemoved, access.Roles, name)
+	e, err := removalEvent(by, access.Roles, old, k.document)
+	if err != nil {
+		return err
+	}
 	return k.roles.RemoveRole(ctx, old, by.now, e)
 }
 

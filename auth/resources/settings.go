@@ -5,7 +5,6 @@ import (
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/access"
-	events "github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 )
@@ -61,8 +60,12 @@ func (k settingsKind) apply(
 	if err := checkRevision(doc.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
+	stored := state.Stored[access.Settings]{Value: next}
+	e, err := changeEvent(by, access.ClusterSettings, &old, stored, k.document)
+	if err != nil {
+		return out, err
+	}
 	// A compare-and-set: fault Conflict if the settings were changed since they were read above.
-	e := by.event(events.ResourceApplied, access.ClusterSettings, SettingsName)
 	if err := k.settings.PutSettings(ctx, old, next, by.now, e); err != nil {
 		return out, err
 	}

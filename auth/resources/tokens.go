@@ -7,7 +7,6 @@ import (
 	"github.com/threshold-access/threshold/auth/join"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/access"
-	events "github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -112,5 +111,9 @@ func (k tokenKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.tokens.RemoveToken(ctx, stored, by.event(events.ResourceRemoved, access.Tokens, name))
+	e, err := removalEvent(by, access.Tokens, stored, k.document)
+	if err != nil {
+		return err
+	}
+	return k.tokens.RemoveToken(ctx, stored, e)
 }

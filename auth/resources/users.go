@@ -9,7 +9,6 @@ import (
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/access"
-	events "github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -68,6 +67,11 @@ func (k userKind) document(ctx context.Context, u state.Stored[state.User]) (aut
 	return document("user", u.Key, u.Revision, userSpec{user.Roles}, status)
 }
 
+// toDocument is document with the context bound to it.
+func (k userKind) toDocument(ctx context.Context) func(state.Stored[state.User]) (authrpc.Resource, error) {
+	return func(u state.Stored[state.User]) (authrpc.Resource, error) { return k.document(ctx, u) }
+}
+
 // find returns the user with that key, which is connector/subject, or else the only user with that name.
 // Names are not unique: providers choose them. If several users have the name, the error is fault Conflict,
 // because a change must not reach the wrong one; if none has it, fault NotFound.
@@ -119,9 +123,7 @@ func (k userKind) get(ctx context.Context, name string) (authrpc.Resource, error
 
 func (k userKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
 	got, err := k.users.ListUsers(ctx, p)
-	return documents(got, err, func(u state.Stored[state.User]) (authrpc.Resource, error) {
-		return k.document(ctx, u)
-	})
+	return documents(got, err, k.toDocument(ctx))
 }
 
 // apply changes the roles that administrators gave to a user. It creates none: a user exists from their first
@@ -153,8 +155,12 @@ func (k userKind) apply(
 	if err := by.checkSelfChange(old.Value, next); err != nil {
 		return out, err
 	}
+	changed := state.Stored[state.User]{Key: old.Key, Value: next}
+	e, err := changeEvent(by, access.Users, &old, changed, k.toDocument(ctx))
+	if err != nil {
+		return out, err
+	}
 	// A compare-and-set: fault Conflict if the user logged in or was changed since the read above.
-	e := by.event(events.ResourceApplied, access.Users, old.Key)
 	if err := k.users.PutUser(ctx, old, next, e); err != nil {
 		return out, err
 	}
@@ -195,5 +201,9 @@ func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	if err := by.checkSelfChange(old.Value, state.User{}); err != nil {
 		return err
 	}
-	return k.users.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))
+	e, err := removalEvent(by, access.Users, old, k.toDocument(ctx))
+	if err != nil {
+		return err
+	}
+	return k.users.RemoveUser(ctx, old, e)
 }

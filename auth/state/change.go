@@ -7,6 +7,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore"
 )
 
@@ -21,8 +22,9 @@ type writer struct {
 // in err, so that callers check for errors only after commit.
 type change struct {
 	txn      raftstore.Txn
-	conflict *fault.Error // what commit returns when a condition fails; nil: a general message
-	err      error        // the first error while collecting; commit returns it and writes nothing
+	events   []audit.Event // commit adds them to txn
+	conflict *fault.Error  // what commit returns when a condition fails; nil: a general message
+	err      error         // the first error while collecting; commit returns it and writes nothing
 }
 
 // require adds a condition on which the whole change depends.
@@ -39,6 +41,11 @@ func (c *change) setErr(err error) {
 func (c *change) appendRecord(stream string, v any) {
 	b, err := json.Marshal(v)
 	c.setErr(err)
+	c.appendBytes(stream, b)
+}
+
+// appendBytes adds a record to those that the change appends to a stream.
+func (c *change) appendBytes(stream string, b []byte) {
 	for i, a := range c.txn.Append {
 		if a.Stream == stream {
 			c.txn.Append[i].Records = append(a.Records, b)
@@ -48,18 +55,22 @@ func (c *change) appendRecord(stream string, v any) {
 	c.txn.Append = append(c.txn.Append, raftstore.Append{Stream: stream, Records: [][]byte{b}})
 }
 
-// appendEvents adds audit events. An event without an id or version gets one. An event that is not well
-// formed makes the whole change fail.
-func (c *change) appendEvents(events ...audit.Event) {
-	for _, e := range events {
-		if e.V == 0 {
-			e.V = audit.Version
-		}
+// appendEvents adds audit events. An event that is not well formed makes the whole change fail.
+func (c *change) appendEvents(events ...audit.Event) { c.events = append(c.events, events...) }
+
+// encodeEvents adds the events to the transaction. An event without an id gets one. One that no machine sent
+// is said by replica.
+func (c *change) encodeEvents(replica audit.Machine) {
+	for _, e := range c.events {
 		if e.ID == "" {
 			e.ID = NewID()
 		}
-		c.setErr(e.Check())
-		c.appendRecord(auditStream, e)
+		if e.SaidBy == (audit.Machine{}) {
+			e.SaidBy = replica
+		}
+		b, err := e.Encode()
+		c.setErr(err)
+		c.appendBytes(auditStream, b)
 	}
 }
 
@@ -124,6 +135,7 @@ type result struct {
 // commit carries the change out as a whole or not at all. It returns fault Conflict, or c.conflict where that
 // is set, when a condition does not hold; nothing is written then.
 func (w writer) commit(ctx context.Context, c *change) (result, error) {
+	c.encodeEvents(audit.Machine{Kind: identity.Auth, Name: w.store.ReplicaID()})
 	if c.err != nil {
 		return result{}, c.err
 	}

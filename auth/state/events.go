@@ -18,15 +18,15 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// NumberedEvent is an event and its number in the audit log. Numbers begin at 1 and have no gaps.
+// NumberedEvent is an event and its number in the audit log. Numbers begin at 1 and have no gaps. The event
+// is as it was stored, with fields that only a newer release knows.
 type NumberedEvent struct {
 	Number uint64
-	Event  audit.Event
+	JSON   json.RawMessage
 }
 
 // ReadEvents returns up to limit events, beginning with number from. It returns fewer when they are large,
-// and none when there are no more yet. An event that this release cannot decode is replaced by one that says
-// so.
+// and none when there are no more yet.
 func (r *Reader) ReadEvents(ctx context.Context, from uint64, limit int) ([]NumberedEvent, error) {
 	got, err := r.store.Read(ctx, auditStream, from, limit)
 	if err != nil {
@@ -34,11 +34,7 @@ func (r *Reader) ReadEvents(ctx context.Context, from uint64, limit int) ([]Numb
 	}
 	out := make([]NumberedEvent, 0, len(got))
 	for _, rec := range got {
-		e := NumberedEvent{Number: rec.Number}
-		if err := json.Unmarshal(rec.Data, &e.Event); err != nil {
-			e.Event = audit.Event{Time: rec.Time, Reason: "this release cannot read this event"}
-		}
-		out = append(out, e)
+		out = append(out, NumberedEvent{Number: rec.Number, JSON: rec.Data})
 	}
 	return out, nil
 }
@@ -93,7 +89,7 @@ func (w *Events) AppendMachineEvents(ctx context.Context, sender string, events 
 			ids = append(ids, e.ID)
 			c.appendEvents(e)
 		}
-		if nothingNew := len(c.txn.Append) == 0; nothingNew {
+		if nothingNew := len(c.events) == 0; nothingNew {
 			return c.err
 		}
 		// The ids are stored with the events. Of two calls at the same time the second fails with a conflict,

@@ -49,7 +49,8 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	s := open(t)
 	one := token(t, s, "one")
 	web := newMachine(identity.Node, "web")
-	joined := audit.Event{Code: audit.MachineJoined, Time: time.Now()}
+	join := audit.Join{Kind: identity.Node, Token: "one"}
+	joined := audit.New(time.Now(), web.Identity("example.com"), join)
 	must(t, s.Machines.AddMachine(t.Context(), web, one, joined))
 	err := s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "db"), one)
 	if !fault.Is(err, fault.Conflict) {

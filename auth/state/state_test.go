@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"reflect"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func TestReplaceRefusesAChangedRecord(t *testing.T) {
 	for i, want := range []fault.Kind{"", fault.Conflict} {
 		var c change
 		testRecords.replace(&c, old, testRecord{Name: "pear"})
-		c.appendEvents(audit.Event{Code: audit.ResourceApplied, Time: time.Now()})
+		c.appendEvents(audit.New(time.Now(), identity.Identity{}, audit.RecoveryUse{}))
 		if _, err := s.writer.commit(t.Context(), &c); fault.KindOf(err) != want {
 			t.Errorf("replace %d: got %v, want kind %q", i+1, err, want)
 		}
@@ -140,16 +141,17 @@ func TestMachineEventsAreStoredOnce(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	sender := identity.MachineID(NewID())
-	one := audit.Event{V: 1, Code: audit.SessionStarted, ID: NewID(), Time: time.Now()}
-	two := audit.Event{V: 1, Code: audit.SessionEnded, ID: NewID(), Time: time.Now()}
+	one := audit.New(time.Now(), identity.Identity{}, audit.RecoveryUse{})
+	two := audit.New(time.Now(), identity.Identity{}, audit.AuthStart{})
+	one.ID, two.ID = NewID(), NewID()
 	for _, batch := range [][]audit.Event{{one}, {one, two, two}, {one, two}} {
 		if err := s.Events.AppendMachineEvents(t.Context(), string(sender), batch); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, err := s.ReadEvents(t.Context(), 0, 100)
-	if err != nil || len(got) != 2 || got[0].Event.ID != one.ID || got[1].Event.ID != two.ID ||
-		got[1].Number != 2 {
+	if err != nil || len(got) != 2 || !bytes.Contains(got[0].JSON, []byte(one.ID)) ||
+		!bytes.Contains(got[1].JSON, []byte(two.ID)) || got[1].Number != 2 {
 		t.Errorf("got %+v and %v, want both events once, in order", got, err)
 	}
 }

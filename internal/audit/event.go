@@ -1,98 +1,79 @@
 // Package audit answers: what is an audit event?
 //
-// Every security-relevant fact has a code of its own, registered here once, so that searches and alerts never
-// depend on wording.
+// Every security-relevant fact has a code of its own, so that searches and alerts never depend on wording.
+// All events have the same envelope (Event); what else an event says depends on its code (Body).
+// docs/audit.schema.json describes both for programs that read the log.
 package audit
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
-// Version is the format of events that this code writes.
+// Version is the newest version of events that this code reads. New writes the lowest that has the code.
 const Version = 1
 
-// Code names a kind of event. Codes are append-only and never reused.
-type Code string
-
-const (
-	LoginSucceeded   Code = "TH1001"
-	LoginRefused     Code = "TH1002" // after the provider identified the user
-	FactorEnrolled   Code = "TH1003"
-	FactorLocked     Code = "TH1004"
-	RecoveryUsed     Code = "TH1005"
-	CertIssued       Code = "TH2001"
-	CertRenewed      Code = "TH2002"
-	MachineJoined    Code = "TH2003"
-	JoinRefused      Code = "TH2004"
-	SessionStarted   Code = "TH3001"
-	SessionEnded     Code = "TH3002"
-	SessionRefused   Code = "TH3003"
-	ForwardStarted   Code = "TH3004"
-	ResourceApplied  Code = "TH4001"
-	ResourceRemoved  Code = "TH4002"
-	ResourceRefused  Code = "TH4003"
-	TokenCreated     Code = "TH4004"
-	ClusterCreated   Code = "TH5001"
-	AuthStarted      Code = "TH5002"
-	NodeConnected    Code = "TH6001"
-	NodeDisconnected Code = "TH6002"
-)
-
-// Descriptions says what each registered code stands for. It is the registry: Check refuses other codes.
-var Descriptions = map[Code]string{
-	LoginSucceeded:   "a user logged in with provider and second factor",
-	LoginRefused:     "a login was refused after the provider identified the user",
-	FactorEnrolled:   "a second factor was enrolled",
-	FactorLocked:     "a second factor was locked after wrong codes",
-	RecoveryUsed:     "a recovery code was used in place of the second factor",
-	CertIssued:       "certificates were issued",
-	CertRenewed:      "a machine's certificates were renewed",
-	MachineJoined:    "a machine joined the cluster",
-	JoinRefused:      "a machine was refused whose join token was once valid",
-	SessionStarted:   "a session started on a node",
-	SessionEnded:     "a session ended on a node",
-	SessionRefused:   "a node refused a user",
-	ForwardStarted:   "a port, socket or SSH agent was forwarded through a node",
-	ResourceApplied:  "a resource was created or changed",
-	ResourceRemoved:  "a resource was removed",
-	ResourceRefused:  "a change of a resource was refused",
-	TokenCreated:     "a join token was created",
-	ClusterCreated:   "the cluster was created",
-	AuthStarted:      "an auth replica started",
-	NodeConnected:    "a node attached to a proxy",
-	NodeDisconnected: "a node detached from a proxy",
-}
-
-// Event is one fact. Only the auth service stores events. Nodes and proxies send theirs to it, and it writes
-// the sender into each: a node into Machine and MachineID, a proxy into Proxy.
+// Event is one fact. Only the auth service stores events. Nodes send theirs to it; it then writes who said
+// so, and when it heard of it.
 type Event struct {
-	V         int                `json:"v"` // the format: Version
-	Code      Code               `json:"code"`
-	ID        string             `json:"id"`   // 32 hex digits; an event that is sent twice is stored once
-	Time      time.Time          `json:"time"` // by the clock of the machine where it happened
-	User      string             `json:"user,omitempty"`
-	Subject   string             `json:"subject,omitempty"` // connector/subject: the user behind the name
-	LoginID   identity.LoginID   `json:"login_id,omitempty"`
-	Machine   string             `json:"machine,omitempty"` // the node, proxy or replica, by name
-	MachineID identity.MachineID `json:"machine_id,omitempty"`
-	Login     identity.Login     `json:"login,omitempty"`
-	Session   string             `json:"session,omitempty"`
-	From      string             `json:"from,omitempty"`  // the client's address as the proxy saw it
-	Proxy     string             `json:"proxy,omitempty"` // the proxy that the client came through
-	Rule      string             `json:"rule,omitempty"`
-	Reason    string             `json:"reason,omitempty"`
-	Fields    map[string]string  `json:"fields,omitempty"` // what else an event of this code says
+	V        int           `json:"v"`                  // the version of the format
+	Critical wire.Critical `json:"critical,omitempty"` // fields that a reader must know, as body.rule
+
+	ID      string    `json:"id"`   // 32 hex digits, unique
+	Time    time.Time `json:"time"` // by the clock of the machine that says so
+	Code    Code      `json:"code"` // what happened
+	Outcome Outcome   `json:"outcome"`
+
+	Actor   Actor   `json:"actor,omitzero"`   // who did it; absent if nobody is known
+	SaidBy  Machine `json:"said_by,omitzero"` // the machine that says so
+	Machine Machine `json:"machine,omitzero"` // the machine that the event is about
+	Proxy   Machine `json:"proxy,omitzero"`   // the proxy that the client came through
+
+	From       string `json:"from,omitempty"`       // the client's address as the proxy saw it
+	Connection string `json:"connection,omitempty"` // the same in all events of one connection
+
+	// A machine numbers its events in its spool. Spool is drawn at each start of it, and numbers begin at 1.
+	Spool    string    `json:"spool,omitempty"`
+	Number   uint64    `json:"number,omitempty"`  // in the spool
+	Lost     uint64    `json:"lost,omitempty"`    // how many numbers before this one never arrived
+	Received time.Time `json:"received,omitzero"` // when the auth service got it; absent for its own
+	Late     bool      `json:"late,omitempty"`    // whether that was more than a minute after time
+
+	Body json.RawMessage `json:"body"` // what else an event of this code says
 }
 
-// MaxFields and MaxText bound an event that another machine sent. MaxText is in bytes, for each text and for
-// each key and value of Fields.
+// Actor is the user or machine that did something.
+type Actor struct {
+	Kind      identity.Kind      `json:"kind"`                // user, node, proxy or auth
+	Name      string             `json:"name"`                // as an e-mail address, or the machine's name
+	Connector string             `json:"connector,omitempty"` // of a user; with subject it identifies them
+	Subject   string             `json:"subject,omitempty"`   // of a user: the provider's stable id
+	LoginID   identity.LoginID   `json:"login_id,omitempty"`  // of a user: the login that it was done with
+	ID        identity.MachineID `json:"id,omitempty"`        // of a machine
+}
+
+// Machine is a machine by kind, id and name.
+type Machine struct {
+	Kind identity.Kind      `json:"kind"`         // node, proxy or auth
+	ID   identity.MachineID `json:"id,omitempty"` // absent if the one that says so does not know it
+	Name string             `json:"name"`
+}
+
+// MachineOf returns the machine that an identity is of.
+func MachineOf(id identity.Identity) Machine { return Machine{Kind: id.Kind, ID: id.ID, Name: id.Name} }
+
+// Bounds of an event. A stream of the store takes a record of MaxBytes.
 const (
-	MaxFields = 32
-	MaxText   = 1024
+	MaxBytes = 64 << 10 // the JSON of one event
+	MaxText  = 1 << 10  // each text in it, in bytes
 )
 
 // truncatedBytes is how much Truncate keeps, in bytes. It is less than MaxText, so that a writer may add to
@@ -108,43 +89,132 @@ func Truncate(s string) string {
 	return strings.ToValidUTF8(s[:truncatedBytes], "") + "…"
 }
 
-// NewEvent makes an event with the code about who, a user or a machine. The caller sets the ID, and the
-// fields that the code has.
-func NewEvent(code Code, who identity.Identity, now time.Time) Event {
-	e := Event{V: Version, Code: code, Time: now.UTC()}
-	if who.Kind == identity.User {
-		e.User, e.Subject, e.LoginID = who.Name, who.Connector+"/"+who.Subject, who.LoginID
-	} else {
-		e.Machine, e.MachineID = who.Name, who.ID
+// New makes an event of the body's code. actor is the user or machine that did it; a zero one means that
+// nobody is known. An event of a machine is also about that machine.
+func New(now time.Time, actor identity.Identity, body Body) Event {
+	entry := byCode[body.code()]
+	b, err := json.Marshal(body)
+	if err != nil { // bodies have no types that fail; NewDocument checks resources
+		panic(fmt.Sprintf("audit event %s: %v", entry.Code, err))
+	}
+	e := Event{V: entry.Since, Time: now.UTC(), Code: entry.Code, Outcome: entry.Outcome, Body: b}
+	switch actor.Kind {
+	case "":
+	case identity.User:
+		e.Actor = Actor{
+			Kind:      actor.Kind,
+			Name:      actor.Name,
+			Connector: actor.Connector,
+			Subject:   actor.Subject,
+			LoginID:   actor.LoginID,
+		}
+	default:
+		e.Actor = Actor{Kind: actor.Kind, Name: actor.Name, ID: actor.ID}
+		e.Machine = MachineOf(actor)
 	}
 	return e
 }
 
-// Check returns an error for an event with an unregistered code, without id or time, or with more or longer
-// texts than MaxFields and MaxText allow. The event may come from another machine: errors contain at most 20
-// bytes of it.
+// Via returns the event of a client that came through a proxy, with the address that the proxy saw.
+func (e Event) Via(proxy, from string) Event {
+	e.From = Truncate(from)
+	if proxy != "" {
+		e.Proxy = Machine{Kind: identity.Proxy, Name: proxy}
+	}
+	return e
+}
+
+// BodyOf returns the body of an event. It fails for an event of another code than that of B.
+func BodyOf[B Body](e Event) (B, error) {
+	var body B
+	if e.Code != body.code() {
+		return body, fmt.Errorf("event %s has no body of %s", e.Code, body.code())
+	}
+	err := json.Unmarshal(e.Body, &body)
+	return body, err
+}
+
+// Encode returns the JSON of an event that Check accepts and that has at most MaxBytes. Every error is a
+// fault of kind Invalid.
+func (e Event) Encode() ([]byte, error) {
+	if err := e.Check(); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		return nil, malformed("its body is no JSON")
+	}
+	if len(b) > MaxBytes {
+		return nil, malformed(fmt.Sprintf("it has %d bytes, more than %d", len(b), MaxBytes))
+	}
+	return b, nil
+}
+
+// Check returns a fault of kind Invalid for an event that this program cannot use: of a version, code or
+// critical field that it does not know, without what every event has, with a body of another form than that
+// of its code, or with a text longer than MaxText. The event may come from another machine: errors contain
+// little of it.
 func (e Event) Check() error {
-	if _, ok := Descriptions[e.Code]; !ok {
-		return fmt.Errorf("event code %.20q is not registered", e.Code)
+	entry, registered := byCode[e.Code]
+	if !registered {
+		return malformed(fmt.Sprintf("its code %.20q is not registered", e.Code))
 	}
-	if len(e.ID) != 32 || e.Time.IsZero() {
-		return fmt.Errorf("event has no id or no time")
+	if err := wire.Check("the audit event", e.V, Version, e.Critical, entry.fields...); err != nil {
+		return err
 	}
-	if len(e.Fields) > MaxFields {
-		return fmt.Errorf("event has %d fields, more than %d", len(e.Fields), MaxFields)
+	switch {
+	case !isID(e.ID):
+		return malformed("its id is not 32 hex digits")
+	case e.Spool != "" && !isID(e.Spool), (e.Spool == "") != (e.Number == 0):
+		return malformed("its spool and number are no place in a spool")
+	case e.Time.IsZero():
+		return malformed("it has no time")
+	case e.Outcome != entry.Outcome:
+		return malformed(fmt.Sprintf("%s has another outcome than %.20q", e.Code, e.Outcome))
 	}
-	for _, s := range []string{
-		e.User, e.Subject, string(e.LoginID), e.Machine, string(e.MachineID), string(e.Login),
-		e.Session, e.From, e.Proxy, e.Rule, e.Reason,
-	} {
-		if len(s) > MaxText {
-			return fmt.Errorf("event has a text of %d bytes, more than %d", len(s), MaxText)
+	body := entry.newBody()
+	if err := json.Unmarshal(e.Body, body); err != nil || !bytes.HasPrefix(e.Body, []byte("{")) {
+		return malformed("its body does not have the form of " + string(e.Code))
+	}
+	envelope := e
+	envelope.Body = nil
+	if err := checkTexts("", reflect.ValueOf(envelope)); err != nil {
+		return err
+	}
+	return checkTexts("body.", reflect.ValueOf(body).Elem())
+}
+
+// checkTexts returns a fault for a text in v, a struct, that is longer than MaxText, or that is empty
+// although every event has it. path is in front of the names of the fields.
+func checkTexts(path string, v reflect.Value) error {
+	for i := range v.NumField() {
+		name, options, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		optional := strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero")
+		field := v.Field(i)
+		if field.Kind() == reflect.Pointer {
+			if field.IsNil() && !optional {
+				return malformed("it has no " + path + name)
+			}
+			field = reflect.Indirect(field)
 		}
-	}
-	for k, v := range e.Fields {
-		if len(k) > MaxText || len(v) > MaxText {
-			return fmt.Errorf("event field %.20q is larger than %d bytes", k, MaxText)
+		switch {
+		case !field.IsValid() || optional && field.IsZero() || field.Type() == reflect.TypeFor[time.Time]():
+		case field.Kind() == reflect.Struct:
+			if err := checkTexts(path+name+".", field); err != nil {
+				return err
+			}
+		case field.Kind() == reflect.String && field.Len() == 0:
+			return malformed("it has no " + path + name)
+		case field.Kind() == reflect.String && field.Len() > MaxText:
+			name = path + name
+			return malformed(fmt.Sprintf("its %s has %d bytes, more than %d", name, field.Len(), MaxText))
 		}
 	}
 	return nil
 }
+
+// isID reports whether s is 32 lower-case hex digits, as the id of a machine is.
+func isID(s string) bool { return identity.CheckMachineID(identity.MachineID(s)) == nil }
+
+// malformed returns the fault of an event that is not well formed.
+func malformed(why string) error { return eventMalformed.New("audit.Check", fault.Args{"why": why}) }

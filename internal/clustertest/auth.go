@@ -192,7 +192,7 @@ func (c *Cluster) receiveEvents(
 ) (res authrpc.SendEventsResponse, err error) {
 	for _, e := range req.Events {
 		if err := e.Check(); err != nil {
-			return res, fault.Wrap(err, fault.Invalid, "auth.SendEvents", err.Error(), "update this machine")
+			return res, err
 		}
 	}
 	c.mu.Lock()

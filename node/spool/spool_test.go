@@ -2,6 +2,7 @@ package spool_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,10 +55,28 @@ func openSpool(t *testing.T, dir string, a *fakeAuth) *spool.Spool {
 	return s
 }
 
+// event returns an event of the code, of session n.
 func event(code audit.Code, n int) audit.Event {
-	e := audit.NewEvent(code, identity.Identity{Kind: identity.Node, Name: "web-1"}, time.Now())
-	e.Session = fmt.Sprint(n)
-	return e
+	alice := identity.Identity{Kind: identity.User, Name: "alice"}
+	var body audit.Body
+	switch code {
+	case audit.SessionStarted:
+		body = audit.SessionStart{Session: fmt.Sprint(n), Login: "root", Program: "exec"}
+	case audit.SessionEnded:
+		body = audit.SessionEnd{Session: fmt.Sprint(n), Login: "root", Program: "exec"}
+	case audit.SessionRefused:
+		body = audit.SessionRefusal{}
+	case audit.ForwardStarted:
+		body = audit.ForwardStart{Login: "root", Forward: "agent"}
+	}
+	return audit.New(time.Now(), alice, body)
+}
+
+// sessionOf returns the session that an event is about.
+func sessionOf(e audit.Event) string {
+	var body struct{ Session string }
+	_ = json.Unmarshal(e.Body, &body)
+	return body.Session
 }
 
 func record(t *testing.T, s *spool.Spool, code audit.Code, n int) {
@@ -88,7 +107,7 @@ func TestEventsSurviveARestartAndArriveInOrder(t *testing.T) {
 				t.Errorf("got %d events in %d calls, want 450 in 3", len(a.got), a.calls)
 			}
 			for i, e := range a.got {
-				if e.Session != fmt.Sprint(i) || len(e.ID) != 32 {
+				if sessionOf(e) != fmt.Sprint(i) || len(e.ID) != 32 {
 					t.Fatalf("got event %d as %+v, want order kept and an id", i, e)
 				}
 			}
@@ -147,7 +166,7 @@ func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &fakeAuth{refuse: func(list []audit.Event) error {
 			for _, e := range list {
-				if e.Session == "2" {
+				if sessionOf(e) == "2" {
 					return fault.New(fault.Invalid, "auth", "no", "none")
 				}
 			}
@@ -259,7 +278,9 @@ func TestAFullDiskIsReportedAndLeavesNoFile(t *testing.T) {
 func TestInvalidEventsAreRefused(t *testing.T) {
 	t.Parallel()
 	s := openSpool(t, t.TempDir(), &fakeAuth{})
-	if err := s.Record(event("TH0000", 1)); err == nil {
+	e := event(audit.SessionStarted, 1)
+	e.Code = "TH0000"
+	if err := s.Record(e); err == nil {
 		t.Error("got an unregistered code recorded, want an error")
 	}
 }

@@ -11,44 +11,21 @@ import (
 	"github.com/threshold-access/threshold/node/forward"
 )
 
-// The events of this package have these keys in Fields:
-//
-//	protocol   how the client came to the proxy: dial or ssh (all events)
-//	program    of a session: shell, exec or sftp
-//	command    of a session whose program is exec; only in the event of the start
-//	terminal   yes, if the program has a terminal
-//	bytes_in   at the end of a session: how much the client sent to the program
-//	bytes_out  at the end of a session: how much the program sent to the client
-//	status     at the end of a session: the exit status, or else
-//	signal     the signal that ended the program, as "KILL"
-//	cause      at the end of a session that the node ended: causeStop, causeIdle and so on
-//	request    of a refusal: what the user asked for
-//	forward    of a forward: local, remote or agent
-//	target     of a forward: from or to where
-
 // maxRefusals is how many refusals of one connection are audited. Further requests are refused too, but only
 // counted, so that a client that asks again and again fills neither the audit log nor the disk.
 const maxRefusals = 32
 
-// newEvent returns an audit event about a user who has proved who they are, for the caller to complete and
-// hand to Config.Audit. rule is the rule that decided; empty if none did.
-func (s *Server) newEvent(
-	code audit.Code,
-	origin Origin,
-	who identity.Identity,
-	login identity.Login,
-	rule string,
-) audit.Event {
-	id := s.cfg.Identity()
-	event := audit.NewEvent(code, who, s.cfg.Now())
-	event.Machine, event.MachineID = id.Name, id.ID
-	event.Login, event.From, event.Proxy, event.Rule = login, origin.From, origin.Proxy, rule
+// newEvent returns an audit event about a user who has proved who they are, for Config.Audit.
+func (s *Server) newEvent(origin Origin, who identity.Identity, body audit.Body) audit.Event {
+	event := audit.New(s.cfg.Now(), who, body).Via(origin.Proxy, origin.From)
+	event.Machine = audit.MachineOf(s.cfg.Identity())
+	event.SaidBy = event.Machine
 	return event
 }
 
 // newEvent returns an audit event about the connection's user; see Server.newEvent.
-func (c *connection) newEvent(code audit.Code, rule string) audit.Event {
-	return c.srv.newEvent(code, c.origin, c.who.Identity, c.login, rule)
+func (c *connection) newEvent(body audit.Body) audit.Event {
+	return c.srv.newEvent(c.origin, c.who.Identity, body)
 }
 
 // auditRefusal logs and audits that a user who has proved who they are was refused, with err as the reason.
@@ -59,12 +36,16 @@ func (s *Server) auditRefusal(origin Origin, proved evidence, rule, request stri
 	if identity.CheckLogin(login) != nil {
 		login = "" // the client chose it, and it may be any text
 	}
-	event := s.newEvent(audit.SessionRefused, origin, proved.who.Identity, login, rule)
-	event.Reason = audit.Truncate(sshprofile.Clean(fault.Message(err)))
-	event.Fields = map[string]string{"request": request, "protocol": origin.Protocol}
+	refusal := audit.SessionRefusal{
+		Login:    login,
+		Request:  request,
+		Protocol: origin.Protocol,
+		Rule:     rule,
+		Reason:   audit.Truncate(sshprofile.Clean(fault.Message(err))),
+	}
 	s.cfg.Log.Info("refused", "user", proved.who.Name, "login", login,
-		"request", request, "from", origin.From, "reason", event.Reason)
-	if err := s.cfg.Audit(event); err != nil {
+		"request", request, "from", origin.From, "reason", refusal.Reason)
+	if err := s.cfg.Audit(s.newEvent(origin, proved.who.Identity, refusal)); err != nil {
 		s.cfg.Log.Warn("a refusal could not be recorded", "err", err)
 	}
 }

@@ -210,7 +210,8 @@ func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 		})
 	}
 	for _, e := range f.recorded(audit.SessionRefused) {
-		if e.Reason == "" || e.User != "alice@example.com" || e.Fields["request"] == "" {
+		refusal := bodyOf[audit.SessionRefusal](t, e)
+		if refusal.Reason == "" || e.Actor.Name != "alice@example.com" || refusal.Request == "" {
 			t.Errorf("got refusal %+v, want the user, the request and the reason", e)
 		}
 	}

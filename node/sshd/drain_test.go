@@ -53,8 +53,11 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	}
 	receive(t, "the end", done)
 	ends := f.recorded(audit.SessionEnded)
-	if len(ends) != 1 || ends[0].Fields["status"] != "3" || ends[0].Fields["cause"] != "" {
-		t.Errorf("got %+v, want one session, ended by itself", ends)
+	if len(ends) != 1 {
+		t.Fatalf("got %d sessions ended, want one", len(ends))
+	}
+	if end := bodyOf[audit.SessionEnd](t, ends[0]); !hasStatus(end, 3) || end.Cause != "" {
+		t.Errorf("got %+v, want it ended by itself", end)
 	}
 }
 

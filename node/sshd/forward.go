@@ -83,13 +83,13 @@ func (c *connection) reauthorizeForward(direction forward.Direction) error {
 // auditForward records that something is forwarded to or from the target, allowed by the rule. It returns nil
 // when the event is safe on disk.
 func (c *connection) auditForward(direction forward.Direction, target, rule string) error {
-	event := c.newEvent(audit.ForwardStarted, rule)
-	event.Fields = map[string]string{
-		"forward":  string(direction), // local, remote or agent
-		"target":   audit.Truncate(sshprofile.Clean(target)),
-		"protocol": c.origin.Protocol,
-	}
-	return c.srv.cfg.Audit(event)
+	return c.srv.cfg.Audit(c.newEvent(audit.ForwardStart{
+		Login:    c.login,
+		Forward:  string(direction),
+		Target:   audit.Truncate(sshprofile.Clean(target)),
+		Protocol: c.origin.Protocol,
+		Rule:     rule,
+	}))
 }
 
 // prepareDirect acquires the quota for a channel that the client opens to a target on the node's side. The

@@ -121,10 +121,11 @@ func TestLocalForwards(t *testing.T) {
 		t.Fatalf("got %d events of two targets that were used twice, want 2", len(events))
 	}
 	for _, e := range events {
-		if to := e.Fields["target"]; to != tcp.String() && to != unix.String() ||
-			e.Fields["forward"] != "local" ||
-			e.Rule != "role ops, allow 1" ||
-			e.User != "alice@example.com" {
+		started := bodyOf[audit.ForwardStart](t, e)
+		if to := started.Target; to != tcp.String() && to != unix.String() ||
+			started.Forward != "local" ||
+			started.Rule != "role ops, allow 1" ||
+			e.Actor.Name != "alice@example.com" {
 			t.Errorf("got %+v, want who, where to and by which rule", e)
 		}
 	}
@@ -195,7 +196,8 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		}
 	}
 	for _, e := range f.recorded(audit.SessionRefused) {
-		if request := e.Fields["request"]; !strings.HasPrefix(request, "direct-tcpip ") ||
+		request := bodyOf[audit.SessionRefusal](t, e).Request
+		if !strings.HasPrefix(request, "direct-tcpip ") ||
 			!strings.HasSuffix(request, ":80") && !strings.HasSuffix(request, ":22") {
 			t.Errorf("got a refusal of %q recorded, want the target named", request)
 		}
@@ -435,7 +437,8 @@ func TestAgentForwarding(t *testing.T) {
 		strings.TrimSpace(string(out)) != fields[2] {
 		t.Errorf("got %q, %v, want the connection's one socket %s", out, err, fields[2])
 	}
-	if got := f.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["forward"] != "agent" {
+	if got := f.recorded(audit.ForwardStarted); len(got) != 1 ||
+		bodyOf[audit.ForwardStart](t, got[0]).Forward != "agent" {
 		t.Errorf("got %+v, want one event", got)
 	}
 	f.allow(fullRole("ops", "exec"))

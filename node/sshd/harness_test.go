@@ -171,6 +171,19 @@ func (f *fixture) awaitEnd(t testing.TB) audit.Event {
 	return f.recorded(audit.SessionEnded)[0]
 }
 
+// bodyOf returns the body of an event.
+func bodyOf[B audit.Body](t testing.TB, e audit.Event) B {
+	t.Helper()
+	body, err := audit.BodyOf[B](e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// hasStatus reports whether a session ended with the exit status.
+func hasStatus(end audit.SessionEnd, want int) bool { return end.Status != nil && *end.Status == want }
+
 // failAudit makes auditing fail with err, or work again if err is nil.
 func (f *fixture) failAudit(err error) {
 	f.mu.Lock()

@@ -92,9 +92,8 @@ func wantEnded(t *testing.T, f *fixture, got result, cause, text string) {
 			t.Errorf("got %+v, want status 124 and stderr with %q", got, part)
 		}
 	}
-	end := f.awaitEnd(t)
-	if end.Fields["cause"] != cause || end.Fields["status"] != "124" ||
-		!strings.Contains(end.Reason, text) {
+	end := bodyOf[audit.SessionEnd](t, f.awaitEnd(t))
+	if end.Cause != cause || !hasStatus(end, 124) || !strings.Contains(end.Reason, text) {
 		t.Errorf("got event %+v, want it to name %s, with %q", end, cause, text)
 	}
 }
@@ -222,7 +221,8 @@ func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 			t.Errorf("client %d: got %+v, want a third session refused", i, got)
 		}
 	}
-	if got := f.recorded(audit.SessionRefused); len(got) != 3 || got[0].Rule != "role ops, max_sessions" {
+	if got := f.recorded(audit.SessionRefused); len(got) != 3 ||
+		bodyOf[audit.SessionRefusal](t, got[0]).Rule != "role ops, max_sessions" {
 		t.Errorf("got refusals %+v, want three that name the limit", got)
 	}
 	bob := f.cluster.UserSigner(f.cluster.User("bob@example.com", "ops"), nil, testAccount())
@@ -304,7 +304,7 @@ func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	closed := make(chan error, 1)
 	go func() { closed <- c.Wait() }()
 	receive(t, "the end", closed) // endGrace after the limit
-	if got := f.awaitEnd(t); got.Fields["cause"] != "max_session" {
+	if got := bodyOf[audit.SessionEnd](t, f.awaitEnd(t)); got.Cause != "max_session" {
 		t.Errorf("got %+v, want the cause in it", got)
 	}
 }

@@ -311,8 +311,8 @@ func TestIdentityIsThatOfTheKeyThatSigned(t *testing.T) {
 	}
 	events := append(f.recorded(audit.SessionStarted), f.recorded(audit.SessionRefused)...)
 	for _, e := range events {
-		if e.User != "bob@example.com" {
-			t.Errorf("got %s recorded, want bob@example.com", e.User)
+		if e.Actor.Name != "bob@example.com" {
+			t.Errorf("got %s recorded, want bob@example.com", e.Actor.Name)
 		}
 	}
 	if len(events) != 2 {

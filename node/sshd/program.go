@@ -3,7 +3,6 @@ package sshd
 import (
 	"context"
 	"errors"
-	"strconv"
 
 	"golang.org/x/crypto/ssh"
 
@@ -88,7 +87,18 @@ func (p *program) admit() (err error) {
 // record is the phase that writes the start of the session to the audit log. If the event cannot be stored,
 // the program is refused.
 func (p *program) record() error {
-	if err := p.conn.srv.cfg.Audit(p.newEvent(audit.SessionStarted)); err != nil {
+	start := audit.SessionStart{
+		Session:  p.spec.ID,
+		Login:    p.conn.login,
+		Program:  string(p.spec.Kind),
+		Terminal: p.spec.Terminal != nil,
+		Protocol: p.conn.origin.Protocol,
+		Rule:     p.rule,
+	}
+	if p.spec.Kind == process.Exec {
+		start.Command = audit.Truncate(sshprofile.Clean(p.spec.Command))
+	}
+	if err := p.conn.srv.cfg.Audit(p.conn.newEvent(start)); err != nil {
 		return p.refuse(p.rule, err)
 	}
 	return nil
@@ -151,40 +161,31 @@ func (p *program) end(ctx context.Context, exit process.Exit) {
 // endReason, or an error of start. The session cannot be refused any more, so a failure to record is only
 // logged.
 func (p *program) auditEnd(exit process.Exit, err error) {
-	event := p.newEvent(audit.SessionEnded)
-	delete(event.Fields, "command") // the event of the start has it
-	event.Fields["bytes_in"] = strconv.FormatInt(exit.In, 10)
-	event.Fields["bytes_out"] = strconv.FormatInt(exit.Out, 10)
-	if exit.Signal != "" {
-		event.Fields["signal"] = exit.Signal
-	} else {
-		event.Fields["status"] = strconv.Itoa(exit.Code)
+	end := audit.SessionEnd{
+		Session:  p.spec.ID,
+		Login:    p.conn.login,
+		Program:  string(p.spec.Kind),
+		Terminal: p.spec.Terminal != nil,
+		Protocol: p.conn.origin.Protocol,
+		Rule:     p.rule,
+		BytesIn:  exit.In,
+		BytesOut: exit.Out,
+		Signal:   exit.Signal,
+	}
+	if exit.Signal == "" {
+		end.Status = &exit.Code
 	}
 	if err != nil {
-		event.Reason = audit.Truncate(sshprofile.Clean(fault.Message(err)))
+		end.Reason = audit.Truncate(sshprofile.Clean(fault.Message(err)))
 	}
 	var reason *endReason
 	if errors.As(err, &reason) {
-		event.Fields["cause"] = reason.cause
+		end.Cause = reason.cause
 	}
-	if err := p.conn.srv.cfg.Audit(event); err != nil {
+	if err := p.conn.srv.cfg.Audit(p.conn.newEvent(end)); err != nil {
 		p.conn.srv.cfg.Log.Error("the end of a session could not be recorded",
 			"session", p.spec.ID, "err", err)
 	}
-}
-
-// newEvent returns an audit event about the session, for the caller to complete.
-func (p *program) newEvent(code audit.Code) audit.Event {
-	event := p.conn.newEvent(code, p.rule)
-	event.Session = p.spec.ID
-	event.Fields = map[string]string{"program": string(p.spec.Kind), "protocol": p.conn.origin.Protocol}
-	if p.spec.Kind == process.Exec {
-		event.Fields["command"] = audit.Truncate(sshprofile.Clean(p.spec.Command))
-	}
-	if p.spec.Terminal != nil {
-		event.Fields["terminal"] = "yes"
-	}
-	return event
 }
 
 // addProgram counts a program that is about to start: as a session of the user, as activity, and as one of

@@ -106,9 +106,9 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 	if sha256.Sum256([]byte(got.out)) != sha256.Sum256(data) {
 		t.Errorf("got %d bytes back, want the same %d", len(got.out), len(data))
 	}
-	fields, size := f.awaitEnd(t).Fields, fmt.Sprint(len(data))
-	if fields["bytes_in"] != size || fields["bytes_out"] != size || fields["status"] != "0" {
-		t.Errorf("got fields %v, want both byte counts %s and status 0", fields, size)
+	end, size := bodyOf[audit.SessionEnd](t, f.awaitEnd(t)), int64(len(data))
+	if end.BytesIn != size || end.BytesOut != size || !hasStatus(end, 0) {
+		t.Errorf("got %+v, want both byte counts %d and status 0", end, size)
 	}
 }
 
@@ -117,27 +117,29 @@ func TestStartAndEndAreAudited(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	run(t, f.client(), "exit 3", "")
-	end := f.awaitEnd(t)
-	start := f.recorded(audit.SessionStarted)[0]
+	end := bodyOf[audit.SessionEnd](t, f.awaitEnd(t))
+	event := f.recorded(audit.SessionStarted)[0]
+	start := bodyOf[audit.SessionStart](t, event)
 	for what, pair := range map[string][2]string{
-		"user":     {start.User, "alice@example.com"},
-		"subject":  {start.Subject, "corp/sub-alice@example.com"},
-		"machine":  {start.Machine, "web-1"},
-		"login":    {string(start.Login), testAccount()},
-		"proxy":    {start.Proxy, "proxy-1"},
-		"rule":     {start.Rule, "role ops, allow 1"},
-		"command":  {start.Fields["command"], "exit 3"},
-		"program":  {start.Fields["program"], "exec"},
-		"protocol": {start.Fields["protocol"], "dial"},
+		"user":      {event.Actor.Name, "alice@example.com"},
+		"connector": {event.Actor.Connector, "corp"},
+		"subject":   {event.Actor.Subject, "sub-alice@example.com"},
+		"machine":   {event.Machine.Name, "web-1"},
+		"proxy":     {event.Proxy.Name, "proxy-1"},
+		"login":     {string(start.Login), testAccount()},
+		"rule":      {start.Rule, "role ops, allow 1"},
+		"command":   {start.Command, "exit 3"},
+		"program":   {start.Program, "exec"},
+		"protocol":  {start.Protocol, "dial"},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("got the %s %q in the event of the start, want %q", what, pair[0], pair[1])
 		}
 	}
-	if start.Session == "" || !strings.HasPrefix(start.From, "127.0.0.1:") {
-		t.Errorf("got start %+v, want a session id and the client's address", start)
+	if start.Session == "" || !strings.HasPrefix(event.From, "127.0.0.1:") {
+		t.Errorf("got start %+v, want a session id and the client's address", event)
 	}
-	if end.Session != start.Session || end.Fields["status"] != "3" {
+	if end.Session != start.Session || !hasStatus(end, 3) {
 		t.Errorf("got end %+v, want session %s with status 3", end, start.Session)
 	}
 }
@@ -309,8 +311,8 @@ func TestServerShutdownHangsUpSessions(t *testing.T) {
 	if err := c.Wait(); err == nil {
 		t.Error("got no error from the connection, want it closed")
 	}
-	if got := f.awaitEnd(t).Fields["signal"]; got != "HUP" {
-		t.Errorf("got signal %q, want HUP", got)
+	if got := bodyOf[audit.SessionEnd](t, f.awaitEnd(t)); got.Signal != "HUP" || got.Status != nil {
+		t.Errorf("got %+v, want the signal HUP in place of a status", got)
 	}
 }
 
