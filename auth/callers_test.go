@@ -68,7 +68,7 @@ func routes() []route {
 		newRoute(authrpc.GetRules, node, proxy),
 		newRoute(authrpc.ReportNodes, proxy),
 		newRoute(authrpc.LocateNode, proxy),
-		newRoute(authrpc.SendEvents, node, proxy),
+		newRoute(authrpc.SendEvents, node),
 		newRoute(authrpc.WhoAmI, user),
 		newRoute(authrpc.GetAuthorities, user),
 		newRoute(authrpc.ListNodes, user),

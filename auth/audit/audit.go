@@ -41,9 +41,9 @@ var allowedCodes = map[identity.Kind][]audit.Code{
 }
 
 // AppendMachineEvents stores the events that a machine sends. from is the identity in the certificate of its
-// connection. It stores all events or none; one whose id is stored already, because the machine sends it
-// again after a lost answer, is stored only once. The whole call fails with fault Invalid if an event is
-// malformed or not one that the machine may send, or if there are more than authrpc.MaxEvents.
+// connection. It stores all events or none; one whose place in the machine's spool is stored already, because
+// the machine sends it again after a lost answer, is skipped. The whole call fails with fault Invalid if an
+// event is malformed or not one that the machine may send, or if there are more than authrpc.MaxEvents.
 func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, events []audit.Event) error {
 	const op = "audit.AppendMachineEvents"
 	if len(events) > authrpc.MaxEvents {
@@ -72,8 +72,8 @@ func stamp(e audit.Event, from identity.Identity, now time.Time) audit.Event {
 }
 
 // checkMachineEvent returns a fault of kind Invalid for an event that is malformed or too large, that has a
-// code which a machine of from's kind may not send, or that is not about a user. A fault of another kind
-// would make the machine send it again and again.
+// code which a machine of from's kind may not send, that is not about a user, or that has no place in a
+// spool. A fault of another kind would make the machine send it again and again.
 func checkMachineEvent(from identity.Identity, e audit.Event) error {
 	const op = "audit.AppendMachineEvents"
 	if _, err := e.Encode(); err != nil {
@@ -84,6 +84,9 @@ func checkMachineEvent(from identity.Identity, e audit.Event) error {
 	}
 	if e.Actor.Kind != identity.User {
 		return eventWithoutUser.New(op, fault.Args{"code": e.Code})
+	}
+	if e.Spool == "" {
+		return eventWithoutPlace.New(op, fault.Args{"code": e.Code})
 	}
 	return nil
 }

@@ -13,6 +13,13 @@ var (
 		Remedy: updateMachine,
 	}
 
+	eventWithoutPlace = fault.Code{
+		Name:   "event-without-place",
+		Kind:   fault.Invalid,
+		Text:   "the audit event {code} has no place in the spool of its machine",
+		Remedy: updateMachine,
+	}
+
 	eventWithoutUser = fault.Code{
 		Name:   "event-without-user",
 		Kind:   fault.Invalid,

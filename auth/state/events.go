@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 
 	"github.com/threshold-access/threshold/internal/audit"
 )
@@ -53,49 +54,69 @@ func (w *Events) AppendEvents(ctx context.Context, events ...audit.Event) error 
 	return err
 }
 
-// recentEvents has the ids of the events of a machine that were stored last. A machine that got no answer
-// sends its events again; those whose ids are here are not stored a second time.
-type recentEvents struct {
-	IDs []string `json:"ids"` // newest last
+// spoolPlace says that the events of one run of a machine's spool are stored up to a number.
+type spoolPlace struct {
+	Instance string `json:"instance"` // audit.Event.Spool
+	Number   uint64 `json:"number"`
 }
 
-// maxRecentEvents is how many ids are kept for a machine. It is twice audit's bound of 200 events for one
-// call, and a machine has one call in flight.
-const maxRecentEvents = 400
+// storedPlaces has the places up to which the events of a machine are stored, by the runs of its spool that
+// sent last. A machine that got no answer sends its events again: they are known by their numbers.
+type storedPlaces struct {
+	Spools []spoolPlace `json:"spools"` // newest last
+}
 
-var recentEventIDs = table[recentEvents]{
-	prefix: "recent-events/", noun: "ids of the last events of", remedy: "send them again",
+// maxSpools is how many runs of a spool are remembered for a machine. It sends its oldest events first, so
+// only events of the last run that sent can be repeated. The others are for a machine that two processes run
+// by mistake.
+const maxSpools = 4
+
+var spools = table[storedPlaces]{
+	prefix: "spools/", noun: "stored events of", remedy: "send them again",
+}
+
+// skipStored returns the events that are not stored yet, with Lost set, and the places after them. The events
+// of one run of a spool must be in the order of their numbers.
+func (p storedPlaces) skipStored(events []audit.Event) (fresh []audit.Event, next storedPlaces) {
+	next.Spools = slices.Clone(p.Spools)
+	for _, e := range events {
+		i := slices.IndexFunc(next.Spools, func(s spoolPlace) bool { return s.Instance == e.Spool })
+		stored := uint64(0)
+		if i >= 0 {
+			stored = next.Spools[i].Number
+		}
+		if e.Number <= stored {
+			continue
+		}
+		e.Lost = e.Number - stored - 1
+		fresh = append(fresh, e)
+		if i >= 0 {
+			next.Spools = slices.Delete(next.Spools, i, i+1)
+		}
+		next.Spools = append(next.Spools, spoolPlace{Instance: e.Spool, Number: e.Number})
+	}
+	next.Spools = next.Spools[max(0, len(next.Spools)-maxSpools):]
+	return fresh, next
 }
 
 // AppendMachineEvents stores the events that a machine sent, in one transaction. An event that was stored
-// before is skipped: the machine may not have got the answer, and sends it again. sender is the machine's id.
+// before is skipped: the machine may not have got the answer, and sends it again. Every event has a place in
+// a spool, and those of one spool are in order. sender is the machine's id.
 func (w *Events) AppendMachineEvents(ctx context.Context, sender string, events []audit.Event) error {
 	return retryOnConflict(func() error {
-		old, err := recentEventIDs.getOrNew(ctx, w.Reader, sender)
+		old, err := spools.getOrNew(ctx, w.Reader, sender)
 		if err != nil {
 			return err
 		}
-		ids := old.Value.IDs
-		known := make(map[string]bool, len(ids))
-		for _, id := range ids {
-			known[id] = true
+		fresh, next := old.Value.skipStored(events)
+		if len(fresh) == 0 {
+			return nil
 		}
 		var c change
-		for _, e := range events {
-			if known[e.ID] {
-				continue
-			}
-			known[e.ID] = true // an id may also be twice in events
-			ids = append(ids, e.ID)
-			c.appendEvents(e)
-		}
-		if nothingNew := len(c.events) == 0; nothingNew {
-			return c.err
-		}
-		// The ids are stored with the events. Of two calls at the same time the second fails with a conflict,
-		// reads the ids of the first and tries again.
-		newest := ids[max(0, len(ids)-maxRecentEvents):]
-		recentEventIDs.replaceOrCreate(&c, old, recentEvents{IDs: newest})
+		c.appendEvents(fresh...)
+		// The places are stored with the events. Of two calls at the same time the second fails with a
+		// conflict, reads the places of the first and tries again.
+		spools.replaceOrCreate(&c, old, next)
 		_, err = w.commit(ctx, &c)
 		return err
 	})

@@ -293,6 +293,7 @@ func (w *Machines) RemoveMachine(
 	var c change
 	machines.remove(&c, old)
 	lastSeen.deleteKey(&c, old.Key)
+	spools.deleteKey(&c, old.Key)
 	reserved := nameRecord{ID: old.Value.ID, Kind: old.Value.Kind, Until: now.UTC().Add(NameReservation)}
 	machineNames.set(&c, old.Value.Name, reserved)
 	for _, name := range old.Value.Aliases {

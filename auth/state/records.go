@@ -52,12 +52,12 @@ type Listing[T any] struct {
 //	machine/ID                  Machine
 //	name/NAME                   which machine has the name
 //	public-name/NAME            which proxies have the public name
-//	recent-events/MACHINE       ids of the events that the machine sent last
 //	replica/REPLICA             Replica
 //	role/NAME                   access.Role
 //	rules-term/self             the last term in which heads were signed
 //	rules-version/KIND          written with every change of the kind of rules
 //	settings/self               access.Settings
+//	spools/MACHINE              up to which numbers the machine's events are stored
 //	token/NAME                  Token, without its secret; ends with a lease
 //	token-hash/HASH             the name of the token; ends with the same lease
 //	users/CONNECTOR/SUBJECT     User

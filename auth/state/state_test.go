@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"reflect"
 	"testing"
 	"time"
@@ -134,24 +133,5 @@ func TestPagesFollowEachOther(t *testing.T) {
 	rest, err := testRecords.list(t.Context(), s.Reader, Page{After: first.Next})
 	if err != nil || len(rest.Items) != 1 || rest.Items[0].Key != "c" || rest.Next != "" {
 		t.Errorf("got %+v and %v, want c alone", rest, err)
-	}
-}
-
-func TestMachineEventsAreStoredOnce(t *testing.T) {
-	t.Parallel()
-	s := open(t)
-	sender := identity.MachineID(NewID())
-	one := audit.New(time.Now(), identity.Identity{}, audit.RecoveryUse{})
-	two := audit.New(time.Now(), identity.Identity{}, audit.AuthStart{})
-	one.ID, two.ID = NewID(), NewID()
-	for _, batch := range [][]audit.Event{{one}, {one, two, two}, {one, two}} {
-		if err := s.Events.AppendMachineEvents(t.Context(), string(sender), batch); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := s.ReadEvents(t.Context(), 0, 100)
-	if err != nil || len(got) != 2 || !bytes.Contains(got[0].JSON, []byte(one.ID)) ||
-		!bytes.Contains(got[1].JSON, []byte(two.ID)) || got[1].Number != 2 {
-		t.Errorf("got %+v and %v, want both events once, in order", got, err)
 	}
 }

@@ -307,9 +307,10 @@ func (n NodeInfo) Access() access.Node {
 	return access.Node{ID: n.ID, Name: n.Name, Labels: n.Labels}
 }
 
-// SendEventsRequest has events to store. An event that is sent twice is stored once: its id says so.
+// SendEventsRequest has events to store, those of one spool in the order of their numbers. An event that is
+// sent twice is stored once: its number says so.
 type SendEventsRequest struct {
-	Events []audit.Event `json:"events"` // at most MaxEvents
+	Events []audit.Event `json:"events"` // at most MaxEvents, and MaxEventsBytes as JSON
 }
 
 // MaxEvents bounds one SendEventsRequest.

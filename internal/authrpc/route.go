@@ -14,6 +14,7 @@ import (
 const (
 	MaxBodyBytes     = 256 << 10 // of a request
 	MaxAnonymousBody = 16 << 10  // of a request without a client certificate
+	MaxEventsBytes   = 1 << 20   // of a machine's events
 	MaxReportBytes   = 16 << 20  // of a proxy's report: some 20,000 nodes
 	MaxAnswerBytes   = 32 << 20  // of a response, or of one message of a stream; holds a rules.Set
 )
@@ -102,7 +103,8 @@ var (
 	}
 	SendEvents = Route[SendEventsRequest, SendEventsResponse]{
 		Name:    "events/send",
-		Callers: callers(identity.Node, identity.Proxy),
+		Callers: callers(identity.Node),
+		MaxBody: MaxEventsBytes,
 	}
 
 	// Users.

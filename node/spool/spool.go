@@ -1,9 +1,13 @@
 // Package spool answers: which audit events has the auth service not confirmed yet?
 //
 // An event is one file, which is on disk before Record returns. Run sends the oldest ones and removes their
-// files when the auth service has stored them. An event that is sent twice does no harm: the auth service
-// knows it by its id. The number of files is bounded, so that a user who is refused again and again cannot
-// fill the disk. Half of it is reserved for sessions, so that refusals cannot keep sessions from starting.
+// files when the auth service has stored them. Each event has a place: the random id of this run of the
+// spool, and a number, which grows by one. So an event that is sent twice does no harm, and the auth service
+// sees whether one is missing. The numbers need no file of their own, and a copy of the directory that runs
+// elsewhere, or comes back from a backup, cannot repeat the places of new events.
+//
+// The number of files is bounded, so that a user who is refused again and again cannot fill the disk. Half of
+// it is reserved for sessions, so that refusals cannot keep sessions from starting.
 package spool
 
 import (
@@ -21,6 +25,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 )
@@ -32,8 +37,8 @@ const (
 	// maxRefusals is how many events of all kinds may wait before Record refuses those about refusals and
 	// forwards.
 	maxRefusals = MaxEvents / 2
-	// maxEventBytes bounds one file. An event has at most a few kilobytes.
-	maxEventBytes = 64 << 10
+	// maxBatchBytes bounds the files that are sent in one call. It is well under what the auth service reads.
+	maxBatchBytes = authrpc.MaxEventsBytes / 2
 )
 
 // fileSuffix ends the names of the files of waiting events. A name begins with a number that grows with each
@@ -54,12 +59,14 @@ type Config struct {
 // Spool keeps events until the auth service has stored them. Its methods may be called by several goroutines
 // at once; Run is called once.
 type Spool struct {
-	cfg  Config
-	wake chan struct{} // has a value when events were recorded since Run last received from it
+	cfg      Config
+	instance string        // 32 hex digits, drawn by Open
+	wake     chan struct{} // has a value when events were recorded since Run last received from it
 
-	mu    sync.Mutex // guards the fields below, and is held while an event is written
-	names []string   // files that wait, oldest first
-	last  int64      // the number of the newest name
+	mu     sync.Mutex // guards the fields below, and is held while an event is written
+	names  []string   // files that wait, oldest first
+	last   int64      // the number in the newest name
+	number uint64     // of the newest event; a number is used up also if the event could not be written
 }
 
 // Open returns the spool with the events that an earlier run left in Config.Dir. It reads their names and not
@@ -72,38 +79,45 @@ func Open(cfg Config) (*Spool, error) {
 	if err != nil {
 		return nil, diskFault(cfg.Dir, err)
 	}
-	s := &Spool{cfg: cfg, wake: make(chan struct{}, 1)}
+	s := &Spool{cfg: cfg, instance: newID(), wake: make(chan struct{}, 1)}
 	for _, entry := range entries {
 		switch name := entry.Name(); {
 		case strings.HasPrefix(name, "."): // half written when the machine stopped: Record had not returned
 			_ = os.Remove(filepath.Join(cfg.Dir, name))
 		case strings.HasSuffix(name, fileSuffix):
 			s.names = append(s.names, name)
+			var number int64 // stays 0 for a name of another form
+			_, _ = fmt.Sscanf(name, "%d-", &number)
+			s.last = max(s.last, number)
 		} // others, as those that readEvents set aside, stay as they are
 	}
 	return s, nil
 }
 
-// Record gives the event a random id, and returns nil when the event is safe on disk. It does not wait until
-// the event is sent. The error is a fault of kind Exhausted if too many events wait or the disk is full, a
-// fault of kind Internal if the disk cannot be written, or any error for an event that Event.Check refuses.
-func (s *Spool) Record(event audit.Event) error {
+// newID draws 32 hex digits.
+func newID() string {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // crypto/rand never fails since Go 1.24
-	event.ID = hex.EncodeToString(id[:])
-	if err := event.Check(); err != nil {
-		return fmt.Errorf("record event: %w", err)
-	}
-	b, err := json.Marshal(event)
-	if err != nil {
-		return fmt.Errorf("encode event: %w", err)
-	}
+	return hex.EncodeToString(id[:])
+}
+
+// Record gives the event a random id and its place, and returns nil when the event is safe on disk. It does
+// not wait until the event is sent. The error is a fault: of kind Exhausted if too many events wait or the
+// disk is full, Internal if the disk cannot be written, or Invalid for an event that Event.Encode refuses.
+func (s *Spool) Record(event audit.Event) error {
+	event.ID = newID()
 	// mu is held during the write, so that names are added in the order of their numbers.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.checkCapacity(event.Code); err != nil {
 		return err
 	}
+	event.Spool, event.Number = s.instance, s.number+1
+	b, err := event.Encode()
+	if err != nil {
+		return err
+	}
+	s.number++
 	s.last = max(s.last+1, s.cfg.Now().UnixNano()) // grows even if the clock is set back
 	name := fmt.Sprintf("%020d-%s%s", s.last, event.ID[:8], fileSuffix)
 	if err := durable.WriteFile(filepath.Join(s.cfg.Dir, name), b); err != nil {
@@ -131,9 +145,7 @@ func (s *Spool) checkCapacity(code audit.Code) error {
 	if len(s.names) < limit {
 		return nil
 	}
-	msg := fmt.Sprintf("this node holds %d audit events that the auth service has not stored", len(s.names))
-	const remedy = "ask an administrator why the node cannot reach the auth service"
-	return fault.New(fault.Exhausted, "spool.Record", msg, remedy)
+	return spoolFull.New("spool.Record", fault.Args{"count": len(s.names)})
 }
 
 // Waiting returns how many events wait on disk.
@@ -150,13 +162,19 @@ func (s *Spool) oldest(n int) []string {
 	return slices.Clone(s.names[:min(len(s.names), n)])
 }
 
-// readEvents reads the files of waiting events. It returns the events and, at the same index, the names of
-// their files. A file that cannot be read is logged, renamed so that it is not sent, and left out: it stays
-// on disk for an administrator.
+// readEvents reads files of waiting events, as many as fit into one call. It returns the events and, at the
+// same index, the names of their files. A file that cannot be read is logged, renamed so that it is not sent,
+// and left out: it stays on disk for an administrator.
 func (s *Spool) readEvents(files []string) (events []audit.Event, names []string) {
+	total := 0
 	for _, name := range files {
 		path := filepath.Join(s.cfg.Dir, name)
-		event, err := readEvent(path)
+		event, size, err := readEvent(path)
+		if err == nil {
+			if total += size; total > maxBatchBytes && len(events) > 0 {
+				break
+			}
+		}
 		if err != nil {
 			s.cfg.Log.Error("a waiting audit event cannot be read and is set aside", "file", path, "err", err)
 			_ = os.Rename(path, path+".unreadable")
@@ -168,16 +186,20 @@ func (s *Spool) readEvents(files []string) (events []audit.Event, names []string
 	return events, names
 }
 
-// readEvent reads one file. The error says why it holds no event.
-func readEvent(path string) (event audit.Event, err error) {
+// readEvent reads one file and returns the event and the size of the file. The error says why it holds no
+// event that can be sent.
+func readEvent(path string) (event audit.Event, size int, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return event, err
+		return event, 0, err
 	}
-	if len(b) > maxEventBytes {
-		return event, fmt.Errorf("it has %d bytes, more than %d", len(b), maxEventBytes)
+	if len(b) > audit.MaxBytes {
+		return event, 0, fmt.Errorf("it has %d bytes, more than %d", len(b), audit.MaxBytes)
 	}
-	return event, json.Unmarshal(b, &event)
+	if err := json.Unmarshal(b, &event); err != nil {
+		return event, 0, err
+	}
+	return event, len(b), event.Check()
 }
 
 // remove deletes the files of events that need not be sent any more. A file that cannot be deleted is sent
@@ -204,9 +226,7 @@ func diskFault(path string, err error) error {
 	case err == nil:
 		return nil
 	case durable.IsDiskFull(err):
-		const msg = "this node's disk is full, so the session cannot be recorded"
-		return fault.Wrap(err, fault.Exhausted, op, msg, "ask an administrator to free space on the node")
+		return spoolDiskFull.Wrap(err, op)
 	}
-	const msg = "this node cannot write its audit events"
-	return fault.Wrap(err, fault.Internal, op, msg, "ask an administrator to look at "+path+" on the node")
+	return spoolUnwritable.Wrap(err, op, fault.Args{"folder": path})
 }

@@ -160,6 +160,100 @@ func TestSendingIsRetriedUntilAuthIsBack(t *testing.T) {
 	})
 }
 
+// A batch of the largest number of events may be larger than the auth service reads. It breaks such a
+// connection off, so a spool that sent it would send it again for ever.
+func TestBatchesFitIntoOneCall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeAuth{refuse: func(list []audit.Event) error {
+			b, err := json.Marshal(authrpc.SendEventsRequest{Events: list})
+			if int64(len(b)) > authrpc.SendEvents.MaxBody {
+				return errAway
+			}
+			return err
+		}}
+		s := openSpool(t, t.TempDir(), a)
+		large := strings.Repeat("\u2028", audit.MaxText/3) // six bytes each in JSON
+		for range authrpc.MaxEvents {
+			e := event(audit.SessionRefused, 0)
+			e.Body, _ = json.Marshal(audit.SessionRefusal{Request: large, Rule: large, Reason: large})
+			if err := s.Record(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		runSpool(t, s, synctest.Wait)
+		if len(a.got) != authrpc.MaxEvents || s.Waiting() != 0 || a.calls < 2 || a.calls > 10 {
+			t.Errorf("got %d events in %d calls, want all in a few", len(a.got), a.calls)
+		}
+	})
+}
+
+// The events of one run have numbers without a gap. A restart begins anew, with another run.
+func TestEveryEventHasAPlace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeAuth{}
+		for range 2 {
+			s := openSpool(t, dir, a)
+			for i := range 3 {
+				record(t, s, audit.SessionStarted, i)
+			}
+		}
+		runSpool(t, openSpool(t, dir, a), synctest.Wait)
+		if len(a.got) != 6 || a.got[0].Spool == a.got[3].Spool {
+			t.Fatalf("got %+v, want three events of each of two runs", a.got)
+		}
+		for i, e := range a.got {
+			if e.Number != uint64(i%3+1) || e.Spool != a.got[i/3*3].Spool {
+				t.Errorf("got event %d at place %d of %s", i, e.Number, e.Spool)
+			}
+		}
+	})
+}
+
+// goldenFile is an event as version 1 left it in a spool. Later versions must send it.
+const goldenFile = "testdata/event.v1.json"
+
+// A spool sends what an earlier release recorded, and what a newer one recorded if it can be understood. What
+// it cannot understand stays on disk for the newer release.
+func TestEventsOfOtherReleases(t *testing.T) {
+	t.Parallel()
+	golden, err := os.ReadFile(goldenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(fields string) string { return strings.Replace(string(golden), `{"v":1`, fields, 1) }
+	for name, tt := range map[string]struct {
+		content string
+		sent    bool
+	}{
+		"this release":             {string(golden), true},
+		"one more field":           {with(`{"v":1,"new":7`), true},
+		"a known critical field":   {with(`{"v":1,"critical":["body.rule"]`), true},
+		"an unknown critical one":  {with(`{"v":1,"critical":["new"],"new":7`), false},
+		"a newer version":          {with(`{"v":2`), false},
+		"an event without version": {with(`{"x":1`), false},
+	} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "00000000000000000001-x.json")
+		if err := os.WriteFile(file, []byte(tt.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			a := &fakeAuth{}
+			runSpool(t, openSpool(t, dir, a), synctest.Wait)
+			left, _ := os.ReadDir(dir)
+			if (len(a.got) == 1) != tt.sent || (len(left) == 0) != tt.sent {
+				t.Errorf("%s: got %d sent and %v left, want it sent: %t", name, len(a.got), left, tt.sent)
+			}
+			if tt.sent && (a.got[0].Number != 7 || sessionOf(a.got[0]) != "s1") {
+				t.Errorf("%s: got %+v, want session s1 at place 7", name, a.got[0])
+			}
+		})
+	}
+}
+
 // The auth service refuses each batch that contains one event: only this event is given up.
 func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,82 @@
+package state
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// placed is an event with a place in a spool.
+func placed(spool string, number uint64) audit.Event {
+	e := audit.New(time.Now(), identity.Identity{}, audit.RecoveryUse{})
+	e.ID, e.Spool, e.Number = NewID(), spool, number
+	return e
+}
+
+// placesOf are the places of the stored events, as "1" for the number and "+2" for two that were lost before.
+func placesOf(t *testing.T, s *State) (places []string) {
+	t.Helper()
+	got, err := s.ReadEvents(t.Context(), 0, 1000)
+	must(t, err)
+	for _, numbered := range got {
+		var e audit.Event
+		must(t, json.Unmarshal(numbered.JSON, &e))
+		place := fmt.Sprintf("%s%d", e.Spool[:1], e.Number)
+		if e.Lost > 0 {
+			place += fmt.Sprintf("+%d", e.Lost)
+		}
+		places = append(places, place)
+	}
+	return places
+}
+
+// A machine sends events again after lost answers, restarts, loses events, and runs twice by mistake. Each
+// event is stored once, and the log shows how many are missing.
+func TestMachineEventsAreStoredOnce(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	const (
+		a = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+		b = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+	)
+	for _, batch := range [][]audit.Event{
+		{placed(a, 1)},
+		{placed(a, 1), placed(a, 2), placed(a, 2)}, // sent again, with more
+		{placed(a, 1), placed(a, 2)},               // all of it again
+		{placed(a, 5), placed(b, 1)},               // two are lost; the machine has started again
+		{placed(b, 1), placed(a, 6), placed(b, 3)}, // both runs, by turns
+		{placed(b, 2), placed(a, 4)},               // out of order: too late
+	} {
+		must(t, s.Events.AppendMachineEvents(t.Context(), "m1", batch))
+	}
+	// Another machine has places of its own, whatever it calls its spool.
+	must(t, s.Events.AppendMachineEvents(t.Context(), "m2", []audit.Event{placed(a, 1)}))
+	want := []string{"a1", "a2", "a5+2", "b1", "a6", "b3+1", "a1"}
+	if got := placesOf(t, s); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// The number of runs that are remembered is bounded, whatever a machine sends.
+func TestARememberedSpoolIsOneOfTheLast(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	spool := func(i int) string { return fmt.Sprintf("%032x", i) }
+	for i := range 100 {
+		must(t, s.Events.AppendMachineEvents(t.Context(), "m1", []audit.Event{placed(spool(i), 1)}))
+	}
+	again := []audit.Event{placed(spool(96), 1), placed(spool(99), 1)}
+	must(t, s.Events.AppendMachineEvents(t.Context(), "m1", again))
+	if got := placesOf(t, s); len(got) != 100 {
+		t.Errorf("got %d events, want those of the last runs known", len(got))
+	}
+	got, err := spools.get(t.Context(), s.Reader, "m1")
+	if err != nil || len(got.Value.Spools) != maxSpools {
+		t.Errorf("got %+v and %v, want %d runs", got.Value, err, maxSpools)
+	}
+}
