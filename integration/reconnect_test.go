@@ -245,6 +245,7 @@ type testProxy struct {
 type fixedRules struct{ *rules.Trust }
 
 func (r fixedRules) Current() *rules.Trust                        { return r.Trust }
+func (r fixedRules) Changed() <-chan struct{}                     { return nil }
 func (r fixedRules) Subscribe() (<-chan tunnel.RulesPush, func()) { return nil, func() {} }
 
 func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string) *testProxy {

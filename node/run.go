@@ -71,7 +71,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	server := sshd.New(sshd.Config{
 		Identity:   membership.Identity,
 		HostSigner: membership.HostSigner,
-		Rules:      keeper.Current,
+		Rules:      keeper,
 		Audit:      events.Record,
 		Accounts:   *n.cfg.Accounts,
 		Now:        n.cfg.Now,
@@ -96,6 +96,7 @@ func (n *Node) serve(
 	parts := lifecycle.New(ctx)
 	parts.Run("audit events", events.Run)
 	parts.Run("membership", membership.Run)
+	parts.Run("open sessions", server.Run)
 	parts.Run("tunnels", tunnels.Run)
 	<-parts.Context().Done()
 	if ctx.Err() != nil { // after a failure of a part sessions are not waited for

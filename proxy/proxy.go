@@ -228,7 +228,16 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 	browsers := connqueue.New(cfg.Listener.Addr())
 	var port *mux.Mux
 	site := web.New(p.webConfig(membership, func(outer, stream net.Conn) { port.ServeStream(outer, stream) }))
-	muxCfg := p.muxConfig(membership, carrier, nodes)
+	users := jump.New(jump.Config{
+		Cluster:    membership.Identity().Cluster,
+		Rules:      carrier,
+		Nodes:      nodes,
+		Auth:       membership.Auth(),
+		HostSigner: membership.HostSigner,
+		Now:        cfg.Now,
+		Log:        cfg.Log,
+	})
+	muxCfg := p.muxConfig(membership, carrier, nodes, users)
 	muxCfg.Web, muxCfg.Challenge = cert.Get, cert.Challenge
 	muxCfg.ServeWeb = func(conn net.Conn) {
 		// The web server outlives ctx: it closes the queue when it stops.
@@ -240,6 +249,7 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 	stack.Run("membership", membership.Run)
 	stack.Run("rules", carrier.Run)
 	stack.Run("tunnels", nodes.Run)
+	stack.Run("open relays", users.Run)
 	stack.Run("web", func(ctx context.Context) error { return site.Run(ctx, browsers) })
 	stack.Run("port", port.Run)
 	stack.Run("web certificate", cert.Run)
@@ -276,20 +286,12 @@ func (p *Proxy) webConfig(membership Member, connect func(outer, stream net.Conn
 }
 
 // muxConfig returns the configuration of the port, except for Web, Challenge and ServeWeb, which serve adds.
-func (p *Proxy) muxConfig(membership Member, carrier *rules.Carrier, nodes *tunnels.Tunnels) mux.Config {
-	cluster := membership.Identity().Cluster
-	users := jump.New(jump.Config{
-		Cluster:    cluster,
-		Rules:      carrier,
-		Nodes:      nodes,
-		Auth:       membership.Auth(),
-		HostSigner: membership.HostSigner,
-		Now:        p.cfg.Now,
-		Log:        p.cfg.Log,
-	})
+func (p *Proxy) muxConfig(
+	membership Member, carrier *rules.Carrier, nodes *tunnels.Tunnels, users *jump.Server,
+) mux.Config {
 	return mux.Config{
 		Listener:          p.cfg.Listener,
-		Cluster:           cluster,
+		Cluster:           membership.Identity().Cluster,
 		AuthAddr:          p.cfg.AuthAddr,
 		Rules:             carrier,
 		SignForwardedFrom: signForwardedFrom(membership),

@@ -32,6 +32,13 @@ type Facts struct {
 	Role      string             `json:"role,omitempty"`          // one of those in the certificate
 	Account   identity.Login     `json:"account,omitempty"`       // as which the action is done
 	Machine   identity.MachineID `json:"machine,omitempty"`       // the target
+	Proxy     identity.MachineID `json:"proxy,omitempty"`         // that served the login
+
+	// IssuedBefore and Since bound when the certificate was issued: before the one, and not before the other.
+	// Certificates say it in whole seconds, so both hit a second in which it may be true. They hit a
+	// certificate that does not say it.
+	IssuedBefore time.Time `json:"issued_before,omitzero"`
+	Since        time.Time `json:"since,omitzero"`
 }
 
 // UserFact names a user as identity.UserKey does.
@@ -69,7 +76,17 @@ func (l Lock) hits(r Request) bool {
 		(m.Serial == 0 || m.Serial == r.Serial) &&
 		(m.Role == "" || slices.Contains(r.Who.Roles, m.Role)) &&
 		(m.Account == "" || m.Account == r.Login) &&
-		(m.Machine == "" || m.Machine == r.Target.Node.ID)
+		(m.Machine == "" || m.Machine == r.Target.Node.ID) &&
+		(m.Proxy == "" || m.Proxy == r.Who.Proxy) &&
+		m.hitsIssue(r.Who.IssuedAt)
+}
+
+// hitsIssue reports whether a certificate may have been issued at a time that the facts name. issued is in
+// whole seconds; zero: the certificate does not say it.
+func (f Facts) hitsIssue(issued time.Time) bool {
+	return issued.IsZero() ||
+		(f.IssuedBefore.IsZero() || issued.Before(f.IssuedBefore)) &&
+			(f.Since.IsZero() || !issued.Before(f.Since.Truncate(time.Second)))
 }
 
 // lockThatDenies returns the first lock that hits the request and denies it.

@@ -16,6 +16,7 @@ import (
 func lockedRequest() access.Request {
 	r := request(user("r", "other"), prod, "alice", access.Shell)
 	r.Who.LoginID, r.Serial, r.Target.Node.ID = "login-1", 7, "0123456789abcdef0123456789abcdef"
+	r.Who.Proxy, r.Who.IssuedAt = "abcdef0123456789abcdef0123456789", now
 	return r
 }
 
@@ -44,6 +45,15 @@ func TestALockHitsWhoHasItsFact(t *testing.T) {
 		{"role", facts{Role: "other"}, facts{Role: "none"}},
 		{"account", facts{Account: "alice"}, facts{Account: "root"}},
 		{"machine", facts{Machine: r.Target.Node.ID}, facts{Machine: "ffffffffffffffffffffffffffffffff"}},
+		{"proxy", facts{Proxy: r.Who.Proxy}, facts{Proxy: "ffffffffffffffffffffffffffffffff"}},
+		{"issued before", facts{IssuedBefore: now.Add(time.Second)}, facts{IssuedBefore: now}},
+		{"issued in the second of the lock", facts{IssuedBefore: now.Add(time.Millisecond)},
+			facts{IssuedBefore: now}},
+		{"issued since", facts{Since: now}, facts{Since: now.Add(time.Second)}},
+		{"issued in the second since", facts{Since: now.Add(999 * time.Millisecond)},
+			facts{Since: now.Add(time.Second)}},
+		{"issued between", facts{Since: now.Add(-time.Hour), IssuedBefore: now.Add(time.Hour)},
+			facts{Since: now.Add(-time.Hour), IssuedBefore: now.Add(-time.Minute)}},
 	} {
 		if d := lockedPolicy(access.Lock{ID: "1", Match: tt.hits}).Decide(r); d.Allow {
 			t.Errorf("%s: got %+v, want it denied by the lock", tt.name, d)
@@ -66,6 +76,10 @@ func TestALockHitsOnlyWhoHasAllOfItsFacts(t *testing.T) {
 		Role:      "other",
 		Account:   "alice",
 		Machine:   r.Target.Node.ID,
+		Proxy:     r.Who.Proxy,
+
+		IssuedBefore: now.Add(time.Hour),
+		Since:        now,
 	}
 	if d := lockedPolicy(access.Lock{ID: "1", Match: all}).Decide(r); d.Allow {
 		t.Errorf("got %+v, want it denied: the lock has only facts that hold", d)
@@ -76,6 +90,14 @@ func TestALockHitsOnlyWhoHasAllOfItsFacts(t *testing.T) {
 		func(r *access.Request) { r.Serial = 8 },
 		func(r *access.Request) { r.Who.Roles = []string{"r"} },
 		func(r *access.Request) { r.Target.Node.ID = "" },
+		func(r *access.Request) { r.Who.Proxy = "" },
+		func(r *access.Request) { r.Who.IssuedAt = now.Add(time.Hour) },
+		func(r *access.Request) { r.Who.IssuedAt = now.Add(-time.Second) },
+	}
+	unknown := lockedRequest()
+	unknown.Who.IssuedAt = time.Time{}
+	if d := lockedPolicy(access.Lock{ID: "1", Match: all}).Decide(unknown); d.Allow {
+		t.Errorf("got %+v, want it denied: the certificate does not say when it was issued", d)
 	}
 	for i, change := range others {
 		other := lockedRequest()
@@ -221,6 +243,10 @@ func TestTheGoldenLockIsRead(t *testing.T) {
 			Role:      "ops",
 			Account:   "root",
 			Machine:   "0123456789abcdef0123456789abcdef",
+			Proxy:     "abcdef0123456789abcdef0123456789",
+
+			IssuedBefore: now,
+			Since:        now.Add(-time.Hour),
 		},
 		Effect:  access.Effect{Kind: access.WithoutRole, Role: "ops"},
 		Message: "the laptop was lost",

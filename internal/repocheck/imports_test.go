@@ -56,6 +56,7 @@ var internalImports = map[string][]string{
 	"access":      {"fault", "wire", "identity", "config"},
 	"tunnel":      {"wire", "fault", "coalesce", "identity"},
 	"rules":       {"wire", "fault", "identity", "config", "access"},
+	"open":        {"wire", "fault", "identity", "config", "access", "rules"},
 	"audit":       {"wire", "fault", "identity", "config", "access", "rules"},
 	"dial":        {"wire", "fault", "identity", "config", "access", "rules"},
 	"egress":      {"fault", "wire", "coalesce", "identity", "keepalive", "dial", "prefixconn"},

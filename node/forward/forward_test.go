@@ -113,7 +113,7 @@ func newForwarder(sockets forward.Sockets, change func(*forward.Config)) *forwar
 		Limits:     forward.NewLimits(),
 		ClientAddr: "192.0.2.1:1",
 		Sockets:    func() (forward.Sockets, error) { return sockets, nil },
-		Permit:     func(forward.Direction) error { return nil },
+		Admit:      func(forward.Direction) (func(), error) { return func() {}, nil },
 		Audit:      func(forward.Direction, string, string) error { return nil },
 	}
 	if change != nil {
@@ -277,12 +277,12 @@ func TestListenErrorsNameTheCause(t *testing.T) {
 		port:   "port 8080 is in use",
 		socket: "/run/x already exists",
 	} {
-		_, err := forwarder.Listen(t.Context(), target, "")
+		_, err := forwarder.Listen(t.Context(), target, "", func() {})
 		if !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Message(err), want) {
 			t.Errorf("%s: got %v, want %q", target, err, want)
 		}
 	}
-	if _, err := forwarder.Agent(t.Context(), ""); err == nil || fault.Remedy(err) == "" {
+	if _, err := forwarder.Agent(t.Context(), "", func() {}); err == nil || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want a remedy", err)
 	}
 	if err := forwarder.Cancel(port); !fault.Is(err, fault.NotFound) {

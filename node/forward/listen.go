@@ -27,7 +27,7 @@ const (
 type listener struct {
 	direction Direction
 	sockets   []net.Listener
-	release   func()        // returns its place in the quota
+	release   func()        // returns its place in the quota, and tells the caller that it is closed
 	done      chan struct{} // closed when no socket accepts connections any more
 }
 
@@ -54,16 +54,22 @@ type opener func(net.Conn) (name string, data []byte)
 // Listen serves a request to forward a listener (ssh -R): it listens on target, and forwards each connection
 // to the client until Cancel closes the listener or ctx ends. reply is the data of the SSH reply: the
 // port, which the kernel chooses if target has port 0, and 0 for a Unix socket. rule is the rule that allows
-// the forward, for the audit event. The error is a fault, or the error that Config.Sockets returned.
-func (f *Forwarder) Listen(ctx context.Context, target Target, rule string) (reply []byte, err error) {
+// the forward, for the audit event. closed is called when the listener is closed, and before an error is
+// returned; maybe more than once. The error is a fault, or the error that Config.Sockets returned.
+func (f *Forwarder) Listen(
+	ctx context.Context, target Target, rule string, closed func(),
+) (reply []byte, err error) {
 	sockets, err := f.cfg.Sockets()
 	if err != nil {
+		closed()
 		return nil, err
 	}
-	release, err := f.acquireListener()
+	releaseQuota, err := f.acquireListener()
 	if err != nil {
+		closed()
 		return nil, err
 	}
+	release := func() { releaseQuota(); closed() }
 	opened := &listener{direction: Remote, release: release, done: make(chan struct{})}
 	if err := f.listen(ctx, sockets, opened, &target, rule); err != nil { // it sets a target.Port of 0
 		release()
@@ -180,14 +186,21 @@ func (f *Forwarder) Cancel(target Target) error {
 
 // Agent returns the path of a socket by which programs on the node reach the client's SSH agent. All sessions
 // of a connection share one socket. It is made by the first call, and by a later one if the socket has ended
-// by itself since. Its connections are forwarded until ctx ends. The error is a fault, or that of
+// by itself since. Its connections are forwarded until ctx ends. closed is called when the socket is closed,
+// and before Agent returns if it made no socket; maybe more than once. The error is a fault, or that of
 // Config.Sockets.
-func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err error) {
+func (f *Forwarder) Agent(ctx context.Context, rule string, closed func()) (path string, err error) {
 	f.agentMu.Lock()
 	defer f.agentMu.Unlock()
 	if f.agent != nil && !f.agent.ended() {
+		closed() // the socket is registered already
 		return f.agent.sockets[0].Addr().String(), nil
 	}
+	defer func() {
+		if err != nil {
+			closed()
+		}
+	}()
 	sockets, err := f.cfg.Sockets()
 	if err != nil {
 		return "", err
@@ -199,10 +212,13 @@ func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err er
 	if err != nil {
 		return "", agentSocketFailed.Wrap(err, "node", fault.Args{"why": fault.DescribeNetwork(err)})
 	}
+	if f.agent != nil {
+		f.agent.release() // it has ended by itself
+	}
 	f.agent = &listener{
 		direction: Agent,
 		sockets:   []net.Listener{socket},
-		release:   func() {}, // not counted: there is one for each connection at most
+		release:   closed, // it has no place in the quota: there is one for each connection at most
 		done:      make(chan struct{}),
 	}
 	f.serveListener(ctx, f.agent, func(net.Conn) (string, []byte) { return agentChannel, nil })
@@ -272,9 +288,11 @@ func (f *Forwarder) forwardConn(ctx context.Context, direction Direction, conn n
 		return
 	}
 	defer release()
-	if f.cfg.Permit(direction) != nil {
+	closed, err := f.cfg.Admit(direction)
+	if err != nil {
 		return
 	}
+	defer closed()
 	name, data := open(conn)
 	channel, requests := f.openChannel(ctx, name, data)
 	if channel == nil {

@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node/forward"
 )
 
@@ -78,7 +77,7 @@ func TestConnectionsToAListenerAreForwardedToTheClient(t *testing.T) {
 		var sockets listeningSockets
 		var client memClient
 		forwarder := newForwarder(&sockets, func(c *forward.Config) { c.Client = &client })
-		reply, err := forwarder.Listen(ctx, anyPort, "")
+		reply, err := forwarder.Listen(ctx, anyPort, "", func() {})
 		if want := ssh.Marshal(struct{ Port uint32 }{4711}); err != nil || string(reply) != string(want) {
 			t.Fatalf("got % x, %v, want the chosen port", reply, err)
 		}
@@ -120,11 +119,11 @@ func TestRulesAreCheckedForEachConnectionToAListener(t *testing.T) {
 		var client memClient
 		forwarder := newForwarder(&sockets, func(c *forward.Config) {
 			c.Client = &client
-			c.Permit = func(forward.Direction) error {
-				return fault.New(fault.Denied, "x", "the rules have changed", "ask")
+			c.Admit = func(forward.Direction) (func(), error) {
+				return nil, errors.New("the rules have changed")
 			}
 		})
-		if _, err := forwarder.Listen(ctx, anyPort, ""); err != nil {
+		if _, err := forwarder.Listen(ctx, anyPort, "", func() {}); err != nil {
 			t.Fatal(err)
 		}
 		program := sockets.listener.dial()

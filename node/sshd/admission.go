@@ -9,6 +9,7 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/node/forward"
 )
 
@@ -25,8 +26,13 @@ const maxSessions = 64
 // not connect to a target: serve does.
 func (c *connection) admitChannel(ctx context.Context, nc ssh.NewChannel, late bool) (serve func()) {
 	key := requestKey{channelOpen, nc.ChannelType()}
+	var entry *open.Entry
+	if key.needsGrant() {
+		entry = c.track(requirements[key].action)
+	}
 	rule, err := c.authorize(key)
 	if err != nil {
+		entry.Remove()
 		reason := ssh.UnknownChannelType
 		if _, known := requirements[key]; known { // an unknown type is only refused: a client may invent any
 			reason = ssh.Prohibited
@@ -36,8 +42,9 @@ func (c *connection) admitChannel(ctx context.Context, nc ssh.NewChannel, late b
 		return nil
 	}
 	if key.needsGrant() { // a forward; a session channel itself needs no grant, but its program will
-		serve, err := c.prepareDirect(ctx, nc, rule)
+		serve, err := c.prepareDirect(ctx, nc, rule, entry)
 		if err != nil {
+			entry.Remove()
 			_ = nc.Reject(forward.RejectionReason(err), c.rejectionText(err))
 		}
 		return serve

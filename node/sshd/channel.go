@@ -9,6 +9,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/node/forward"
 	"github.com/threshold-access/threshold/node/process"
 	"github.com/threshold-access/threshold/node/pty"
@@ -127,6 +128,13 @@ func (s *sessionChannel) startProgram(r *ssh.Request) (*program, error) {
 		key.name += " " + payload.Name
 	}
 	p := &program{conn: s.conn, ch: s.ch, messages: s.messages}
+	p.open = s.conn.track(requirements[key].action)
+	started := false
+	defer func() {
+		if !started { // also after a panic
+			p.open.Remove()
+		}
+	}()
 	if err := p.authorize(key); err != nil {
 		return nil, err
 	}
@@ -136,6 +144,7 @@ func (s *sessionChannel) startProgram(r *ssh.Request) (*program, error) {
 	if err := p.launch(); err != nil {
 		return nil, err
 	}
+	started = true
 	return p, nil
 }
 
@@ -226,8 +235,13 @@ func (s *sessionChannel) awaitClient() {
 // that says why it was refused or why it failed.
 func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 	key := requestKey{channelRequest, r.Type}
+	var entry *open.Entry
+	if key.needsGrant() { // only the client's SSH agent does
+		entry = s.conn.track(requirements[key].action)
+	}
 	rule, err := s.conn.authorize(key)
 	if err != nil {
+		entry.Remove()
 		if key.needsGrant() {
 			s.conn.auditRefusal(rule, key.name, err)
 		}
@@ -235,7 +249,7 @@ func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 	}
 	switch r.Type {
 	case forward.AgentRequest:
-		return s.forwardAgent(rule)
+		return s.forwardAgent(rule, entry)
 	case "pty-req":
 		return s.requestTerminal(r)
 	case "window-change":
@@ -250,12 +264,14 @@ func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 	return nil // a keepalive: the client only waits for the reply
 }
 
-// forwardAgent makes the client's SSH agent available to the program that will start on this channel.
-func (s *sessionChannel) forwardAgent(rule string) (err error) {
+// forwardAgent makes the client's SSH agent available to the program that will start on this channel. The
+// entry is the registration of the agent's socket, which forwardAgent removes if it makes none.
+func (s *sessionChannel) forwardAgent(rule string, entry *open.Entry) (err error) {
 	if s.decided {
+		entry.Remove()
 		return agentRequestedLate.New("node")
 	}
-	s.agentSocket, err = s.conn.agentSocket(rule)
+	s.agentSocket, err = s.conn.agentSocket(rule, entry.Remove)
 	return err
 }
 

@@ -29,13 +29,15 @@ type connection struct {
 	who    identity.SSHUser // the user, as the certificate says
 	login  identity.Login   // the account that the client logged in as
 	clock  *limitClock      // measures how much of the limits of the user's roles is left
+	held   *openConnection  // the connection as the registry of what is open knows it
 	// readsFaults says that the client is tsh: see dial.ReadsFaults.
 	readsFaults bool
 
 	forwards *forward.Forwarder
 	// agentSocket returns the path of the socket by which programs reach the client's SSH agent, and makes
-	// the socket if the connection has none yet. rule is the rule that allows it, for the audit log.
-	agentSocket func(rule string) (path string, err error)
+	// the socket if the connection has none yet. rule is the rule that allows it, for the audit log. It calls
+	// closed when the socket that it made is closed, or at once if it makes none.
+	agentSocket func(rule string, closed func()) (path string, err error)
 	// wakeups has a value if a session or forward has ended since watch last received from the channel.
 	wakeups chan struct{}
 
@@ -56,7 +58,7 @@ type connection struct {
 // newConnection returns the connection of a client that is logged in. It starts nothing; serve sets forwards
 // and agentSocket.
 func newConnection(s *Server, sshConn *ssh.ServerConn, origin Origin, proved evidence) *connection {
-	return &connection{
+	c := &connection{
 		srv:         s,
 		conn:        sshConn,
 		origin:      origin,
@@ -68,6 +70,8 @@ func newConnection(s *Server, sshConn *ssh.ServerConn, origin Origin, proved evi
 		wakeups:     make(chan struct{}, 1),
 		live:        map[*program]struct{}{},
 	}
+	c.held = newOpenConnection(c, proved)
+	return c
 }
 
 // serve serves the connection until the client hangs up, ctx ends, or the node ends the connection. It
@@ -86,7 +90,9 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 	defer endSessions(nil)
 	c.forwards = c.newForwards()
 	defer func() { cancel(); c.closeForwards() }() // forwards end only after their context has ended
-	c.agentSocket = func(rule string) (string, error) { return c.forwards.Agent(sessionsCtx, rule) }
+	c.agentSocket = func(rule string, closed func()) (string, error) {
+		return c.forwards.Agent(sessionsCtx, rule, closed)
+	}
 
 	// This goroutine ends ctx when the transport closes, also while serveRequests is busy with a request.
 	// serve does not wait for the goroutine: after a packet that x/crypto/ssh refuses, Wait never returns if

@@ -46,7 +46,7 @@ func (s *Server) Drain(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	if open > 0 {
-		s.cfg.Log.Info("draining: waiting for sessions to end", "connections", open)
+		s.cfg.Log.Info("draining: waiting for sessions to end", "connections", open, "open", s.open.Len())
 	}
 	select {
 	case <-s.drained:

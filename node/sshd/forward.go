@@ -7,6 +7,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/internal/sshprofile"
 	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/forward"
@@ -20,7 +21,7 @@ func (c *connection) newForwards() *forward.Forwarder {
 		ClientAddr: c.origin.From,
 		Client:     c.conn,
 		Sockets:    c.forwardSockets,
-		Permit:     c.reauthorizeForward,
+		Admit:      c.admitForward,
 		Audit:      c.auditForward,
 		OnData:     c.clock.markForwarded,
 		Resolve:    c.srv.cfg.Resolve,
@@ -66,18 +67,22 @@ func (c *connection) forwardSockets() (forward.Sockets, error) {
 	return c.sockets, nil
 }
 
-// reauthorizeForward returns nil if a connection that has arrived at a listener may be forwarded. It asks the
-// rules again, because the grant by which the listener was opened may be gone, and audits a refusal.
-func (c *connection) reauthorizeForward(direction forward.Direction) error {
+// admitForward returns no error if a connection that has arrived at a listener may be forwarded. The caller
+// calls closed when it has ended. It asks the rules again, because the grant by which the listener was opened
+// may be gone, and audits a refusal.
+func (c *connection) admitForward(direction forward.Direction) (closed func(), err error) {
 	key := requestKey{globalRequest, forward.ListenTCP}
 	if direction == forward.Agent {
 		key = requestKey{channelRequest, forward.AgentRequest}
 	}
+	entry := c.track(requirements[key].action)
 	rule, err := c.authorize(key)
 	if err != nil {
+		entry.Remove()
 		c.auditRefusal(rule, key.name, err)
+		return nil, err
 	}
-	return err
+	return entry.Remove, nil
 }
 
 // auditForward records that something is forwarded to or from the target, allowed by the rule. It returns nil
@@ -93,14 +98,16 @@ func (c *connection) auditForward(direction forward.Direction, target, rule stri
 }
 
 // prepareDirect acquires the quota for a channel that the client opens to a target on the node's side. The
-// channel is authorized, by the rule. The caller must call serve exactly once, on a goroutine of its own:
-// serve connects to the target, accepts the channel and copies bytes until either ends, or rejects the
-// channel if there is no connection; then it releases the quota. The error says why the caller must reject
-// the channel: it cannot be read, or the quota is used up.
+// channel is registered by the entry and authorized by the rule. The caller must call serve exactly once, on
+// a goroutine of its own: serve connects to the target, accepts the channel and copies bytes until either
+// ends, or rejects the channel if there is no connection; then it releases the quota and removes the entry.
+// The error says why the caller must reject the channel, and remove the entry: it cannot be read, or the
+// quota is used up.
 func (c *connection) prepareDirect(
 	ctx context.Context,
 	nc ssh.NewChannel,
 	rule string,
+	entry *open.Entry,
 ) (serve func(), err error) {
 	target, err := forward.Parse(nc.ChannelType(), nc.ExtraData())
 	if err != nil {
@@ -113,6 +120,7 @@ func (c *connection) prepareDirect(
 	return func() {
 		defer c.wake() // after release, so that watch finds the connection idle
 		defer release()
+		defer entry.Remove()
 		if err := c.forwards.Direct(ctx, nc, target, rule); err != nil {
 			if fault.Is(err, fault.Denied) { // a target that is never allowed, as a link-local address
 				c.auditRefusal(rule, describeTarget(nc.ChannelType(), target), err)
@@ -122,21 +130,26 @@ func (c *connection) prepareDirect(
 	}, nil
 }
 
-// handleForwardRequest opens or closes a listener, for a global request that is authorized by the rule. reply
-// is the data of the reply to the client. The error is a fault; the refusal of a target is audited.
+// handleForwardRequest opens or closes a listener, for a global request that is registered by the entry and
+// authorized by the rule. The entry is removed when the listener that the request opens is closed, or at once
+// if it opens none. reply is the data of the reply to the client. The error is a fault; the refusal of a
+// target is audited.
 func (c *connection) handleForwardRequest(
 	ctx context.Context,
 	r *ssh.Request,
 	rule string,
+	entry *open.Entry,
 ) (reply []byte, err error) {
 	target, err := forward.Parse(r.Type, r.Payload)
 	if err != nil {
+		entry.Remove()
 		return nil, err
 	}
 	if r.Type == forward.CancelTCP || r.Type == forward.CancelStreamlocal {
+		entry.Remove()
 		return nil, c.forwards.Cancel(target)
 	}
-	reply, err = c.forwards.Listen(ctx, target, rule)
+	reply, err = c.forwards.Listen(ctx, target, rule, entry.Remove)
 	if fault.Is(err, fault.Denied) {
 		c.auditRefusal(rule, describeTarget(r.Type, target), err)
 	}

@@ -81,6 +81,7 @@ type fixture struct {
 
 	mu       sync.Mutex // guards the fields below
 	trust    *rules.Trust
+	newRules chan struct{} // closed when trust changes, and replaced
 	events   []audit.Event
 	changed  chan struct{} // closed and replaced by signal
 	auditErr error         // what auditing fails with
@@ -217,9 +218,17 @@ func (f *fixture) setRules(set rules.Set) {
 		f.t.Fatal(err)
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.trust = trust
-	f.mu.Unlock()
+	close(f.newRules)
+	f.newRules = make(chan struct{})
 }
+
+// Current returns the rules in force.
+func (f *fixture) Current() *rules.Trust { f.mu.Lock(); defer f.mu.Unlock(); return f.trust }
+
+// Changed returns a channel that is closed by the next setRules.
+func (f *fixture) Changed() <-chan struct{} { f.mu.Lock(); defer f.mu.Unlock(); return f.newRules }
 
 // accountsWithTempHome has the account of the tests with a temporary home: in the real one, a shell might
 // find something to run.
@@ -270,7 +279,7 @@ func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, cluster: c, member: m, changed: make(chan struct{})}
+	f := &fixture{t: t, cluster: c, member: m, changed: make(chan struct{}), newRules: make(chan struct{})}
 	f.allow(fullRole("ops"))
 	f.cfg = sshd.Config{
 		Identity:   m.Identity,
@@ -278,7 +287,7 @@ func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 		Audit:      f.record,
 		Accounts:   accountsWithTempHome(t),
 		Now:        time.Now,
-		Rules:      func() *rules.Trust { f.mu.Lock(); defer f.mu.Unlock(); return f.trust },
+		Rules:      f,
 		Log:        slog.New(slog.NewTextHandler(f, nil)),
 	}
 	if change != nil {
@@ -300,6 +309,7 @@ func (f *fixture) serve() {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.cancel = cancel
 	var all sync.WaitGroup
+	all.Go(func() { _ = server.Run(ctx) })
 	all.Go(func() {
 		for {
 			conn, err := ln.Accept()

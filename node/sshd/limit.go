@@ -127,7 +127,7 @@ func (c *connection) watch(ctx context.Context) *endReason {
 // limits returns the limits that the rules in force set for the connection's user. Rules that are too old for
 // a new login still limit the connections that are open. Without rules there are no limits.
 func (c *connection) limits() access.Limits {
-	trust := c.srv.cfg.Rules()
+	trust := c.srv.cfg.Rules.Current()
 	if trust == nil {
 		return access.Limits{}
 	}

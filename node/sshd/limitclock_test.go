@@ -30,7 +30,7 @@ type limitedConnection struct {
 func newLimitedConnection(ctx context.Context, o access.Options, life time.Duration) *limitedConnection {
 	limited := &limitedConnection{ended: make(chan *endReason, 1), lines: make(chan string, 100)}
 	limited.allow(access.Role{Name: "ops", Options: o})
-	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: limited.trust.Load})
+	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: limited})
 	who := identity.SSHUser{
 		Identity: identity.Identity{
 			Kind:      identity.User,
@@ -51,6 +51,12 @@ func newLimitedConnection(ctx context.Context, o access.Options, life time.Durat
 	go func() { limited.ended <- limited.watch(ctx) }()
 	return limited
 }
+
+// Current returns the rules in force.
+func (l *limitedConnection) Current() *rules.Trust { return l.trust.Load() }
+
+// Changed never says that they have changed.
+func (l *limitedConnection) Changed() <-chan struct{} { return nil }
 
 // allow puts roles in force.
 func (l *limitedConnection) allow(roles ...access.Role) {

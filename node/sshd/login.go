@@ -24,6 +24,11 @@ type evidence struct {
 	key   ssh.PublicKey    // the certificate
 	who   identity.SSHUser // the user, as the certificate says
 	login identity.Login   // the account, as the client asked for it
+
+	// head and authorities name the rules by which the certificate was verified. The rules themselves are not
+	// kept: they would stay in memory for as long as the connection.
+	head        rules.Sequence
+	authorities rules.Revision
 }
 
 // evidenceKey is the key of the evidence in ssh.Permissions.ExtraData.
@@ -74,7 +79,13 @@ func (s *Server) checkOffered(
 		s.cfg.Log.Info("certificate refused", "from", attempt.From, "proxy", attempt.Proxy, "err", err)
 		return nil, bannerError(meta, certificateFault(err))
 	}
-	offered := evidence{key: key, who: who, login: identity.Login(meta.User())}
+	offered := evidence{
+		key:         key,
+		who:         who,
+		login:       identity.Login(meta.User()),
+		head:        trust.Head.Sequence,
+		authorities: authoritiesRevision(trust),
+	}
 	return &ssh.Permissions{ExtraData: map[any]any{evidenceKey{}: offered}}, nil
 }
 
@@ -128,7 +139,7 @@ func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err 
 // if they are from the future. The error is a fault of kind Unavailable: there are no rules yet, or they are
 // too old to decide by.
 func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
-	trust, now := s.cfg.Rules(), s.cfg.Now()
+	trust, now := s.cfg.Rules.Current(), s.cfg.Now()
 	if trust == nil {
 		return nil, now, nodeWithoutRules.New("node")
 	}

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/open"
 )
 
 // noMoreSessionsRequest says that the client will open no further sessions (OpenSSH PROTOCOL section 2.2).
@@ -130,8 +132,13 @@ func (c *connection) performGlobalRequest(
 	waitingOpens int,
 ) (reply []byte, err error) {
 	key := requestKey{globalRequest, r.Type}
+	var entry *open.Entry
+	if key.needsGrant() {
+		entry = c.track(requirements[key].action)
+	}
 	rule, err := c.authorize(key)
 	if err != nil {
+		entry.Remove()
 		if key.needsGrant() {
 			c.auditRefusal(rule, describeRequest(r.Type, r.Payload), err)
 		}
@@ -143,7 +150,7 @@ func (c *connection) performGlobalRequest(
 			c.noMoreSessions, c.earlierOpens = true, waitingOpens
 		}
 	case key.needsGrant():
-		return c.handleForwardRequest(ctx, r, rule)
+		return c.handleForwardRequest(ctx, r, rule, entry)
 	}
 	return nil, nil // no-more-sessions, or a keepalive, of which the client only awaits the reply
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/limit"
-	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/forward"
 )
@@ -37,14 +37,14 @@ const (
 	maxHandshakesPerAddress  = 16  // from one client address
 )
 
-// Config is what the server needs from its node. All fields but Resolve are required.
+// Config is what the server needs from its node. All fields but Resolve and Denied are required.
 type Config struct {
 	// Identity returns the node's own identity.
 	Identity func() identity.Identity
 	// HostSigner returns the host key with its current certificate. It is called for each handshake.
 	HostSigner func() (ssh.Signer, error)
-	// Rules returns the rules in force, or nil while there are none.
-	Rules func() *rules.Trust
+	// Rules are the rules in force.
+	Rules open.Rules
 	// Audit records an event. It returns nil when the event is safe on disk, and an error if it is not:
 	// sessions and forwards then do not start.
 	Audit func(audit.Event) error
@@ -52,6 +52,8 @@ type Config struct {
 	Accounts account.Database
 	// Resolve finds the addresses of hosts that ports are forwarded to. Nil means the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Denied is called with what is open and no longer allowed. Nil: it is logged.
+	Denied func([]open.Denial)
 	// Now is the clock for certificates, rules and events.
 	Now func() time.Time
 	Log *slog.Logger
@@ -64,18 +66,23 @@ type Server struct {
 	handshakeQuota  *limit.Quota                   // those of them that are not logged in yet
 	sessionsPerUser limit.PerKey[identity.UserKey] // sessions that run, over all connections of a user
 	windows         windows                        // what clients may send ahead, over all connections
+	open            *open.Registry                 // connections, sessions and forwards
 	forwardLimits   *forward.Limits                // what is forwarded, over all connections
 	drainState
 }
 
-// New returns a server with the configuration. It starts nothing: Serve serves a connection, Drain stops the
-// server.
+// New returns a server with the configuration. It starts nothing: Serve serves a connection, Run decides
+// about what is open, Drain stops the server.
 func New(cfg Config) *Server {
+	if cfg.Denied == nil {
+		cfg.Denied = (&open.Log{Log: cfg.Log}).Denied
+	}
 	return &Server{
 		cfg:             cfg,
 		connectionQuota: limit.NewQuota(maxConnections, maxConnectionsPerAddress),
 		handshakeQuota:  limit.NewQuota(maxHandshakes, maxHandshakesPerAddress),
 		forwardLimits:   forward.NewLimits(),
+		open:            open.New(open.Config{Rules: cfg.Rules, Now: cfg.Now, Denied: cfg.Denied}),
 		drainState:      newDrainState(),
 	}
 }
@@ -121,6 +128,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, origin Origin) {
 	c := newConnection(s, sshConn, origin, proved)
 	if s.register(c) { // false: the server began to drain after the login was decided
 		defer s.unregister(c)
+		defer s.open.AddDecided(c.held.use, c.held, proved.head).Remove()
 		c.serve(ctx, opens, requests)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/open"
 )
 
 const (
@@ -44,7 +45,7 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	node, err := s.dial(ctx, conn, user, req)
+	node, entry, err := s.dial(ctx, conn, user, req)
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("connection to node refused",
@@ -52,31 +53,33 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 		refuse(conn, public)
 		return
 	}
+	defer entry.Remove()
 	log.Info("connected to node", "node", displayName(req.Node))
 	relay(ctx, conn, node)
 }
 
 // dial opens a stream to the node that req names and sends the client the reply that the stream is open. The
-// error is a fault that the client has not been told of, or that of writing the reply.
+// caller removes the entry when the stream has ended. The error is a fault that the client has not been told
+// of, or that of writing the reply.
 func (s *Server) dial(
 	ctx context.Context, conn net.Conn, user identity.Peer, req dial.Request,
-) (net.Conn, error) {
+) (node net.Conn, entry *open.Entry, err error) {
 	// The TLS handshake does not check this restriction, because TLS knows nothing of it.
 	if err := user.CheckSourceAddress(conn.RemoteAddr()); err != nil {
-		return nil, dialCertificateInvalid.Wrap(err, "proxy.ServeDial", fault.Args{"why": err.Error()})
+		return nil, nil, dialCertificateInvalid.Wrap(err, "proxy.ServeDial", fault.Args{"why": err.Error()})
 	}
-	who := caller{Identity: user.Identity, from: conn.RemoteAddr(), protocol: "dial"}
-	node, err := s.openNode(ctx, who, req.Node)
+	node, entry, err = s.openNode(ctx, s.dialCaller(user, conn.RemoteAddr()), req.Node)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(requestTimeout))
 	if err := dial.WriteReply(conn, dial.Reply{}); err != nil {
 		node.Close()
-		return nil, err
+		entry.Remove()
+		return nil, nil, err
 	}
 	_ = conn.SetWriteDeadline(time.Time{})
-	return node, nil
+	return node, entry, nil
 }
 
 // refuse sends the error to the client and waits until the client has closed the connection, up to

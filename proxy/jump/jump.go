@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/limit"
+	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
@@ -37,14 +37,16 @@ type NodeDialer interface {
 	Open(ctx context.Context, id identity.MachineID, header tunnel.Header) (net.Conn, error)
 }
 
-// Config says what the server needs. Every field is required, except Now.
+// Config says what the server needs. Every field is required, except Denied and Now.
 type Config struct {
 	Cluster string // the name of the cluster, which a node's name may end with
-	Rules   interface{ Current() *rules.Trust }
+	Rules   open.Rules
 	Nodes   NodeDialer
 	Auth    *authrpc.Client
 	// HostSigner returns the host key for ssh -J. It is called for each connection, as the key may change.
 	HostSigner func() (ssh.Signer, error)
+	// Denied is called with what is open and no longer allowed. Nil: it is logged.
+	Denied func([]open.Denial)
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 	Log *slog.Logger
@@ -54,57 +56,69 @@ type Config struct {
 type Server struct {
 	cfg   Config
 	users limit.PerKey[identity.UserKey] // connections and channels of each user
+	open  *open.Registry                 // relays
 }
 
-// New makes a server. It starts nothing.
+// New makes a server. It starts nothing: ServeDial and ServeSSH serve connections, Run decides about what is
+// open.
 func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{cfg: cfg}
+	if cfg.Denied == nil {
+		cfg.Denied = (&open.Log{Log: cfg.Log}).Denied
+	}
+	registry := open.New(open.Config{Rules: cfg.Rules, Now: cfg.Now, Denied: cfg.Denied})
+	return &Server{cfg: cfg, open: registry}
 }
 
-// caller is a verified user and how they are connected.
-type caller struct {
-	identity.Identity
-	from     net.Addr // the client's address
-	protocol string   // "dial" or "ssh", for tunnel.Header
-}
-
-// openNode opens a stream to the node called name, if the rules allow it. Its errors are faults that say why
-// not: Unavailable (the rules of this proxy are too old, or the node is offline), Expired (the caller's
-// certificate), Denied, or NotFound.
+// openNode opens a stream to the node called name, if the rules allow it. The caller removes the entry when
+// the stream has ended. The errors are faults that say why there is none: Unavailable (the rules of this
+// proxy are too old, or the node is offline), Expired (the caller's certificate), Denied, or NotFound.
 //
 // A caller who may not even list a node gets the answer for a node that does not exist. For such a node and
 // for a missing one the auth service is asked first, so that neither the answer nor the time it takes tells
 // whether the node exists. A timeout bounds the opening alone, not the stream.
-func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Conn, error) {
+func (s *Server) openNode(
+	ctx context.Context, who *caller, name string,
+) (stream net.Conn, entry *open.Entry, err error) {
 	const op = "proxy.openNode"
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
+	defer func() {
+		if err != nil {
+			entry.Remove()
+		}
+	}()
+	node, attached := s.findNode(name)
+	if attached {
+		entry = s.track(who, node) // before the rules are read
+	}
 	now, trust := s.cfg.Now(), s.cfg.Rules.Current()
 	if err := trust.Usable(now); err != nil {
-		return nil, proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
+		return nil, entry, proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	now = trust.Now(now)
 	if !now.Before(who.Expires) {
-		return nil, jumpCertificateExpired.New(op)
+		return nil, entry, jumpCertificateExpired.New(op)
 	}
-	if node, attached := s.findNode(name); attached {
+	if attached {
 		decision := trust.Policy.Decide(accessRequest(who, node, anyAction, now))
 		if decision.Allow {
 			header := tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol}
-			return s.cfg.Nodes.Open(ctx, node.ID, header)
+			stream, err = s.cfg.Nodes.Open(ctx, node.ID, header)
+			return stream, entry, err
 		}
 		mayList := trust.Policy.Decide(accessRequest(who, node, access.List, now)).Allow
 		if mayList { // the caller knows the node anyway, so the true reason is safe to tell
-			return nil, proxyAccessDenied.New(op, fault.Args{
+			return nil, entry, proxyAccessDenied.New(op, fault.Args{
 				"reason": decision.Reason,
 				"hint":   decision.Remedy,
 			})
 		}
 	}
-	return nil, s.explainFailure(ctx, who, name, trust, now)
+	entry.Remove() // before the auth service is asked, which takes a while
+	return nil, nil, s.explainFailure(ctx, who, name, trust, now)
 }
 
 // findNode finds an attached node by its exact name, by name.cluster, or by its id.
@@ -123,14 +137,14 @@ func (s *Server) findNode(name string) (access.Node, bool) {
 const anyAction access.Action = ""
 
 // accessRequest returns the question whether the caller may do action on the node at the time now.
-func accessRequest(who caller, node access.Node, action access.Action, now time.Time) access.Request {
-	from, _ := netip.ParseAddrPort(who.from.String()) // the zero Addr when the address is no IP address
+func accessRequest(who *caller, node access.Node, action access.Action, now time.Time) access.Request {
 	return access.Request{
 		Who:    who.Identity,
+		Serial: who.serial,
 		Target: access.ToNode(node),
 		Action: action,
 		Now:    now,
-		From:   from.Addr().Unmap(),
+		From:   who.addr(),
 	}
 }
 
@@ -140,7 +154,7 @@ func accessRequest(who caller, node access.Node, action access.Action, now time.
 // Denied if the caller may only list the node, and NotFound if there is none or the caller may not know of
 // it. Of several nodes with the name, the first that the caller may know of counts.
 func (s *Server) explainFailure(
-	ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time,
+	ctx context.Context, who *caller, name string, trust *rules.Trust, now time.Time,
 ) error {
 	const op = "proxy.openNode"
 	res, err := authrpc.Call(ctx, s.cfg.Auth, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: name})

@@ -63,7 +63,8 @@ func (n *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Heade
 // fixedRules are rules that do not change.
 type fixedRules struct{ trust *rules.Trust }
 
-func (s fixedRules) Current() *rules.Trust { return s.trust }
+func (s fixedRules) Current() *rules.Trust    { return s.trust }
+func (s fixedRules) Changed() <-chan struct{} { return nil }
 
 // testServer is a Server with two attached nodes, web-1 and secretNode, and one offline, web-2.
 type testServer struct {

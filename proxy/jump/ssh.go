@@ -42,11 +42,12 @@ func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, peerKnown func(ide
 	}
 	defer sshConn.Close()
 	_ = conn.SetDeadline(time.Time{})
-	user, ok := sshConn.Permissions.ExtraData[userKey{}].(identity.SSHUser)
+	proved, ok := sshConn.Permissions.ExtraData[userKey{}].(sshUser)
 	if !ok {
 		log.Error("the ssh handshake succeeded without an identity")
 		return nil
 	}
+	user := proved.user
 	peerKnown(user.Identity)
 	log = log.With("user", user.Name, "login_id", user.LoginID)
 	release, err := s.acquire(user.Identity)
@@ -58,15 +59,21 @@ func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, peerKnown func(ide
 	log.Info("ssh user connected")
 	var discard sync.WaitGroup
 	discard.Go(func() { ssh.DiscardRequests(requests) }) // refuses every global request
-	who := caller{Identity: user.Identity, from: conn.RemoteAddr(), protocol: "ssh"}
+	who := s.sshCaller(user, proved.key, conn.RemoteAddr())
 	s.serveChannels(ctx, who, sshConn, channels)
 	discard.Wait()
 	return nil
 }
 
-// userKey is the key of the verified user in the Permissions of the accepted public key. The identity is
-// taken from nowhere else: a client may offer several keys before it proves one.
+// userKey is the key of the sshUser in the Permissions of the accepted public key. The identity is taken from
+// nowhere else: a client may offer several keys before it proves one.
 type userKey struct{}
+
+// sshUser is a verified user and the certificate.
+type sshUser struct {
+	user identity.SSHUser
+	key  ssh.PublicKey
+}
 
 // authentication is the state of one connection's authentication. All its methods are called by the
 // goroutine that does the handshake.
@@ -117,7 +124,7 @@ func (a *authentication) publicKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*s
 	}
 	user, err := verifyAt(now)
 	if err == nil {
-		return &ssh.Permissions{ExtraData: map[any]any{userKey{}: user}}, nil
+		return &ssh.Permissions{ExtraData: map[any]any{userKey{}: sshUser{user, key}}}, nil
 	}
 	a.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
 	// Clients offer several keys. An expired certificate of this cluster explains the refusal best, and after
@@ -139,7 +146,7 @@ func (a *authentication) publicKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*s
 // A channel counts as one more connection of the user, because a tool may use one SSH connection for all
 // its nodes. When no channel has been open for idleTimeout, the connection is closed.
 func (s *Server) serveChannels(
-	ctx context.Context, who caller, sshConn *ssh.ServerConn, channels <-chan ssh.NewChannel,
+	ctx context.Context, who *caller, sshConn *ssh.ServerConn, channels <-chan ssh.NewChannel,
 ) {
 	ctx, cancel := context.WithCancel(ctx)
 	var open atomic.Int32 // channels being served
@@ -194,7 +201,7 @@ type directTCPIP struct {
 
 // serveChannel opens a stream to the node that the channel asks for, accepts the channel, and relays until
 // either of them or ctx ends. If there is no stream it rejects the channel, and the client shows the reason.
-func (s *Server) serveChannel(ctx context.Context, who caller, newChannel ssh.NewChannel) {
+func (s *Server) serveChannel(ctx context.Context, who *caller, newChannel ssh.NewChannel) {
 	if newChannel.ChannelType() != "direct-tcpip" {
 		_ = newChannel.Reject(ssh.Prohibited, "this proxy only connects to nodes; use: ssh -J PROXY NODE")
 		return
@@ -206,13 +213,14 @@ func (s *Server) serveChannel(ctx context.Context, who caller, newChannel ssh.Ne
 	}
 	log := s.cfg.Log.With("user", who.Name, "login_id", who.LoginID,
 		"from", who.from, "protocol", "ssh", "node", displayName(target.Host))
-	node, err := s.openNode(ctx, who, target.Host)
+	node, entry, err := s.openNode(ctx, who, target.Host)
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("connection to node refused", "kind", public.Kind, "id", public.ID, "err", err)
 		_ = newChannel.Reject(rejectReason(public.Kind), rejectMessage(public))
 		return
 	}
+	defer entry.Remove()
 	channel, requests, err := newChannel.Accept()
 	if err != nil {
 		node.Close()

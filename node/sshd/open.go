@@ -1,0 +1,115 @@
+package sshd
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/open"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+// Run decides again about everything that is open, whenever the rules change, until ctx ends. It returns nil.
+func (s *Server) Run(ctx context.Context) error { return s.open.Run(ctx) }
+
+// openConnection is a connection as the holder of everything that is open on it.
+type openConnection struct {
+	*connection
+	use open.Use // with the action of the connection itself, anyAction
+	// verifiedBy is the revision of the authorities by which the certificate was last verified. After that it
+	// can only have expired. It belongs to the goroutine of Registry.Run once something is registered.
+	verifiedBy rules.Revision
+}
+
+// newOpenConnection returns the holder of a connection that is logged in, by the evidence proved.
+func newOpenConnection(c *connection, proved evidence) *openConnection {
+	return &openConnection{
+		connection: c,
+		use: open.Use{
+			Certificate: sha256.Sum256(proved.key.Marshal()),
+			From:        clientAddr(c.origin.From),
+			Login:       proved.login,
+			Node:        c.srv.cfg.Identity().ID,
+			Action:      anyAction,
+		},
+		verifiedBy: proved.authorities,
+	}
+}
+
+// authoritiesRevision returns the revision of the authorities in the rules.
+func authoritiesRevision(trust *rules.Trust) rules.Revision {
+	return trust.Head.Docs[rules.AuthoritiesKind].Revision
+}
+
+// track registers that something is about to be opened that needs the action. The caller asks the rules after
+// that, and removes the entry when it was refused or has ended.
+func (c *connection) track(action access.Action) *open.Entry {
+	use := c.held.use
+	use.Action = action
+	return c.srv.open.Add(use, c.held)
+}
+
+// User returns who has the connection open.
+func (o *openConnection) User() open.User {
+	return open.User{Identity: o.who.Identity, Serial: o.who.Serial}
+}
+
+// Decide decides again about something that is open on the connection, as decide does about what the client
+// asks for. But the certificate may have expired, unless the options of the user's roles say that connections
+// end with it.
+func (o *openConnection) Decide(use open.Use, trust *rules.Trust, now time.Time) error {
+	if trust == nil {
+		return nodeWithoutRules.New("node")
+	}
+	if err := trust.Usable(now); err != nil {
+		return nodeRulesUnusable.Wrap(err, "node", fault.Args{"why": err.Error()})
+	}
+	now = trust.Now(now)
+	certificateTime := now
+	if !access.LimitsOf(trust.Policy, o.who.Identity).EndWithCertificate.Value {
+		certificateTime = lastValid(now, o.who.Expires)
+	}
+	if err := o.verify(trust, certificateTime); err != nil {
+		return certificateFault(err)
+	}
+	who := o.who
+	who.Expires = time.Time{} // verify has looked at it
+	decision := o.srv.decide(trust, who, use.Login, use.Action, now, use.From)
+	if !decision.Allow {
+		return accessDenied.New("node", fault.Args{"reason": decision.Reason, "hint": decision.Remedy})
+	}
+	return nil
+}
+
+// verify verifies the certificate again, at the time at. It verifies the signature only if the authorities
+// are other ones than the last time.
+func (o *openConnection) verify(trust *rules.Trust, at time.Time) error {
+	if revision := authoritiesRevision(trust); revision != o.verifiedBy {
+		_, err := identity.VerifySSHUser(
+			o.key,
+			trust.Cluster,
+			trust.Authorities.UserSSH,
+			o.conn.RemoteAddr(),
+			at,
+		)
+		if err != nil {
+			return err
+		}
+		o.verifiedBy = revision
+	}
+	if !at.Before(o.who.Expires) {
+		return &identity.ExpiredError{Until: o.who.Expires, Now: at}
+	}
+	return nil
+}
+
+// lastValid returns now, or the last second of a certificate that has expired.
+func lastValid(now, expires time.Time) time.Time {
+	if last := expires.Add(-time.Second); now.After(last) {
+		return last
+	}
+	return now
+}

@@ -1,0 +1,126 @@
+package jump
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/open"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+// Run decides again about every open relay, whenever the rules change, until ctx ends. It returns nil.
+func (s *Server) Run(ctx context.Context) error { return s.open.Run(ctx) }
+
+// caller is a verified user and how they are connected.
+type caller struct {
+	identity.Identity
+	serial   identity.Serial // of the certificate
+	from     net.Addr        // the client's address
+	protocol string          // "dial" or "ssh", for tunnel.Header
+
+	digest [sha256.Size]byte // the SHA-256 of the certificate
+	// verify verifies the certificate by the rules at a time, as it was verified when the caller connected.
+	verify func(trust *rules.Trust, at time.Time) error
+	// verifiedBy is the revision of the authorities by which verify was last called; zero: it was not. After
+	// that the certificate can only have expired. It belongs to the goroutine of Registry.Run.
+	verifiedBy rules.Revision
+}
+
+// dialCaller is the caller of the threshold-dial protocol.
+func (s *Server) dialCaller(user identity.Peer, from net.Addr) *caller {
+	who := &caller{Identity: user.Identity, from: from, protocol: "dial"}
+	who.digest = sha256.Sum256(user.Cert.Raw)
+	if n := user.Cert.SerialNumber; n != nil && n.IsUint64() {
+		who.serial = identity.Serial(n.Uint64())
+	}
+	who.verify = func(trust *rules.Trust, at time.Time) error {
+		chain, usage := []*x509.Certificate{user.Cert}, x509.ExtKeyUsageClientAuth
+		roots := trust.Authorities.UserRoots
+		_, err := identity.VerifyX509(chain, s.cfg.Cluster, roots, usage, at, identity.User)
+		return err
+	}
+	return who
+}
+
+// sshCaller is the caller of ssh -J. key is the certificate.
+func (s *Server) sshCaller(user identity.SSHUser, key ssh.PublicKey, from net.Addr) *caller {
+	return &caller{
+		Identity: user.Identity,
+		serial:   user.Serial,
+		from:     from,
+		protocol: "ssh",
+		digest:   sha256.Sum256(key.Marshal()),
+		verify: func(trust *rules.Trust, at time.Time) error {
+			_, err := identity.VerifySSHUser(key, s.cfg.Cluster, trust.Authorities.UserSSH, from, at)
+			return err
+		},
+	}
+}
+
+// addr is the client's IP address; zero when it has none.
+func (c *caller) addr() netip.Addr {
+	from, _ := netip.ParseAddrPort(c.from.String())
+	return from.Addr().Unmap()
+}
+
+// openRelay is a caller's stream to a node, as the registry of what is open knows it.
+type openRelay struct {
+	server *Server
+	caller *caller
+	node   access.Node
+}
+
+// track registers that a stream to the node is about to be opened. The rules are asked after that. The entry
+// is removed when they refuse, or when the stream has ended.
+func (s *Server) track(who *caller, node access.Node) *open.Entry {
+	use := open.Use{Certificate: who.digest, From: who.addr(), Node: node.ID, Action: anyAction}
+	return s.open.Add(use, &openRelay{s, who, node})
+}
+
+// User returns who has the relay open.
+func (o *openRelay) User() open.User {
+	return open.User{Identity: o.caller.Identity, Serial: o.caller.serial}
+}
+
+// Decide decides again about the relay, as openNode does before it opens one. But the certificate may have
+// expired, unless the options of the user's roles say that connections end with it.
+func (o *openRelay) Decide(use open.Use, trust *rules.Trust, now time.Time) error {
+	const op = "proxy.openRelay"
+	if err := trust.Usable(now); err != nil {
+		return proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
+	}
+	now = trust.Now(now)
+	who, at := *o.caller, now
+	mayOutliveCertificate := !access.LimitsOf(trust.Policy, who.Identity).EndWithCertificate.Value
+	if last := who.Expires.Add(-time.Second); mayOutliveCertificate && now.After(last) {
+		at = last
+	}
+	if !at.Before(who.Expires) {
+		return jumpCertificateExpired.New(op)
+	}
+	if revision := trust.Head.Docs[rules.AuthoritiesKind].Revision; revision != who.verifiedBy {
+		if err := o.caller.verify(trust, at); err != nil {
+			return dialCertificateInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
+		}
+		o.caller.verifiedBy = revision
+	}
+	node := o.node
+	if current, attached := o.server.cfg.Nodes.Find(string(use.Node)); attached {
+		node = current // its labels may have changed
+	}
+	who.Expires = time.Time{} // it was looked at above
+	decision := trust.Policy.Decide(accessRequest(&who, node, use.Action, now))
+	if !decision.Allow {
+		return proxyAccessDenied.New(op, fault.Args{"reason": decision.Reason, "hint": decision.Remedy})
+	}
+	return nil
+}

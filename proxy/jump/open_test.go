@@ -1,0 +1,251 @@
+package jump_test
+
+import (
+	"crypto/x509"
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/clustertest"
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/open"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/proxy/jump"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+)
+
+// changingRules are rules that a test changes.
+type changingRules struct {
+	mu      sync.Mutex
+	trust   *rules.Trust
+	changed chan struct{}
+}
+
+func (r *changingRules) Current() *rules.Trust    { r.mu.Lock(); defer r.mu.Unlock(); return r.trust }
+func (r *changingRules) Changed() <-chan struct{} { r.mu.Lock(); defer r.mu.Unlock(); return r.changed }
+
+// change puts a copy of the rules in force that fn has changed, under the next head.
+func (r *changingRules) change(fn func(*rules.Trust)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := *r.trust
+	next.Head.Docs = maps.Clone(next.Head.Docs)
+	next.Head.Sequence.Counter++
+	fn(&next)
+	r.trust = &next
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// openServer is a testServer whose rules and clock change, and whose denials come on a channel.
+type openServer struct {
+	*testServer
+	rules  *changingRules
+	ahead  atomic.Int64 // how far the clock is ahead
+	denied chan []open.Denial
+}
+
+func newOpenServer(t *testing.T) *openServer {
+	t.Helper()
+	base := newTestServer(t)
+	trust, err := rules.Open(base.Pin(), base.SignRules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &openServer{testServer: base, denied: make(chan []open.Denial, 10)}
+	s.rules = &changingRules{trust: trust, changed: make(chan struct{})}
+	client := base.Client()
+	s.Server = jump.New(jump.Config{
+		Cluster:    clustertest.Name,
+		Rules:      s.rules,
+		Nodes:      base.nodes,
+		Auth:       client,
+		HostSigner: base.HostKey,
+		Denied:     func(d []open.Denial) { s.denied <- d },
+		Now:        func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) },
+		Log:        proxytest.Log(),
+	})
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	t.Cleanup(func() {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		client.Close()
+	})
+	return s
+}
+
+// certified is a user with a true certificate, valid for an hour.
+func (s *openServer) certified(name string, roles ...string) identity.Peer {
+	s.t.Helper()
+	cert, err := x509.ParseCertificate(s.UserCertificate(s.User(name, roles...), nil).Certificate[0])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	peer, err := s.VerifyPeer([]*x509.Certificate{cert}, identity.User)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return peer
+}
+
+// relay opens a relay to web-1 over threshold-dial. end closes it, and returns when it has ended.
+func (s *openServer) relay(user identity.Peer) (end func()) {
+	s.t.Helper()
+	raw, wait := s.dialAs(user)
+	conn := dial.Client(raw, dial.Request{Node: "web-1"})
+	if _, err := conn.Write([]byte("x")); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		s.t.Fatal(err)
+	}
+	return func() { raw.Close(); wait() }
+}
+
+// wantRefused dials web-1 as somebody who may not know of it.
+func (s *openServer) wantRefused(user identity.Peer) {
+	s.t.Helper()
+	raw, wait := s.dialAs(user)
+	conn := dial.Client(raw, dial.Request{Node: "web-1"})
+	if _, err := conn.Write([]byte("x")); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) {
+		s.t.Errorf("got %v, want %s refused", err, user)
+	}
+	raw.Close()
+	wait()
+}
+
+// deniedUsers returns of how many relays of each user a denial is.
+func (s *openServer) deniedUsers() map[string]int {
+	s.t.Helper()
+	select {
+	case denials := <-s.denied:
+		out := map[string]int{}
+		for _, d := range denials {
+			if d.User.Serial == 0 || d.Use.Node != s.nodes.nodes["web-1"].ID || fault.Remedy(d.Reason) == "" {
+				s.t.Errorf("got %+v, want the serial, the node and a remedy", d)
+			}
+			out[d.User.Name] += len(d.Holders)
+		}
+		return out
+	case <-time.After(10 * time.Second):
+		s.t.Fatal("nothing was denied for 10 s")
+		return nil
+	}
+}
+
+// Relays of both protocols are decided again at each change. Those of others go on, and what has ended, or
+// was refused, is forgotten.
+func TestOpenRelaysAreDecidedAgain(t *testing.T) {
+	t.Parallel()
+	s := newOpenServer(t)
+	alice, bob := s.certified("alice@example.com", "ops"), s.certified("bob@example.com", "ops", "viewers")
+	endAlice, endBob := s.relay(alice), s.relay(bob)
+	endOther := s.relay(bob)
+	jumped := s.mustJump("ops") // alice, with a certificate for SSH
+	channel, err := jumped.Dial("tcp", "web-1:22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wantRefused(s.certified("eve@example.com"))
+	if n := s.OpenEntries(); n != 4 {
+		t.Errorf("got %d entries, want those of the four relays", n)
+	}
+	s.rules.change(func(*rules.Trust) {})
+	lock := access.Lock{ID: "k3", Match: access.Facts{User: access.UserFact(bob.UserKey())}}
+	s.rules.change(func(next *rules.Trust) { next.Policy.Locks = []access.Lock{lock} })
+	if got, want := s.deniedUsers(), map[string]int{bob.Name: 2}; !maps.Equal(got, want) {
+		t.Errorf("got %v denied, want %v", got, want)
+	}
+	endOther()
+	s.rules.change(func(next *rules.Trust) { next.Policy.Roles = nil })
+	if got, want := s.deniedUsers(), map[string]int{alice.Name: 2}; !maps.Equal(got, want) {
+		t.Errorf("got %v denied, want %v: the other was denied before", got, want)
+	}
+	channel.Close()
+	jumped.Close()
+	jumped.wait()
+	endAlice()
+	endBob()
+	if n := s.OpenEntries(); n != 0 {
+		t.Errorf("got %d entries, want none", n)
+	}
+}
+
+// A lock of one certificate denies the relays of that certificate alone.
+func TestALockOfASerialDeniesOneCertificate(t *testing.T) {
+	t.Parallel()
+	s := newOpenServer(t)
+	first, second := s.certified("alice@example.com", "ops"), s.certified("alice@example.com", "ops")
+	defer s.relay(first)()
+	defer s.relay(second)()
+	serial := identity.Serial(first.Cert.SerialNumber.Uint64())
+	lock := access.Lock{ID: "k3", Match: access.Facts{Serial: serial}}
+	s.rules.change(func(next *rules.Trust) { next.Policy.Locks = []access.Lock{lock} })
+	denials := <-s.denied
+	if len(denials) != 1 || denials[0].User.Serial != serial {
+		t.Errorf("got %+v, want one certificate denied", denials)
+	}
+	// The second login of the same user is not refused either, and the first one is.
+	s.relay(second)()
+	s.wantRefused(first)
+}
+
+// A relay may outlive its certificate, unless the user's roles say that connections end with it. It may not
+// outlive the authority that signed the certificate, nor the rules.
+func TestWhatEndsARelay(t *testing.T) {
+	t.Parallel()
+	endsWith := func(next *rules.Trust) {
+		role := ops
+		role.Options.EndWithCertificate = access.Set(true)
+		next.Policy.Roles = map[string]access.Role{role.Name: role}
+	}
+	nothing := func(*rules.Trust) {}
+	for _, tt := range []struct {
+		name   string
+		later  time.Duration
+		change func(*rules.Trust)
+		kind   fault.Kind // of the denial; empty: none
+		says   string
+	}{
+		{"nothing", 0, nothing, "", ""},
+		{"the end of the certificate, which may pass", 10 * time.Hour, nothing, "", ""},
+		{"before the end of the certificate", 0, endsWith, "", ""},
+		{"the end of the certificate", 10 * time.Hour, endsWith, fault.Expired, "expired"},
+		{"rules that are too old", 25 * time.Hour, nothing, fault.Unavailable, "old"},
+		{"the authority is withdrawn", 0, func(next *rules.Trust) {
+			ref := next.Head.Docs[rules.AuthoritiesKind]
+			ref.Revision.Index++
+			next.Head.Docs[rules.AuthoritiesKind] = ref
+			next.Authorities.UserRoots = x509.NewCertPool()
+		}, fault.Denied, "authority"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newOpenServer(t)
+			defer s.relay(s.certified("alice@example.com", "ops"))()
+			s.rules.change(nothing) // verifies the certificate for the first time
+			s.ahead.Store(int64(tt.later))
+			s.rules.change(tt.change)
+			if tt.kind == "" {
+				s.rules.change(func(next *rules.Trust) { next.Policy.Roles = nil })
+				tt.kind, tt.says = fault.Denied, "no role"
+			}
+			got := <-s.denied
+			if len(got) != 1 || !fault.Is(got[0].Reason, tt.kind) ||
+				!strings.Contains(fault.Message(got[0].Reason), tt.says) {
+				t.Errorf("got %+v, want it denied by %s, with %q", got, tt.kind, tt.says)
+			}
+		})
+	}
+}
