@@ -176,7 +176,7 @@ func TestTheDiskHoldsNoSecretInTheClear(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := startServer(t, dir, bootstrapText(dir))
-	token, err := s.auth.Invite(t.Context(), identity.Node, nil, 0)
+	token, err := s.auth.Invite(t.Context(), Invitation{Kind: identity.Node})
 	s.must(err)
 	s.must(s.stop())
 	secrets := []string{"a client secret", strings.Split(token.String(), ".")[2], "PRIVATE KEY"}
@@ -206,7 +206,7 @@ func TestAFullDiskIsReportedAndNothingIsLost(t *testing.T) {
 	admin := s.user("alice", "admin")
 	_, err := s.apply(admin, "role", authrpc.Metadata{Name: "before"})
 	s.must(err)
-	token, err := s.auth.Invite(t.Context(), identity.Node, nil, 0)
+	token, err := s.auth.Invite(t.Context(), Invitation{Kind: identity.Node})
 	s.must(err)
 
 	disk.FailAfter(0, syscall.ENOSPC)

@@ -133,7 +133,7 @@ func (s *testServer) revision() raftstore.Revision {
 func TestNoAnonymousCallWritesToTheStore(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
-	token, err := s.auth.Invite(t.Context(), identity.Node, nil, 0)
+	token, err := s.auth.Invite(t.Context(), Invitation{Kind: identity.Node})
 	s.must(err)
 	before := s.revision()
 	client := s.client(nil)

@@ -294,7 +294,12 @@ func (s *testServer) prove(r *authrpc.JoinRequest, key *ecdsa.PrivateKey) {
 // join invites and joins a machine. names are the public names of a proxy.
 func (s *testServer) join(kind identity.Kind, name string, labels identity.Labels, names ...string) *machine {
 	s.t.Helper()
-	token, err := s.auth.Invite(s.t.Context(), kind, labels, time.Minute)
+	token, err := s.auth.Invite(s.t.Context(), Invitation{
+		Kind:        kind,
+		Labels:      labels,
+		PublicNames: names,
+		TTL:         time.Minute,
+	})
 	s.must(err)
 	m := &machine{}
 	m.req, m.key = s.request(token.String(), kind, name)

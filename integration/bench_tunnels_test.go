@@ -151,7 +151,8 @@ func BenchmarkIdleTunnels(b *testing.B) {
 	s := harness.StartServer(b, first, harness.StartProvider(b, "127.0.0.1", first), "")
 	c := harness.NewClient(b)
 	c.FirstLogin(s, harness.Alice())
-	second := harness.StartProxy(b, addr, s.AuthAddr(b), c.Token("proxy"), "proxy-2")
+	token := c.Token("proxy", "--public-name", "127.0.0.1")
+	second := harness.StartProxy(b, addr, s.AuthAddr(b), token, "proxy-2")
 	for b.Loop() {
 		fleet := newFleet(b, first, c)
 		fleet.proxy = addr

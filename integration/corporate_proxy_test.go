@@ -189,7 +189,7 @@ spec:
     name: proxy-2
     transport: websocket
 `, filepath.Join(dir, "data"), second, second, s.AuthAddr(t),
-			harness.WriteFile(t, dir, "token", admin.Token("proxy")))
+			harness.WriteFile(t, dir, "token", admin.Token("proxy", "--public-name", o.Host)))
 		file := harness.WriteFile(t, dir, "threshold.yaml", conf)
 		p := harness.Start(t, nil, harness.Bin(t, "threshold"), "start", "--config", file)
 		p.WaitFor("msg=ready")

@@ -29,7 +29,8 @@ func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
 	s := harness.StartServer(t, first, harness.StartProvider(t, "127.0.0.1", first, second), "")
 	c := harness.NewClient(t)
 	alice := c.FirstLogin(s, harness.Alice())
-	proxy := harness.StartProxy(t, second, s.AuthAddr(t), c.Token("proxy"), "proxy-2")
+	token := c.Token("proxy", "--public-name", "127.0.0.1")
+	proxy := harness.StartProxy(t, second, s.AuthAddr(t), token, "proxy-2")
 	node := harness.StartNode(t, second, c.Token("node"), "far-node")
 
 	// The session stays open while the memory is read, so that nothing was freed yet.

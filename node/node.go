@@ -43,7 +43,7 @@ type Config struct {
 	Token string
 	// Name is the node's name, requested when it joins. Empty means this machine's host name.
 	Name string
-	// Labels are requested when the node joins. Labels of the join token override them.
+	// Labels are those that the node gives itself when it joins. They begin with identity.SelfPrefix.
 	Labels identity.Labels
 	// Version is the release of this program, which tsh shows in listings.
 	Version string
@@ -120,7 +120,7 @@ func (cfg Config) validate() (faults []string) {
 	if err := identity.CheckMachineName(cfg.Name); err != nil {
 		report("%v", err)
 	}
-	if err := cfg.Labels.Check(); err != nil {
+	if err := cfg.Labels.CheckSelf(); err != nil {
 		report("%v", err)
 	}
 	if cfg.Drain < 0 || cfg.Drain > MaxDrain {

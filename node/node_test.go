@@ -145,7 +145,7 @@ func startIn(t *testing.T, c *clustertest.Cluster, dir string, proxies ...*testP
 		Proxies: addrs,
 		Token:   c.Token(identity.Node),
 		Name:    "web-1",
-		Labels:  identity.Labels{"env": "test"},
+		Labels:  identity.Labels{"self.env": "test"},
 		Version: "v0",
 		Log:     slog.New(slog.NewTextHandler(m.log, nil)),
 	})
@@ -183,7 +183,7 @@ func allow(t *testing.T, c *clustertest.Cluster) {
 	c.SetRoles(access.Role{
 		Name: "ops",
 		Allow: []access.Grant{{
-			Nodes:   map[string]access.Strings{"env": {"test"}},
+			Nodes:   map[string]access.Strings{"self.env": {"test"}},
 			Logins:  access.Strings{testAccount(t)},
 			Actions: []string{"shell", "exec"},
 		}},

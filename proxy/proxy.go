@@ -140,6 +140,14 @@ func hostOf(addr string) string {
 	return strings.Trim(addr, "[]")
 }
 
+// PublicNames returns the host names and addresses in Public, without ports.
+func (cfg Config) PublicNames() (names []string) {
+	for _, addr := range cfg.Public {
+		names = append(names, hostOf(addr))
+	}
+	return names
+}
+
 // Ready waits until connections are served, and then returns nil. It returns an error when ctx or Run ends
 // before that.
 func (p *Proxy) Ready(ctx context.Context) error { return p.ready.Wait(ctx) }
@@ -156,17 +164,13 @@ func (p *Proxy) DrainTime() time.Duration {
 // stop. It is called once.
 func (p *Proxy) Run(ctx context.Context) error {
 	return p.run(ctx, func(ctx context.Context) (Member, error) {
-		var names []string
-		for _, a := range p.cfg.Public {
-			names = append(names, hostOf(a))
-		}
 		return member.LoadOrJoin(ctx, member.Config{
 			Dir:         p.cfg.Dir,
 			Kind:        identity.Proxy,
 			AuthAddr:    p.cfg.AuthAddr,
 			Token:       p.cfg.Token,
 			Name:        p.cfg.Name,
-			PublicNames: names,
+			PublicNames: p.cfg.PublicNames(),
 			Now:         p.cfg.Now,
 			Log:         p.cfg.Log,
 		})

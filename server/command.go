@@ -69,6 +69,8 @@ type command struct {
 	log        daemon.Log
 	untilReady bool
 	firstProxy bool
+	// publicNames are those that the first proxy may have.
+	publicNames []string
 }
 
 // run reads the flags in args, runs the command called name ("start" or "check"), and reports its error. It
@@ -87,6 +89,8 @@ func (c *command) run(ctx context.Context, name string, args []string) int {
 	case err == nil && c.firstProxy && !c.untilReady:
 		err = errors.New("--first-proxy prints a secret, which must not enter a service's log: " +
 			"add --until-ready")
+	case err == nil && len(c.publicNames) > 0 && !c.firstProxy:
+		err = errors.New("--public-name is for --first-proxy")
 	}
 	if err != nil {
 		fmt.Fprintf(c.stderr, "threshold: error: %v\nthreshold: hint: run: threshold %s -h\n", err, name)
@@ -121,6 +125,10 @@ func (c *command) flags(name string) *flag.FlagSet {
 		"stop as soon as every part is ready: to create a cluster that a service then runs")
 	flags.BoolVar(&c.firstProxy, "first-proxy", false,
 		"with --until-ready: print a join token for the first proxy; refused once there is a proxy")
+	flags.Func("public-name",
+		"with --first-proxy: a public host `name` or address that the proxy may have; may be repeated "+
+			"(default the cluster's name)",
+		func(name string) error { c.publicNames = append(c.publicNames, name); return nil })
 	return flags
 }
 
@@ -208,7 +216,7 @@ func (c *command) serve(
 		return err
 	}
 	if c.firstProxy {
-		token, err := srv.InviteFirstProxy(ctx, firstProxyTokenTTL)
+		token, err := srv.InviteFirstProxy(ctx, c.publicNames, firstProxyTokenTTL)
 		if err != nil {
 			return err
 		}

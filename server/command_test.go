@@ -210,6 +210,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"check", "-h"}, 0, "-bootstrap"},
 		{[]string{"check", "--log-level", "debug"}, 2, "log-level"},
 		{[]string{"start", "--first-proxy"}, 2, "add --until-ready"},
+		{[]string{"start", "--public-name", "a.example"}, 2, "is for --first-proxy"},
 		{[]string{"start", "file"}, 2, `unexpected argument "file"`},
 		{[]string{"start", "--config", "/none"}, 1, "there is no file /none"},
 		{[]string{"start", "--log-level", "loud"}, 1, "loud"},

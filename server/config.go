@@ -105,7 +105,8 @@ type nodeSpec struct {
 	// TokenFile holds the join token for the first start. A server with an auth part needs none.
 	TokenFile string `yaml:"token_file"`
 	// Name is the name that this node requests. Empty means this machine's host name.
-	Name   string            `yaml:"name"`
+	Name string `yaml:"name"`
+	// Labels are those that this node gives itself. They begin with identity.SelfPrefix.
 	Labels map[string]string `yaml:"labels"`
 	// HTTPSProxy is the HTTP proxy through which this node reaches the cluster, and NoProxy lists what it
 	// reaches directly. Where they are empty, HTTPS_PROXY and NO_PROXY of the environment count.
@@ -322,7 +323,7 @@ func (n nodeSpec) check(besideProxy bool, report func(path, format string, args 
 			report(fmt.Sprintf("node.proxies[%d]", i), "%v", err)
 		}
 	}
-	if err := identity.Labels(n.Labels).Check(); err != nil {
+	if err := identity.Labels(n.Labels).CheckSelf(); err != nil {
 		report("node.labels", "%v", err)
 	}
 }

@@ -79,6 +79,8 @@ type Node struct {
 	// TokenFile holds the join token for the first start. Empty means that the auth service of this process
 	// invites the node.
 	TokenFile string
+	// GivenLabels are those that the node gets if the auth service of this process invites it.
+	GivenLabels identity.Labels
 	// Config is the part's own configuration. The server sets Dir, Token, Version, Log and, where it is zero,
 	// Drain. No Proxies means the proxy of this process.
 	node.Config
@@ -159,13 +161,16 @@ func (s *Server) RootPEM() []byte {
 	return s.auth.RootPEM()
 }
 
-// InviteFirstProxy makes a join token for the cluster's first proxy, which is valid for ttl. It returns a
-// fault if there is a proxy already or this process runs no auth service.
-func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authrpc.Token, error) {
+// InviteFirstProxy makes a join token for the cluster's first proxy, which is valid for ttl. names are the
+// public names that the proxy may have; none means the cluster's name. InviteFirstProxy returns a fault if
+// there is a proxy already or this process runs no auth service.
+func (s *Server) InviteFirstProxy(
+	ctx context.Context, names []string, ttl time.Duration,
+) (authrpc.Token, error) {
 	if s.auth == nil {
 		return authrpc.Token{}, firstProxyWithoutAuth.New("threshold start")
 	}
-	return s.auth.InviteFirstProxy(ctx, ttl)
+	return s.auth.InviteFirstProxy(ctx, names, ttl)
 }
 
 // Run starts the parts in order, serves until ctx ends or a part fails, and stops the parts in the reverse
@@ -253,8 +258,10 @@ func (s *Server) startProxy(ctx context.Context, stack *lifecycle.Stack) error {
 			return err
 		}
 	}
-	noLabels := identity.Labels(nil)
-	cfg.Token, err = s.joinToken(ctx, cfg.Dir, s.cfg.Proxy.TokenFile, identity.Proxy, noLabels)
+	cfg.Token, err = s.joinToken(ctx, cfg.Dir, s.cfg.Proxy.TokenFile, auth.Invitation{
+		Kind:        identity.Proxy,
+		PublicNames: cfg.PublicNames(),
+	})
 	if err != nil {
 		return errors.Join(err, cfg.Listener.Close())
 	}
@@ -286,7 +293,10 @@ func (s *Server) startNode(ctx context.Context, stack *lifecycle.Stack) error {
 	cfg.Version, cfg.Log = s.cfg.Version, s.cfg.Log.With("part", "node")
 	cfg.Drain = cmp.Or(cfg.Drain, s.cfg.Drain)
 	var err error
-	cfg.Token, err = s.joinToken(ctx, cfg.Dir, s.cfg.Node.TokenFile, identity.Node, cfg.Labels)
+	cfg.Token, err = s.joinToken(ctx, cfg.Dir, s.cfg.Node.TokenFile, auth.Invitation{
+		Kind:   identity.Node,
+		Labels: s.cfg.Node.GivenLabels,
+	})
 	if err != nil {
 		return err
 	}
@@ -310,8 +320,7 @@ func (s *Server) startNode(ctx context.Context, stack *lifecycle.Stack) error {
 func (s *Server) joinToken(
 	ctx context.Context,
 	dir, file string,
-	kind identity.Kind,
-	labels identity.Labels,
+	who auth.Invitation,
 ) (string, error) {
 	if member.Exists(dir) {
 		return "", nil
@@ -319,7 +328,8 @@ func (s *Server) joinToken(
 	if file != "" || s.auth == nil {
 		return readToken(file)
 	}
-	token, err := s.auth.Invite(ctx, kind, labels, joinTokenTTL)
+	who.TTL = joinTokenTTL
+	token, err := s.auth.Invite(ctx, who)
 	if err != nil {
 		return "", err
 	}

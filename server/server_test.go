@@ -74,7 +74,7 @@ func TestAuthRunsAloneAndInvitesTheFirstProxy(t *testing.T) {
 	if st := s.Health().Check(t.Context()); !st.Ready || len(st.Parts) != 1 || st.Parts[0].Name != "auth" {
 		t.Errorf("got health %+v, want auth alone, ready", st)
 	}
-	token, err := s.InviteFirstProxy(t.Context(), 5*time.Minute)
+	token, err := s.InviteFirstProxy(t.Context(), nil, 5*time.Minute)
 	if err != nil || token.Kind != identity.Proxy || len(s.RootPEM()) == 0 {
 		t.Errorf("got token %v, %v, want one for a proxy", token.Kind, err)
 	}
@@ -121,7 +121,7 @@ func TestServersThatCannotBeMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := srv.InviteFirstProxy(t.Context(), time.Minute); !fault.Is(err, fault.Invalid) {
+	if _, err := srv.InviteFirstProxy(t.Context(), nil, time.Minute); !fault.Is(err, fault.Invalid) {
 		t.Errorf("an invitation without auth: got %v, want Invalid", err)
 	}
 }

@@ -27,10 +27,12 @@ var listings = map[access.Resource]listing{
 	access.Roles:      {[]string{"NAME", "ALLOW", "DENY"}, roleCells},
 	access.Connectors: {[]string{"NAME", "TYPE", "ISSUER", "CLIENT"}, connectorCells},
 	access.Users:      {[]string{"NAME", "FULL NAME", "EXTRA ROLES", "FACTOR", "LAST LOGIN"}, userCells},
-	access.Tokens:     {[]string{"NAME", "KIND", "LABELS", "STATE", "CREATED BY", "EXPIRES"}, tokenCells},
-	access.Nodes:      {[]string{"NAME", "LABELS", "JOINED", "RENEWED"}, nodeCells},
-	access.Proxies:    {[]string{"NAME", "PUBLIC NAMES", "LABELS", "JOINED", "RENEWED"}, proxyCells},
-	access.Replicas:   {[]string{"NAME", "ROLE", "CREATED"}, replicaCells},
+	access.Tokens: {
+		[]string{"NAME", "KIND", "JOINED", "LABELS", "STATE", "CREATED BY", "EXPIRES"}, tokenCells,
+	},
+	access.Nodes:    {[]string{"NAME", "LABELS", "JOINED", "RENEWED"}, nodeCells},
+	access.Proxies:  {[]string{"NAME", "PUBLIC NAMES", "LABELS", "JOINED", "RENEWED"}, proxyCells},
+	access.Replicas: {[]string{"NAME", "ROLE", "CREATED"}, replicaCells},
 	access.ClusterSettings: {
 		[]string{"NAME", "RULES AGE", "TUNNELS", "DRAIN", "AUDIT RETENTION", "RESUME FOR", "RESUME BUFFER"},
 		settingsCells,
@@ -74,16 +76,19 @@ func userCells(resource authrpc.Resource) []string {
 func tokenCells(resource authrpc.Resource) []string {
 	var spec struct {
 		Kind   string
+		Uses   int
 		Labels map[string]string
 	}
 	var status struct {
 		State, By string
+		Joined    []struct{ ID string }
 		Expires   time.Time
 	}
 	decodeKnown(resource.Spec, &spec)
 	decodeKnown(resource.Status, &status)
 	name, labels, expires := resource.Metadata.Name, labelText(spec.Labels), timeText(status.Expires)
-	return []string{name, spec.Kind, labels, status.State, status.By, expires}
+	joined := fmt.Sprintf("%d of %d", len(status.Joined), spec.Uses)
+	return []string{name, spec.Kind, joined, labels, status.State, status.By, expires}
 }
 
 func nodeCells(resource authrpc.Resource) []string {

@@ -247,6 +247,20 @@ func TestTokenIsShownOnceWithTheNextStep(t *testing.T) {
 	c.refused(1, []string{"token", "create", "--kind", "auth"}, "node or proxy")
 	c.refused(1, []string{"token", "create", "--ttl", "31m"}, "30m")
 	c.refused(1, []string{"token", "create", "--label", "env"}, "LABEL=VALUE")
+	c.refused(1, []string{"token", "create", "--label", "self.env=prod"}, "only the machine itself")
+}
+
+// Every limit of a token goes to the auth service, which checks it.
+func TestTokenHasTheLimitsOfItsFlags(t *testing.T) {
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.loggedIn().ok("token", "create", "--kind", "proxy", "--uses", "3", "--name-pattern", "edge-*",
+		"--public-name", "a.example.org", "--public-name", "10.0.0.1")
+	want := `{"kind":"proxy","uses":3,"ttl":"30m","name_pattern":"edge-*",` +
+		`"public_names":["a.example.org","10.0.0.1"]}`
+	if got := string(tc.docs["node-1"].Spec); got != want {
+		t.Errorf("got spec %s, want %s", got, want)
+	}
 }
 
 func TestTokenInMachineReadableFormats(t *testing.T) {

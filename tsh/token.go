@@ -25,40 +25,59 @@ const (
 
 // tokenSpec is the spec of a token resource.
 type tokenSpec struct {
-	Kind   identity.Kind     `json:"kind"`
-	TTL    access.Duration   `json:"ttl"`
-	Labels map[string]string `json:"labels,omitempty"` // override the labels that the machine requests
+	Kind        identity.Kind     `json:"kind"`
+	Uses        int               `json:"uses,omitempty"`
+	TTL         access.Duration   `json:"ttl"`
+	NamePattern string            `json:"name_pattern,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"` // that the machine gets
+	PublicNames []string          `json:"public_names,omitempty"`
+}
+
+// tokenFlags are the flags of "tsh token create".
+type tokenFlags struct {
+	kind        string
+	uses        int
+	ttl         time.Duration
+	namePattern string
+	labels      []string // KEY=VALUE
+	publicNames []string
 }
 
 // tokenCmd is "tsh token". A token is a resource: "tsh token create" applies one and shows its secret, and
 // "tsh get tokens" and "tsh rm token" work as for other resources.
 func (a *app) tokenCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Create join tokens for machines", GroupID: admin}
-	kind, ttl := string(identity.Node), defaultTokenTTL
-	var labels []string
+	var f tokenFlags
 	create := &cobra.Command{
 		Use:   "create",
-		Short: "Create a token by which one machine can join, once and within a short time",
+		Short: "Create a token by which machines can join within a short time",
 		Example: "  tsh token create --label env=prod --label team=web\n" +
+			"  tsh token create --uses 20 --name-pattern 'web-*'\n" +
 			"  tsh token create --format=json | jq -r .token",
 		Args: noArgs("leave %s out"),
 	}
 	format := formatFlag(create)
 	create.RunE = func(cmd *cobra.Command, _ []string) error {
-		resource, err := newToken(kind, ttl, labels)
+		resource, err := newToken(f)
 		if err != nil {
 			return err
 		}
 		if *format == output.Text {
 			return a.apply(cmd.Context(), []authrpc.Resource{resource})
 		}
-		token := createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
+		token := createdToken{Kind: identity.Kind(f.kind), Uses: f.uses, TTL: access.Duration(f.ttl)}
 		return a.createToken(cmd.Context(), resource, token, *format)
 	}
 	flags := create.Flags()
-	flags.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
-	flags.DurationVar(&ttl, "ttl", ttl, "how long the token is valid, as 90s or 15m; at most 30m")
-	flags.StringArrayVar(&labels, "label", nil, "label of the machine, as `KEY=VALUE`; may be repeated")
+	flags.StringVar(&f.kind, "kind", string(identity.Node), "`KIND` of machine: node or proxy")
+	flags.IntVar(&f.uses, "uses", 1, "how many machines may join, up to 100")
+	flags.DurationVar(&f.ttl, "ttl", defaultTokenTTL,
+		"how long the token is valid, as 90s or 15m; at most 30m")
+	flags.StringVar(&f.namePattern, "name-pattern", "",
+		"`NAME` that the machine gets, or a pattern with * and ? for the name that it asks for")
+	flags.StringArrayVar(&f.labels, "label", nil, "label of the machine, as `KEY=VALUE`; may be repeated")
+	flags.StringArrayVar(&f.publicNames, "public-name", nil,
+		"public host `NAME` or address that a proxy may have; may be repeated (default the cluster's name)")
 	kinds := cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp)
 	_ = create.RegisterFlagCompletionFunc("kind", kinds) // the flag exists
 	cmd.AddCommand(create)
@@ -69,6 +88,7 @@ func (a *app) tokenCmd() *cobra.Command {
 type createdToken struct {
 	Name  string          `json:"name"`
 	Kind  identity.Kind   `json:"kind"`
+	Uses  int             `json:"uses"`
 	TTL   access.Duration `json:"ttl"`
 	Token string          `json:"token"` // secret; shown only here
 }
@@ -96,25 +116,33 @@ func (a *app) createToken(
 	return a.write(format, token, nil /* text is never asked for */)
 }
 
-// newToken returns the resource of a token for one machine of the kind. labels are KEY=VALUE. The resource
-// has no name: the auth service generates one. newToken returns an Invalid fault for another kind than node
-// or proxy, a lifetime out of range and labels that are not valid.
-func newToken(kind string, ttl time.Duration, labels []string) (authrpc.Resource, error) {
-	if kind != string(identity.Node) && kind != string(identity.Proxy) {
-		return authrpc.Resource{}, tokenKindUnknown.New("", fault.Args{"kind": kind})
+// newToken returns the resource of a token with the flags. It has no name: the auth service generates one.
+// newToken returns an Invalid fault for another kind than node or proxy, a lifetime out of range and labels
+// that are not valid. The auth service checks the rest.
+func newToken(f tokenFlags) (authrpc.Resource, error) {
+	if f.kind != string(identity.Node) && f.kind != string(identity.Proxy) {
+		return authrpc.Resource{}, tokenKindUnknown.New("", fault.Args{"kind": f.kind})
 	}
-	if ttl < minTokenTTL || ttl > maxTokenTTL {
+	if f.ttl < minTokenTTL || f.ttl > maxTokenTTL {
 		return authrpc.Resource{}, tokenTTLOutOfRange.New("", fault.Args{
-			"ttl":   ttl,
+			"ttl":   f.ttl,
 			"least": minTokenTTL,
 			"most":  maxTokenTTL,
 		})
 	}
-	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
-	if len(labels) > 0 { // without labels the machine keeps those that it requests
-		parsed, err := parseLabels(labels)
+	spec := tokenSpec{
+		Kind:        identity.Kind(f.kind),
+		TTL:         access.Duration(f.ttl),
+		NamePattern: f.namePattern,
+		PublicNames: f.publicNames,
+	}
+	if f.uses != 1 { // one is what a spec without uses means
+		spec.Uses = f.uses
+	}
+	if len(f.labels) > 0 {
+		parsed, err := parseLabels(f.labels)
 		if err == nil {
-			err = identity.Labels(parsed).Check()
+			err = identity.Labels(parsed).CheckGiven()
 		}
 		if err != nil {
 			return authrpc.Resource{}, tokenLabelInvalid.Wrap(err, "", fault.Args{"why": err.Error()})

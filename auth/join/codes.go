@@ -25,6 +25,14 @@ var (
 		Remedy: "correct the labels, then try again",
 	}
 
+	labelNotOwn = fault.Code{
+		Name: "label-not-own",
+		Kind: fault.Denied,
+		Text: "the machine may not give itself the label \"{label}\": its own labels begin with {prefix}",
+		Remedy: "write {prefix}{label} in the machine's configuration, or give the label with the token: " +
+			"tsh token create --label",
+	}
+
 	labelsTooMany = fault.Code{
 		Name: "labels-too-many",
 		Kind: fault.Invalid,
@@ -69,6 +77,14 @@ var (
 		Remedy: "join again with a new token: tsh token create",
 	}
 
+	nameNotInToken = fault.Code{
+		Name: "name-not-in-token",
+		Kind: fault.Denied,
+		Text: "this join token admits machines with names like {pattern}, and not \"{name}\"",
+		Remedy: "give the machine such a name in its configuration, or make another token: " +
+			"tsh token create --name-pattern",
+	}
+
 	nodePublicNames = fault.Code{
 		Name:   "node-public-names",
 		Kind:   fault.Denied,
@@ -81,6 +97,13 @@ var (
 		Kind:   fault.Invalid,
 		Text:   "{why}",
 		Remedy: "correct the machine's configuration, then start it again",
+	}
+
+	publicNameNotInToken = fault.Code{
+		Name:   "public-name-not-in-token",
+		Kind:   fault.Denied,
+		Text:   "this join token admits proxies with the public names {names}, and not \"{name}\"",
+		Remedy: "make a token with this name: tsh token create --kind proxy --public-name",
 	}
 
 	publicNameUnknown = fault.Code{
@@ -136,7 +159,7 @@ var (
 	tokenUsed = fault.Code{
 		Name:   "token-used",
 		Kind:   fault.Denied,
-		Text:   "this join token was used already, at {time}",
+		Text:   "this join token was used already, by {count} of {count} machines, the last time at {time}",
 		Remedy: newTokenRemedy,
 	}
 )

@@ -1,10 +1,11 @@
 // Package join answers: may this machine become a node or a proxy, and is this machine still the one that
 // joined?
 //
-// A machine is admitted one time, by a join token and proof that it holds its key. From then on it is
-// recognised by the key on record. While the token lives, the same machine may ask again with both,
-// because the response may have been lost. Either way gives Admitted, the only thing for which auth/issue
-// makes machine certificates. A request without a token that auth created writes nothing to the store.
+// A machine is admitted by a join token, within the limits that the token has, and by proof that it holds its
+// key. From then on it is recognised by the key on record. While the token lives, the same machine may ask
+// again with both, because the response may have been lost. Either way gives Admitted, the only thing for
+// which auth/issue makes machine certificates. A request without a token that auth created writes nothing to
+// the store.
 package join
 
 import (
@@ -16,6 +17,8 @@ import (
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -38,8 +41,8 @@ type Reader interface {
 
 // Machines stores machines. state.Machines is one.
 type Machines interface {
-	// AddMachine stores the machine and its names, and marks the token as used, all or nothing. Fault
-	// Conflict: the name or the token was taken since it was read.
+	// AddMachine stores the machine and its names, and counts it among those that joined with the token, all
+	// or nothing. Fault Conflict: somebody took the name or used the token since they were read.
 	AddMachine(
 		ctx context.Context, m state.Machine, token state.Stored[state.Token], events ...audit.Event,
 	) error
@@ -98,18 +101,19 @@ const (
 	maxLabels        = 64   // of one machine; they must also fit into its certificates
 	maxNames         = 32   // public names of a proxy, as in ca
 	maxNameTries     = 1000 // names that are tried for one machine
-	maxRegisterTries = 8    // commits that are tried for one machine
+	maxRegisterTries = 8    // commits that are tried for one machine, besides one for each use of its token
 )
 
 // Admit makes the machine that sent the request a member of the cluster, and returns it with its name and
 // keys. Anyone may call it: the machine must show a valid join token and prove that it holds its service key.
-// The token becomes used in the same transaction that stores the machine. A machine that joined with this
-// token already, and whose response was lost, gets its membership again.
+// The machine is counted in the token's record in the same transaction that stores it. A machine that joined
+// with this token already, and whose response was lost, gets its membership again.
 //
-// Faults: Denied for a token that is unknown, used or for another kind of machine, and for a proof that does
-// not verify; Expired for a token that is too old; Invalid for a wrong clock, key, label or public name;
-// Exhausted or Conflict if no name could be had. A request with an unknown token writes nothing to the store.
-// The refusal of a token that auth created is recorded in the audit log.
+// Faults: Denied for a token that is unknown, used up, or for another kind, name or public name, for a label
+// that only an administrator gives, and for a proof that does not verify; Expired for a token that is too
+// old; Invalid for a wrong clock, key, label or public name; Exhausted or Conflict if no name could be had. A
+// request with an unknown token writes nothing to the store. The refusal of a token that auth created is
+// recorded in the audit log.
 func (s *Service) Admit(ctx context.Context, req authrpc.JoinRequest) (Admitted, error) {
 	now := s.cfg.Now()
 	parsed, err := authrpc.ParseToken(req.Token)
@@ -124,7 +128,7 @@ func (s *Service) Admit(ctx context.Context, req authrpc.JoinRequest) (Admitted,
 		return Admitted{}, err
 	}
 	// admitAgain comes before checkToken, which would refuse the used token. That is safe: admitAgain returns
-	// only the machine that used this token, only to the holder of that machine's keys, and stores nothing.
+	// only a machine that used this token, only to the holder of that machine's keys, and stores nothing.
 	if member, ok := s.admitAgain(ctx, token.Value, req, now); ok {
 		return member, nil
 	}
@@ -148,33 +152,38 @@ func (s *Service) admitAgain(
 	req authrpc.JoinRequest,
 	now time.Time,
 ) (member Admitted, ok bool) {
-	if token.UsedBy == "" || !now.Before(token.Expires) {
+	if !now.Before(token.Expires) {
 		return Admitted{}, false
 	}
-	onRecord, err := s.cfg.Reader.Machine(ctx, token.UsedBy)
-	if err != nil { // removed since, or unreadable: checkToken then refuses the used token
-		return Admitted{}, false
+	for _, joined := range token.Joined {
+		onRecord, err := s.cfg.Reader.Machine(ctx, joined.ID)
+		if err != nil { // removed since, or unreadable
+			continue
+		}
+		machine := onRecord.Value
+		if !bytes.Equal(machine.SSHKey, req.SSHKey) || !bytes.Equal(machine.X509Key, req.X509Key) {
+			continue
+		}
+		member, err = s.checkRequest(req, token, now) // this checks the proof
+		if err != nil {
+			return Admitted{}, false
+		}
+		member.machine, member.renewal = machine, true
+		return member, true
 	}
-	if !bytes.Equal(onRecord.Value.SSHKey, req.SSHKey) || !bytes.Equal(onRecord.Value.X509Key, req.X509Key) {
-		return Admitted{}, false
-	}
-	member, err = s.checkRequest(req, token, now) // this checks the proof
-	if err != nil {
-		return Admitted{}, false
-	}
-	member.machine, member.renewal = onRecord.Value, true
-	return member, true
+	return Admitted{}, false
 }
 
-// checkToken returns nil for a token that can still be used. A token that was used is fault Denied, one that
+// checkToken returns nil for a token that can still be used. One that is used up is fault Denied, one that
 // has expired is fault Expired; the refusal is recorded.
 func (s *Service) checkToken(ctx context.Context, token state.Stored[state.Token], now time.Time) error {
 	var refusal error
-	switch used, expires := token.Value.Used, token.Value.Expires; {
-	case !used.IsZero():
-		refusal = tokenUsed.New(op, fault.Args{"time": formatTime(used)})
-	case !now.Before(expires):
-		refusal = tokenExpired.New(op, fault.Args{"time": formatTime(expires)})
+	switch t := token.Value; {
+	case t.UsedUp():
+		last := t.Joined[len(t.Joined)-1].Time
+		refusal = tokenUsed.New(op, fault.Args{"count": len(t.Joined), "time": formatTime(last)})
+	case !now.Before(t.Expires):
+		refusal = tokenExpired.New(op, fault.Args{"time": formatTime(t.Expires)})
 	default:
 		return nil
 	}
@@ -211,8 +220,8 @@ func (s *Service) recordRefusal(ctx context.Context, token state.Stored[state.To
 // evidence yet: it becomes that when register has stored it, or when admitAgain has found the machine on
 // record.
 //
-// A token for another kind of machine, a wrong proof, or public names of a node are fault Denied; anything
-// else that is wrong is fault Invalid.
+// What the token does not admit, a wrong proof, and public names of a node are fault Denied; anything else
+// that is wrong is fault Invalid.
 func (s *Service) checkRequest(
 	req authrpc.JoinRequest,
 	token state.Token,
@@ -231,9 +240,12 @@ func (s *Service) checkRequest(
 	if err := checkProof(req, candidate.service); err != nil {
 		return Admitted{}, err
 	}
+	if err := checkLimits(req, token); err != nil {
+		return Admitted{}, err
+	}
 	labels := identity.Labels{}
-	maps.Copy(labels, req.Labels)
-	maps.Copy(labels, token.Labels) // where both set a label, the administrator's value wins
+	maps.Copy(labels, req.Labels) // these begin with identity.SelfPrefix, and those of the token do not
+	maps.Copy(labels, token.Labels)
 	candidate.machine = state.Machine{
 		ID:      identity.MachineID(state.NewID()),
 		Kind:    req.Kind,
@@ -299,25 +311,43 @@ func checkProof(req authrpc.JoinRequest, key crypto.PublicKey) error {
 	return nil
 }
 
-// register chooses the machine's name, stores the machine and marks the token as used. candidate comes from
-// checkRequest and has no name yet. Another machine may take the name or the token between the read and the
-// commit; register then reads both again and tries again, at most maxRegisterTries times. It returns the
-// member with its name, or a fault: Denied or Expired (the token cannot be used any more, or a public name is
-// the name of a node), Exhausted (no name is free), Conflict (no try succeeded).
+// checkLimits returns fault Denied for labels and public names that a machine with this token may not have.
+func checkLimits(req authrpc.JoinRequest, token state.Token) error {
+	for label := range req.Labels {
+		if !strings.HasPrefix(label, identity.SelfPrefix) {
+			return labelNotOwn.New(op, fault.Args{"label": label, "prefix": identity.SelfPrefix})
+		}
+	}
+	if token.Kind != identity.Proxy {
+		return nil // checkMachine refuses public names of a node
+	}
+	for _, public := range req.PublicNames {
+		if !slices.Contains(token.PublicNames, public) {
+			return publicNameNotInToken.New(op, fault.Args{
+				"name":  public,
+				"names": strings.Join(token.PublicNames, ", "),
+			})
+		}
+	}
+	return nil
+}
+
+// register chooses the machine's name, stores the machine and counts it in the token's record. candidate
+// comes from checkRequest and has no name yet. Another machine may take the name or use the token between the
+// read and the commit; register then reads both again and tries again, as often as other machines may use the
+// token and maxRegisterTries times more. It returns the member with its name, or a fault: Denied or Expired
+// (the token cannot be used any more, or not for this name, or a public name is the name of a node),
+// Exhausted (no name is free), Conflict (no try succeeded).
 func (s *Service) register(
 	ctx context.Context,
 	candidate Admitted,
 	token state.Stored[state.Token],
 	req authrpc.JoinRequest,
 ) (Admitted, error) {
-	wanted := req.Name
-	if token.Value.Machine != "" {
-		wanted = token.Value.Machine
-	}
 	var err error
-	for range maxRegisterTries {
+	for range maxRegisterTries + token.Value.Uses {
 		machine := &candidate.machine
-		if machine.Name, err = s.chooseName(ctx, *machine, wanted); err != nil {
+		if machine.Name, err = s.chooseName(ctx, *machine, req.Name, token.Value.NamePattern); err != nil {
 			return Admitted{}, s.recordRefusal(ctx, token, err)
 		}
 		e := audit.New(machine.Created, machine.Identity(s.cfg.Cluster), audit.Join{

@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -103,9 +105,11 @@ func (f *fixture) prove(r *authrpc.JoinRequest, key *ecdsa.PrivateKey) {
 	f.must(err)
 }
 
-// joined creates a token and joins a machine with it, which must succeed.
+// joined creates a token and joins a machine with it, which must succeed. names are the public names of a
+// proxy.
 func (f *fixture) joined(token join.TokenRequest, name string, names ...string) state.Machine {
 	f.Helper()
+	token.PublicNames = names
 	r, _ := f.request(f.token(token), name)
 	r.PublicNames = names
 	if token.Kind != "" {
@@ -127,19 +131,20 @@ func (f *fixture) refusals() (n int) {
 	return n
 }
 
-// A token admits one machine. Where the token and the machine set the same label, the token wins. A second
-// machine is refused and told how to get a token, and the refusal is in the audit log.
+// A token admits one machine, with the labels of the token beside those that the machine gives itself. A
+// second machine is refused and told how to get a token, and the refusal is in the audit log.
 func TestATokenAdmitsOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	token := f.token(join.TokenRequest{Labels: identity.Labels{"env": "prod"}})
 	r, _ := f.request(token, "web-1")
-	r.Labels = identity.Labels{"env": "dev", "rack": "7"}
+	r.Labels = identity.Labels{"self.env": "dev", "self.rack": "7"}
 	a, err := f.Admit(t.Context(), r)
 	f.must(err)
 	m := a.Machine()
-	if m.Name != "web-1" || m.Labels["env"] != "prod" || m.Labels["rack"] != "7" || a.Renewal() {
-		t.Errorf("got %+v, want web-1 with the token's env and its own rack", m)
+	want := identity.Labels{"env": "prod", "self.env": "dev", "self.rack": "7"}
+	if m.Name != "web-1" || !maps.Equal(m.Labels, want) || a.Renewal() {
+		t.Errorf("got %+v, want web-1 with the labels %v", m, want)
 	}
 	again, _ := f.request(token, "web-2")
 	_, err = f.Admit(t.Context(), again)
@@ -201,10 +206,19 @@ func TestWhatJoinRefuses(t *testing.T) {
 			r.PublicNames = []string{"access.example.com"}
 		}, fault.Denied, "no public names", true},
 		{"labels that forge lines", func(r *authrpc.JoinRequest) {
-			r.Labels = identity.Labels{"env": "a\nb"}
+			r.Labels = identity.Labels{"self.env": "a\nb"}
+		}, fault.Invalid, "label", true},
+		{"a label that only an administrator gives", func(r *authrpc.JoinRequest) {
+			r.Labels = identity.Labels{"self.rack": "7", "env": "prod"}
+		}, fault.Denied, `may not give itself the label "env"`, true},
+		{"a label with the prefix in another case", func(r *authrpc.JoinRequest) {
+			r.Labels = identity.Labels{"Self.env": "prod"}
+		}, fault.Denied, `may not give itself the label "Self.env"`, true},
+		{"the prefix alone as a label", func(r *authrpc.JoinRequest) {
+			r.Labels = identity.Labels{"self.": "prod"}
 		}, fault.Invalid, "label", true},
 		{"labels beyond what certificates hold", func(r *authrpc.JoinRequest) {
-			r.Labels = identity.Labels{"a": strings.Repeat("<", 500), "b": strings.Repeat("<", 500)}
+			r.Labels = identity.Labels{"self.a": strings.Repeat("<", 500), "self.b": strings.Repeat("<", 500)}
 		}, fault.Invalid, "labels", true},
 		{"a token that was never created", func(r *authrpc.JoinRequest) {
 			forged, err := authrpc.ParseToken(r.Token)
@@ -280,8 +294,66 @@ func TestNamesAreChosenByAuth(t *testing.T) {
 			t.Errorf("wanted %.40q: got %q, want %q", tt.wanted, got, tt.want)
 		}
 	}
-	if got := f.joined(join.TokenRequest{Machine: "build-7"}, "anything").Name; got != "build-7" {
-		t.Errorf("the token's name: got %q, want build-7", got)
+}
+
+// A name without wildcards in a token is the name that the machine gets, whatever it asks for. One with
+// wildcards must match what the machine asks for, and also the name that it gets because that one is taken.
+func TestATokenBoundsTheName(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, tt := range []struct{ pattern, wanted, want, refusal string }{
+		{"build-7", "anything", "build-7", ""},
+		{"build-7", "build-7", "", "are taken"}, // and not build-7-2
+		{"web-*", "web-1", "web-1", ""},
+		{"web-*", "web-1.example.com", "web-1-2", ""},
+		{"web-*", "prod-db", "", "names like web-*"},
+		{"web-*", "", "", "names like web-*"},
+		{"db-?", "db-1", "db-1", ""},
+		{"db-?", "db-12", "", "names like db-?"},
+		{"db-?", "db-1", "", "are taken"}, // db-1-2 does not match
+	} {
+		r, _ := f.request(f.token(join.TokenRequest{NamePattern: tt.pattern}), tt.wanted)
+		a, err := f.Admit(t.Context(), r)
+		if tt.refusal != "" {
+			if !strings.Contains(fault.Message(err), tt.refusal) || fault.Remedy(err) == "" {
+				t.Errorf("%s asks for %q: got %v, want %s", tt.pattern, tt.wanted, err, tt.refusal)
+			}
+		} else if err != nil || a.Machine().Name != tt.want {
+			t.Errorf("%s asks for %q: got %q and %v, want %q", tt.pattern, tt.wanted, a.Machine().Name, err,
+				tt.want)
+		}
+	}
+}
+
+// A proxy may have the public names in its token and no others. Without any it is the cluster's name.
+func TestATokenBoundsThePublicNames(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	listed := []string{"access.example.org", "10.0.0.1"}
+	for _, tt := range []struct {
+		token, asked []string
+		admitted     bool
+	}{
+		{listed, listed, true},
+		{listed, listed[:1], true},
+		{listed, nil, true},
+		{listed, []string{"access.example.org", "evil.example.org"}, false},
+		{listed, []string{"ACCESS.example.org"}, false},
+		{listed, []string{statetest.Cluster}, false},
+		{nil, []string{statetest.Cluster}, true},
+		{nil, []string{"access.example.org"}, false},
+	} {
+		token := f.token(join.TokenRequest{Kind: identity.Proxy, PublicNames: tt.token})
+		r, _ := f.request(token, "edge")
+		r.Kind, r.PublicNames = identity.Proxy, tt.asked
+		a, err := f.Admit(t.Context(), r)
+		switch {
+		case tt.admitted && (err != nil || !slices.Equal(a.Machine().Names, tt.asked)):
+			t.Errorf("a token for %q, asked %q: got %q and %v, want them", tt.token, tt.asked,
+				a.Machine().Names, err)
+		case !tt.admitted && (!fault.Is(err, fault.Denied) || fault.Remedy(err) == ""):
+			t.Errorf("a token for %q, asked %q: got %v, want denied with a remedy", tt.token, tt.asked, err)
+		}
 	}
 }
 
@@ -305,18 +377,24 @@ func TestNobodyTakesAProxysName(t *testing.T) {
 	// A second proxy may have the same public names. A node's name it may not have.
 	f.joined(proxy, "edge-b", "access.example.com")
 	f.joined(join.TokenRequest{}, "shop")
+	proxy.PublicNames = []string{"shop.example.com"}
 	r, _ := f.request(f.token(proxy), "edge-c")
-	r.Kind, r.PublicNames = identity.Proxy, []string{"shop.example.com"}
+	r.Kind, r.PublicNames = identity.Proxy, proxy.PublicNames
 	if _, err := f.Admit(t.Context(), r); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 		t.Errorf("a proxy with a node's name: got %v, want denied with a remedy", err)
 	}
+	const idName = "0123456789abcdef0123456789abcdef"
 	for _, bad := range []string{
-		"*", "a,b", "EDGE.example.com", "0.0.0.0", "::ffff:1.2.3.4", "0123456789abcdef0123456789abcdef",
+		"*", "a,b", "EDGE.example.com", "0.0.0.0", "::ffff:1.2.3.4", idName,
 	} {
+		token := join.TokenRequest{Kind: identity.Proxy, PublicNames: []string{bad}}
+		if _, _, err := f.Create(t.Context(), token); bad != idName && !fault.Is(err, fault.Invalid) {
+			t.Errorf("a token for the public name %q: got %v, want invalid", bad, err)
+		}
 		r, _ := f.request(f.token(proxy), "edge-d")
 		r.Kind, r.PublicNames = identity.Proxy, []string{bad}
-		if _, err := f.Admit(t.Context(), r); !fault.Is(err, fault.Invalid) {
-			t.Errorf("public name %q: got %v, want invalid", bad, err)
+		if _, err := f.Admit(t.Context(), r); !fault.Is(err, fault.Denied) {
+			t.Errorf("public name %q: got %v, want denied", bad, err)
 		}
 	}
 }
@@ -365,6 +443,43 @@ func TestATokenAdmitsOneOfManyMachines(t *testing.T) {
 	}
 }
 
+// Twenty machines use a token for three at the same moment: three are admitted, and the others are told that
+// the token is used. Each that was admitted may repeat its request.
+func TestATokenForThreeAdmitsThreeOfManyMachines(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const many, uses = 20, 3
+	token, stored, err := f.Create(t.Context(), join.TokenRequest{Kind: identity.Node, Uses: uses})
+	f.must(err)
+	requests, errs := make([]authrpc.JoinRequest, many), make([]error, many)
+	var calls sync.WaitGroup
+	for i := range many {
+		requests[i], _ = f.request(token.String(), "web")
+		calls.Go(func() { _, errs[i] = f.Admit(context.Background(), requests[i]) })
+	}
+	calls.Wait()
+	admitted := 0
+	for i, err := range errs {
+		again, againErr := f.Admit(t.Context(), requests[i])
+		switch {
+		case err == nil:
+			admitted++
+			if againErr != nil || !again.Renewal() {
+				t.Errorf("the same machine again: got %v, want it admitted as before", againErr)
+			}
+		case !fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), "by 3 of 3 machines"):
+			t.Errorf("got %v, want denied, used by 3 of 3", err)
+		case againErr == nil:
+			t.Error("a machine that was refused is admitted when it asks again")
+		}
+	}
+	kept, err := f.st.Token(t.Context(), stored.Key)
+	f.must(err)
+	if recorded := len(kept.Value.Joined); admitted != uses || recorded != uses {
+		t.Errorf("got %d machines admitted and %d in the record, want %d", admitted, recorded, uses)
+	}
+}
+
 // The response to a join may be lost. The same machine, and no other, may ask again until the token expires.
 func TestALostJoinResponseIsRepeated(t *testing.T) {
 	t.Parallel()
@@ -373,7 +488,7 @@ func TestALostJoinResponseIsRepeated(t *testing.T) {
 	r, key := f.request(token, "web")
 	first, err := f.Admit(t.Context(), r)
 	f.must(err)
-	r.Name, r.Labels = "db", identity.Labels{"env": "prod"} // must change nothing on record
+	r.Name, r.Labels = "db", identity.Labels{"self.env": "prod"} // must change nothing on record
 	again, err := f.Admit(t.Context(), r)
 	f.must(err)
 	if m := again.Machine(); m.ID != first.Machine().ID || m.Name != "web" || len(m.Labels) != 0 ||
@@ -495,15 +610,24 @@ func TestTokensAreBounded(t *testing.T) {
 		"a replica":  {Kind: identity.Auth},
 		"no kind":    {},
 		"bad labels": {Kind: identity.Node, Labels: identity.Labels{"a b": "c"}},
-		"a bad name": {Kind: identity.Node, Machine: "UPPER"},
+		"a bad name": {Kind: identity.Node, NamePattern: "UPPER"},
+
+		"a bad pattern":                 {Kind: identity.Node, NamePattern: "web-[0-9]"},
+		"one name for two machines":     {Kind: identity.Node, NamePattern: "web", Uses: 2},
+		"fewer than no use":             {Kind: identity.Node, Uses: -1},
+		"too many uses":                 {Kind: identity.Node, Uses: join.MaxTokenUses + 1},
+		"public names of a node":        {Kind: identity.Node, PublicNames: []string{"a.example.com"}},
+		"a label of the machine itself": {Kind: identity.Node, Labels: identity.Labels{"self.env": "prod"}},
 	} {
 		if _, _, err := f.Create(t.Context(), w); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want invalid with a remedy", name, err)
 		}
 	}
-	longest := join.TokenRequest{Kind: identity.Node, TTL: join.MaxTokenTTL}
-	if _, _, err := f.Create(t.Context(), longest); err != nil {
-		t.Errorf("half an hour: got %v", err)
+	largest := join.TokenRequest{
+		Kind: identity.Node, TTL: join.MaxTokenTTL, Uses: join.MaxTokenUses, NamePattern: "web-*",
+	}
+	if _, _, err := f.Create(t.Context(), largest); err != nil {
+		t.Errorf("half an hour, for 100 machines: got %v", err)
 	}
 }
 

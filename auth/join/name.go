@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -11,26 +12,39 @@ import (
 	"strings"
 
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // chooseName returns the name under which a new machine can be stored: the wanted one, or the first of
 // wanted-2, wanted-3 and so on that no other machine has. wanted may be any host name; what cannot be part of
-// a name is replaced or dropped. Without a usable wanted name the machine's kind takes its place. If
-// maxNameTries names are taken, it returns fault Exhausted. The name is not reserved: AddMachine checks it
-// again.
-func (s *Service) chooseName(ctx context.Context, machine state.Machine, wanted string) (string, error) {
-	base := s.normalizeName(wanted)
+// a name is replaced or dropped. Without a usable wanted name the machine's kind takes its place.
+//
+// pattern is that of the token. One with wildcards must match the wanted name, or it is fault Denied, and the
+// result. One without is the result itself, whatever is wanted. If all names that are tried are taken, it is
+// fault Exhausted. The name is not reserved: AddMachine checks it again.
+func (s *Service) chooseName(
+	ctx context.Context, machine state.Machine, wanted, pattern string,
+) (string, error) {
+	base, tries := s.normalizeName(wanted), maxNameTries
 	if base == "" {
 		base = string(machine.Kind)
 	}
-	for i := 1; i <= maxNameTries; i++ {
+	switch {
+	case pattern == "":
+		pattern = "*"
+	case !hasWildcard(pattern):
+		base, tries = pattern, 1
+	case !access.Glob(pattern, base):
+		return "", nameNotInToken.New(op, fault.Args{"name": base, "pattern": pattern})
+	}
+	for i := 1; i <= tries; i++ {
 		name := base
 		if i > 1 {
 			name = withSuffix(base, i)
 		}
-		if s.checkName(name) != nil {
+		if s.checkName(name) != nil || !access.Glob(pattern, name) {
 			continue
 		}
 		taken, err := s.cfg.Reader.NameTaken(ctx, name, machine.Kind, machine.Created)
@@ -41,7 +55,15 @@ func (s *Service) chooseName(ctx context.Context, machine state.Machine, wanted 
 			return name, nil
 		}
 	}
-	return "", machineNamesTaken.New(op, fault.Args{"name": base, "count": maxNameTries - 1})
+	return "", machineNamesTaken.New(op, fault.Args{"name": base, "count": tries - 1})
+}
+
+// hasWildcard reports whether the pattern of a token may match several names.
+func hasWildcard(pattern string) bool { return strings.ContainsAny(pattern, "*?") }
+
+// checkNamePattern returns an error unless a machine's name can match the pattern.
+func checkNamePattern(pattern string) error {
+	return identity.CheckMachineName(strings.NewReplacer("*", "a", "?", "a").Replace(pattern))
 }
 
 // withSuffix puts -i behind the first label: web.example.org becomes web-2.example.org.
@@ -106,7 +128,7 @@ func (s *Service) checkName(name string) error {
 // checkMachine also sets machine.Aliases of a proxy: the machine names that no node may have, because they
 // are public names of this proxy.
 func (s *Service) checkMachine(machine *state.Machine) error {
-	if err := CheckLabels(machine.Labels); err != nil {
+	if err := checkLabelSpace(machine.Labels, machine.Labels.Check()); err != nil {
 		return err
 	}
 	if machine.Kind == identity.Node && len(machine.Names) > 0 {
@@ -116,7 +138,7 @@ func (s *Service) checkMachine(machine *state.Machine) error {
 		return publicNamesTooMany.New(op, fault.Args{"count": len(machine.Names), "most": maxNames})
 	}
 	for _, public := range machine.Names {
-		alias, err := s.checkPublicName(public)
+		alias, err := s.aliasOf(public)
 		if err != nil {
 			return publicNameInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 		}
@@ -131,9 +153,19 @@ func (s *Service) checkMachine(machine *state.Machine) error {
 // identity.MaxBytes.
 const maxLabelBytes = 2 << 10
 
-// CheckLabels refuses labels that are malformed, or more than certificates have room for.
-func CheckLabels(l identity.Labels) error {
-	if err := l.Check(); err != nil {
+// CheckLabels refuses labels that an administrator may not give to a machine, which has the labels own from
+// itself: malformed ones, those that only a machine gives itself, and more than certificates have room for.
+func CheckLabels(given, own identity.Labels) error {
+	all := identity.Labels{}
+	maps.Copy(all, own)
+	maps.Copy(all, given)
+	return checkLabelSpace(all, given.CheckGiven())
+}
+
+// checkLabelSpace returns err, if the labels are malformed, as a fault, and otherwise refuses more labels
+// than certificates have room for.
+func checkLabelSpace(l identity.Labels, err error) error {
+	if err != nil {
 		return labelInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	text, err := json.Marshal(l) // as it is in certificates
@@ -151,22 +183,34 @@ func CheckLabels(l identity.Labels) error {
 	return nil
 }
 
-// checkPublicName checks one public host name or IP address of a proxy. alias is the machine name that nodes
-// may not have because of it: the host name without the cluster's name at its end; "" for an address.
-func (s *Service) checkPublicName(public string) (alias string, err error) {
+// checkPublicName checks the form of one public host name or IP address of a proxy.
+func checkPublicName(public string) error {
 	if addr, err := netip.ParseAddr(public); err == nil {
 		oneHost := addr.Zone() == "" && !addr.Is4In6() && !addr.IsUnspecified() && !addr.IsMulticast()
 		if !oneHost || addr.String() != public {
 			const format = "the public address %.80q is not the usual form of one host's address"
-			return "", fmt.Errorf(format, public)
+			return fmt.Errorf(format, public)
 		}
-		return "", nil
+		return nil
 	}
 	if err := identity.CheckMachineName(public); err != nil {
-		return "", fmt.Errorf("public name: %w", err)
+		return fmt.Errorf("public name: %w", err)
 	}
-	alias = s.trimCluster(public)
-	if identity.CheckMachineID(identity.MachineID(alias)) == nil { // a node with that id could exist
+	return nil
+}
+
+// aliasOf returns the machine name that nodes may not have because of a public name: the host name without
+// the cluster's name at its end; "" for an address. It is an error if checkPublicName refuses the name, or if
+// a node could have the alias as its id.
+func (s *Service) aliasOf(public string) (string, error) {
+	if err := checkPublicName(public); err != nil {
+		return "", err
+	}
+	if _, err := netip.ParseAddr(public); err == nil {
+		return "", nil
+	}
+	alias := s.trimCluster(public)
+	if identity.CheckMachineID(identity.MachineID(alias)) == nil {
 		return "", fmt.Errorf("the public name %q looks like a machine's id", public)
 	}
 	return alias, nil

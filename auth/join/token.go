@@ -1,6 +1,7 @@
 package join
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -20,14 +21,19 @@ const (
 	minTokenTTL     = time.Second
 )
 
+// MaxTokenUses bounds how many machines may join with one token. Its record lists them.
+const MaxTokenUses = 100
+
 // TokenRequest says which join token to create.
 type TokenRequest struct {
-	Name    string        // the token's own; "" for a random one
-	Kind    identity.Kind // node or proxy
-	TTL     time.Duration // from 1s to MaxTokenTTL; zero means DefaultTokenTTL
-	Labels  identity.Labels
-	Machine string            // the name that the machine gets; "" lets the machine choose
-	By      identity.Identity // who asks; zero for auth itself, which invites machines of its own process
+	Name        string        // the token's own; "" for a random one
+	Kind        identity.Kind // node or proxy
+	Uses        int           // how many machines may join, up to MaxTokenUses; zero means one
+	TTL         time.Duration // from 1s to MaxTokenTTL; zero means DefaultTokenTTL
+	NamePattern string        // see state.Token
+	Labels      identity.Labels
+	PublicNames []string          // that a proxy may have; none means the cluster's name
+	By          identity.Identity // who asks; zero for auth itself, which invites machines of its own process
 }
 
 // CheckTokenRequest calls report for everything that is wrong with a request, and not at all for a good one.
@@ -36,15 +42,32 @@ func CheckTokenRequest(r TokenRequest, report func(path, format string, args ...
 	if r.Kind != identity.Node && r.Kind != identity.Proxy {
 		report("kind", "%.20q is not a kind of machine that joins with a token: use node or proxy", r.Kind)
 	}
+	if r.Uses < 0 || r.Uses > MaxTokenUses {
+		report("uses", "%d is not between 1 and %d", r.Uses, MaxTokenUses)
+	}
 	if r.TTL != 0 && (r.TTL < minTokenTTL || r.TTL > MaxTokenTTL) {
 		report("ttl", "%s is not between %s and %s", r.TTL, minTokenTTL, MaxTokenTTL)
 	}
-	if err := CheckLabels(r.Labels); err != nil {
+	if err := CheckLabels(r.Labels, nil); err != nil {
 		report("labels", "%s", fault.Message(err))
 	}
-	if r.Machine != "" {
-		if err := identity.CheckMachineName(r.Machine); err != nil {
-			report("machine", "%v", err)
+	if r.NamePattern != "" {
+		if err := checkNamePattern(r.NamePattern); err != nil {
+			report("name_pattern", "%v", err)
+		}
+		if r.Uses > 1 && !hasWildcard(r.NamePattern) {
+			report("name_pattern", "%q is one name, for %d machines: use * or ?", r.NamePattern, r.Uses)
+		}
+	}
+	if len(r.PublicNames) > 0 && r.Kind != identity.Proxy {
+		report("public_names", "only a proxy has public names")
+	}
+	if len(r.PublicNames) > maxNames {
+		report("public_names", "there are %d, more than %d", len(r.PublicNames), maxNames)
+	}
+	for _, public := range r.PublicNames {
+		if err := checkPublicName(public); err != nil {
+			report("public_names", "%v", err)
 		}
 	}
 }
@@ -60,23 +83,25 @@ func (s *Service) Create(
 	if err := firstProblem(req); err != nil {
 		return authrpc.Token{}, noRecord, err
 	}
-	if req.TTL == 0 {
-		req.TTL = DefaultTokenTTL
-	}
 	if req.Name == "" {
 		req.Name = string(req.Kind) + "-" + state.NewID()[:12]
+	}
+	if req.Kind == identity.Proxy && len(req.PublicNames) == 0 {
+		req.PublicNames = []string{s.cfg.Cluster}
 	}
 	token := authrpc.Token{Kind: req.Kind, Pin: s.cfg.Pin}
 	_, _ = rand.Read(token.Secret[:]) // crypto/rand never fails since Go 1.24
 	hash, now := token.Hash(), s.cfg.Now().UTC()
 	record := state.Token{
-		Hash:    hash[:],
-		Kind:    req.Kind,
-		Labels:  req.Labels,
-		Machine: req.Machine,
-		By:      creatorName(req.By),
-		Created: now,
-		Expires: now.Add(req.TTL),
+		Hash:        hash[:],
+		Kind:        req.Kind,
+		Uses:        cmp.Or(req.Uses, 1),
+		NamePattern: req.NamePattern,
+		Labels:      req.Labels,
+		PublicNames: req.PublicNames,
+		By:          creatorName(req.By),
+		Created:     now,
+		Expires:     now.Add(cmp.Or(req.TTL, DefaultTokenTTL)),
 	}
 	after, err := audit.NewDocument(record) // it has the hash of the secret
 	if err != nil {

@@ -2,6 +2,7 @@ package resources
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/threshold-access/threshold/auth/join"
@@ -92,8 +93,7 @@ func (k machineKind) apply(
 		return out, err
 	}
 	next := old.Value
-	next.Labels = doc.Metadata.Labels
-	if err := join.CheckLabels(next.Labels); err != nil {
+	if next.Labels, err = relabel(old.Value.Labels, doc.Metadata.Labels); err != nil {
 		return out, err
 	}
 	if err := by.checkRelabel(nodeOf(old.Value), nodeOf(next)); err != nil {
@@ -110,6 +110,22 @@ func (k machineKind) apply(
 	out.Note = "takes effect when the machine renews its certificates"
 	out.Resource, err = k.get(ctx, string(next.ID))
 	return out, err
+}
+
+// relabel returns the labels of a machine after a document with the labels asked was applied to it. What the
+// machine says of itself stays: the document repeats it or leaves it out.
+func relabel(old, asked identity.Labels) (identity.Labels, error) {
+	own, given := old.Self(), identity.Labels{}
+	for name, value := range asked {
+		if was, isOwn := own[name]; !isOwn || was != value {
+			given[name] = value
+		}
+	}
+	if err := join.CheckLabels(given, own); err != nil {
+		return nil, err
+	}
+	maps.Copy(given, own)
+	return given, nil
 }
 
 // nodeOf returns the machine as the rules see it. A proxy is checked like a node, because its labels too may

@@ -1,6 +1,7 @@
 package resources_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -68,4 +69,33 @@ func TestTheOnlyReplicaIsShownAndKept(t *testing.T) {
 	f.wantFault("apply", err, fault.Invalid)
 	f.wantFault("rm", f.remove(keeper, access.Replicas, "auth-1"), fault.Invalid)
 	f.wantFault("rm of another", f.remove(keeper, access.Replicas, "auth-2"), fault.NotFound)
+}
+
+// An administrator changes the labels that administrators give. What a machine says of itself stays, whether
+// the document repeats it or not, and cannot be changed or added.
+func TestALabelOfTheMachineItselfIsNotTheAdministrators(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	m := f.addNode("web", "dev")
+	old, err := f.st.Machine(t.Context(), m.ID)
+	f.must(err)
+	m.Labels = identity.Labels{"env": "dev", "self.rack": "7"}
+	_, err = f.st.Machines.ChangeMachine(t.Context(), old, m)
+	f.must(err)
+	for _, labels := range []map[string]string{
+		{"env": "prod"},
+		{"env": "prod", "self.rack": "7"},
+	} {
+		got := f.mustApply(nodeDoc("web", labels)).Resource.Metadata.Labels
+		if len(got) != 2 || got["env"] != "prod" || got["self.rack"] != "7" {
+			t.Errorf("after %v: got %v, want env=prod beside self.rack=7", labels, got)
+		}
+	}
+	for _, labels := range []map[string]string{
+		{"self.rack": "8"},
+		{"self.rack": "7", "self.env": "prod"},
+	} {
+		_, err := f.apply(admin, nodeDoc("web", labels))
+		f.wantFault(fmt.Sprint("apply ", labels), err, fault.Invalid)
+	}
 }

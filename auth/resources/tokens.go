@@ -2,6 +2,7 @@ package resources
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/threshold-access/threshold/auth/join"
@@ -21,15 +22,24 @@ type tokenKind struct {
 
 // tokenSpec is a join token as an administrator asks for it.
 type tokenSpec struct {
-	Kind    identity.Kind   `json:"kind"              config:"required"`
-	TTL     access.Duration `json:"ttl,omitzero"`
-	Labels  identity.Labels `json:"labels,omitempty"`  // given to the machine, whatever it asks for
-	Machine string          `json:"machine,omitempty"` // name of the machine; empty: the one it asks for
+	Kind        identity.Kind   `json:"kind"              config:"required"`
+	Uses        int             `json:"uses,omitempty"` // how many machines may join; zero means one
+	TTL         access.Duration `json:"ttl,omitzero"`
+	NamePattern string          `json:"name_pattern,omitempty"` // of the machine's name; empty: any
+	Labels      identity.Labels `json:"labels,omitempty"`       // that the machine gets
+	PublicNames []string        `json:"public_names,omitempty"` // that a proxy may have
 }
 
 // request is the token as auth/join creates it; name and author are not in the spec.
 func (s tokenSpec) request() join.TokenRequest {
-	return join.TokenRequest{Kind: s.Kind, TTL: time.Duration(s.TTL), Labels: s.Labels, Machine: s.Machine}
+	return join.TokenRequest{
+		Kind:        s.Kind,
+		Uses:        s.Uses,
+		TTL:         time.Duration(s.TTL),
+		NamePattern: s.NamePattern,
+		Labels:      s.Labels,
+		PublicNames: s.PublicNames,
+	}
 }
 
 // Check implements config.Checker. The rules are those of auth/join.
@@ -39,28 +49,30 @@ func (s tokenSpec) Check(report func(path, format string, args ...any)) {
 
 // tokenStatus is what the cluster knows of a token.
 type tokenStatus struct {
-	State   string             `json:"state"` // ready, used or expired
-	By      string             `json:"by"`    // who created it
-	Expires time.Time          `json:"expires"`
-	UsedBy  identity.MachineID `json:"used_by,omitempty"`
+	State   string                `json:"state"` // ready, used or expired
+	By      string                `json:"by"`    // who created it
+	Expires time.Time             `json:"expires"`
+	Joined  []state.JoinedMachine `json:"joined,omitempty"` // who joined with it, and when
 }
 
 // document turns a stored token into a document. Its state follows from the record and the time: a token that
-// was used says so for as long as its record is kept.
+// is used up says so for as long as its record is kept.
 func (k tokenKind) document(t state.Stored[state.Token]) (authrpc.Resource, error) {
 	token := t.Value
-	status := tokenStatus{State: "ready", By: token.By, Expires: token.Expires, UsedBy: token.UsedBy}
+	status := tokenStatus{State: "ready", By: token.By, Expires: token.Expires, Joined: token.Joined}
 	switch {
-	case !token.Used.IsZero():
+	case token.UsedUp():
 		status.State = "used"
 	case !k.now().Before(token.Expires):
 		status.State = "expired"
 	}
 	spec := tokenSpec{
-		Kind:    token.Kind,
-		TTL:     access.Duration(token.Expires.Sub(token.Created)),
-		Labels:  token.Labels,
-		Machine: token.Machine,
+		Kind:        token.Kind,
+		Uses:        token.Uses,
+		TTL:         access.Duration(token.Expires.Sub(token.Created)),
+		NamePattern: token.NamePattern,
+		Labels:      token.Labels,
+		PublicNames: token.PublicNames,
 	}
 	return document("token", t.Key, t.Revision, spec, status)
 }
@@ -99,8 +111,12 @@ func (k tokenKind) apply(
 		return out, err
 	}
 	out.Created, out.Secret = true, secret.String()
-	out.Note = "this token is shown only once; it admits one machine until " +
-		stored.Value.Expires.Format(time.RFC3339)
+	admits := "one machine"
+	if uses := stored.Value.Uses; uses > 1 {
+		admits = fmt.Sprintf("%d machines", uses)
+	}
+	out.Note = fmt.Sprintf("this token is shown only once; it admits %s until %s",
+		admits, stored.Value.Expires.Format(time.RFC3339))
 	out.Resource, err = k.document(stored)
 	return out, err
 }

@@ -168,8 +168,8 @@ func (r *Reader) NodesByShortName(ctx context.Context, short string) ([]Machine,
 // Machines adds, changes and removes machines, and reads.
 type Machines struct{ writer }
 
-// AddMachine stores a new machine with its name and its public names, and marks the token that admits it as
-// used, in one transaction with the events.
+// AddMachine stores a new machine with its name and its public names, and counts it among those that joined
+// with the token, in one transaction with the events.
 //
 // Fault Conflict means that somebody took the name, or used or changed the token, since the caller read them:
 // the caller reads both again. Fault Denied means that a public name is the name of a node.
@@ -185,8 +185,8 @@ func (w *Machines) AddMachine(
 		return err
 	}
 	used := token.Value
-	used.Used, used.UsedBy = machine.Created, machine.ID
-	tokens.replace(&c, token, used) // of two machines with the same token, the second gets fault Conflict
+	used.Joined = append(slices.Clone(used.Joined), JoinedMachine{ID: machine.ID, Time: machine.Created})
+	tokens.replace(&c, token, used) // of two machines at the same time, the second gets fault Conflict
 	c.appendEvents(events...)
 	_, err := w.commit(ctx, &c)
 	return err

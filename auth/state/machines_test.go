@@ -68,7 +68,7 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	must(t, err)
 	unused, err := s.Token(t.Context(), "two")
 	must(t, err)
-	if used.Value.UsedBy != web.ID || !unused.Value.Used.IsZero() {
+	if len(used.Value.Joined) != 1 || used.Value.Joined[0].ID != web.ID || len(unused.Value.Joined) != 0 {
 		t.Errorf("got %+v and %+v, want the first used by web, the second not", used.Value, unused.Value)
 	}
 	got, err := s.MachineByName(t.Context(), "web")

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/wire"
 	"github.com/threshold-access/threshold/raftstore"
 )
 
@@ -71,11 +72,13 @@ type table[T any] struct {
 // version instead of guessing what they mean.
 const recordVersion = 1
 
-// envelope is the stored form of a record. T only ever gains fields, and only those that an old release may
-// ignore; any other change needs a new recordVersion.
+// envelope is the stored form of a record. T only ever gains fields. One that an old release must not ignore
+// is named in Critical by whoever writes it; any other change needs a new recordVersion. An old release that
+// changes a record drops the fields that it does not know.
 type envelope[T any] struct {
-	V int `json:"v"` // recordVersion of the release that wrote the record
-	D T   `json:"d"` // the record
+	V        int           `json:"v"`                  // recordVersion of the release that wrote the record
+	Critical wire.Critical `json:"critical,omitempty"` // fields of D that a reader must know
+	D        T             `json:"d"`                  // the record
 }
 
 func encode[T any](v T) ([]byte, error) {
@@ -97,6 +100,9 @@ func decode[T any](b []byte) (T, error) {
 	}
 	if err == nil && !hasVersion {
 		err = errors.New("it has no version")
+	}
+	if err == nil && len(stored.Critical) > 0 {
+		err = wire.CheckCritical(stored.Critical, wire.Fields(stored.D)...)
 	}
 	if err != nil {
 		return stored.D, fmt.Errorf("decode record: %w", err)

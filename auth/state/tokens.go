@@ -13,17 +13,29 @@ import (
 
 // Token is a join token, without its secret.
 type Token struct {
-	Hash    []byte             `json:"hash"` // authrpc.Token.Hash; the secret itself is stored nowhere
-	Kind    identity.Kind      `json:"kind"`
-	Labels  identity.Labels    `json:"labels,omitempty"`  // given to the machine, whatever it asks for
-	Machine string             `json:"machine,omitempty"` // name of the machine; empty: the one it asks for
-	By      string             `json:"by,omitempty"`      // who created the token
-	Created time.Time          `json:"created"`
-	Expires time.Time          `json:"expires"`
-	Used    time.Time          `json:"used,omitzero"`     // when a machine joined with it; zero: none did
-	UsedBy  identity.MachineID `json:"used_by,omitempty"` // that machine
-	Refused int                `json:"refused,omitempty"` // how many requests with it were refused
+	Hash   []byte          `json:"hash"` // authrpc.Token.Hash; the secret itself is stored nowhere
+	Kind   identity.Kind   `json:"kind"`
+	Uses   int             `json:"uses"`             // how many machines may join with it
+	Joined []JoinedMachine `json:"joined,omitempty"` // those that did, in order
+	// NamePattern is the name that the machine gets, or a pattern that the name it asks for must match. Empty
+	// admits every name.
+	NamePattern string          `json:"name_pattern,omitempty"`
+	Labels      identity.Labels `json:"labels,omitempty"`       // that the machine gets
+	PublicNames []string        `json:"public_names,omitempty"` // of a proxy: the only ones that it may have
+	By          string          `json:"by,omitempty"`           // who created the token
+	Created     time.Time       `json:"created"`
+	Expires     time.Time       `json:"expires"`
+	Refused     int             `json:"refused,omitempty"` // how many requests with it were refused
 }
+
+// JoinedMachine is a machine that joined with a token.
+type JoinedMachine struct {
+	ID   identity.MachineID `json:"id"`
+	Time time.Time          `json:"time"`
+}
+
+// UsedUp reports whether as many machines have joined with the token as may.
+func (t Token) UsedUp() bool { return len(t.Joined) >= t.Uses }
 
 // tokenName says which token has a hash.
 type tokenName struct {
@@ -57,7 +69,7 @@ func (r *Reader) ListTokens(ctx context.Context, p Page) (Listing[Token], error)
 	return tokens.list(ctx, r, p)
 }
 
-// Tokens adds, counts and removes join tokens, and reads. Machines marks them as used.
+// Tokens adds, counts and removes join tokens, and reads. Machines adds to them who joined.
 type Tokens struct{ writer }
 
 // tokenRetention is how long a token's record is kept after the token was created. It is longer than any

@@ -147,7 +147,7 @@ spec:
   proxy: {%s}
 `, s.Dir, strings.Join(keys, ", "))
 	if node != "" {
-		spec += fmt.Sprintf("  node: {name: %s, labels: {env: story}}\n", node)
+		spec += fmt.Sprintf("  node: {name: %s, labels: {self.env: story}}\n", node)
 	}
 	s.config = WriteFile(t, s.Dir, "threshold.yaml", spec)
 	s.start(t, "--bootstrap", file)

@@ -211,7 +211,7 @@ type JoinRequest struct {
 	Token       string          `json:"token"`
 	Kind        identity.Kind   `json:"kind"`
 	Name        string          `json:"name"`             // proposed; auth decides
-	Labels      identity.Labels `json:"labels,omitempty"` // proposed; labels of the token take precedence
+	Labels      identity.Labels `json:"labels,omitempty"` // those that the machine gives itself
 	PublicNames []string        `json:"names,omitempty"`  // proxy: its public host names and addresses
 	SSHKey      []byte          `json:"ssh_key"`          // host key, SSH wire format
 	X509Key     []byte          `json:"x509_key"`         // PKIX DER

@@ -98,7 +98,8 @@ type Identity struct {
 // Traits are a user's claim values by trait name.
 type Traits map[string][]string
 
-// Labels are a node's labels.
+// Labels are a machine's labels. Those that begin with SelfPrefix the machine gave itself, the others are
+// from an administrator.
 type Labels map[string]string
 
 // UserKey is what identifies a user: the pair of connector and subject, never the name.
@@ -392,6 +393,45 @@ func (l Labels) Check() error {
 		}
 	}
 	return nil
+}
+
+// SelfPrefix is the prefix of the labels that a machine gives itself, and of no others. So whoever reads a
+// role sees which of its grants a machine can bring upon itself.
+const SelfPrefix = "self."
+
+// CheckSelf returns an error unless a machine may give itself these labels: each is well-formed and begins
+// with SelfPrefix.
+func (l Labels) CheckSelf() error {
+	for name := range l {
+		if !strings.HasPrefix(name, SelfPrefix) {
+			return fmt.Errorf("a machine gives itself only labels that begin with %[1]s: write %[1]s%.80[2]s",
+				SelfPrefix, name)
+		}
+	}
+	return l.Check()
+}
+
+// CheckGiven returns an error unless an administrator may give these labels to a machine: each is well-formed
+// and does not begin with SelfPrefix.
+func (l Labels) CheckGiven() error {
+	for name := range l {
+		if strings.HasPrefix(name, SelfPrefix) {
+			return fmt.Errorf("only the machine itself can have the label %.80s: labels that begin with %s "+
+				"are in its own configuration", name, SelfPrefix)
+		}
+	}
+	return l.Check()
+}
+
+// Self returns those labels that the machine gave itself.
+func (l Labels) Self() Labels {
+	self := Labels{}
+	for name, value := range l {
+		if strings.HasPrefix(name, SelfPrefix) {
+			self[name] = value
+		}
+	}
+	return self
 }
 
 // escape percent-encodes every byte of s except letters, digits and "-._~", so that the result is one segment

@@ -39,7 +39,7 @@ type Config struct {
 	Dialer authrpc.Dialer
 	// Token is the text of the join token. Only the first join needs it.
 	Token string
-	// Name and Labels are what the machine proposes when it joins; auth decides.
+	// Name is what the machine proposes when it joins; auth decides. Labels are those that it gives itself.
 	Name   string
 	Labels identity.Labels
 	// PublicNames are a proxy's public host names and addresses. A node has none.

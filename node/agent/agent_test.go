@@ -64,7 +64,7 @@ spec:
   token_file: TOKEN
   data: /data
   name: from-file
-  labels: {env: file}
+  labels: {self.env: file}
 `
 
 // A file that sets everything gives one configuration; the same file with every flag gives that of the flags.
@@ -79,13 +79,13 @@ func TestFlagsOverrideTheFile(t *testing.T) {
 		Proxies: []string{"a.example.com:443", "b.example.com:443"},
 		Dir:     "/data",
 		Name:    "from-file",
-		Labels:  identity.Labels{"env": "file"},
+		Labels:  identity.Labels{"self.env": "file"},
 		Token:   "secret",
 	}
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("got %+v from the file, want %+v", cfg, want)
 	}
-	args := "--proxy c:1,d:2 --proxy=e:3 --data /x --name n --label env=flag --label team=core " +
+	args := "--proxy c:1,d:2 --proxy=e:3 --data /x --name n --label self.env=flag --label self.team=core " +
 		"--token on-the-line"
 	vars := map[string]string{tokenVariable: "not this"}
 	cfg, err = configure(t, vars, append(strings.Fields(args), "--config", path)...)
@@ -96,7 +96,7 @@ func TestFlagsOverrideTheFile(t *testing.T) {
 		Proxies: []string{"c:1", "d:2", "e:3"},
 		Dir:     "/x",
 		Name:    "n",
-		Labels:  identity.Labels{"env": "flag", "team": "core"},
+		Labels:  identity.Labels{"self.env": "flag", "self.team": "core"},
 		Token:   "on-the-line",
 	}
 	if !reflect.DeepEqual(cfg, want) {
@@ -247,6 +247,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"-h"}, 0, "--token-file"},
 		{[]string{"--no-such-flag"}, 2, "no-such-flag\nthreshold-node: hint: run: threshold-node -h\n"},
 		{[]string{"--label", "novalue"}, 2, "key=value"},
+		{[]string{"--label", "env=prod"}, 2, "write self.env"},
 		{[]string{"start"}, 2, `unexpected argument "start"`},
 		{[]string{"--log-level", "loud"}, 1, "not debug"},
 		{

@@ -69,7 +69,7 @@ func (f file) Check(report func(path, format string, args ...any)) {
 	if f.Version != "" && f.Version != "v1" {
 		report("version", "is %q; this program knows v1", f.Version)
 	}
-	if err := identity.Labels(f.Spec.Labels).Check(); err != nil {
+	if err := identity.Labels(f.Spec.Labels).CheckSelf(); err != nil {
 		report("spec.labels", "%v", err)
 	}
 	if f.Spec.Health != "" {

@@ -68,7 +68,7 @@ func (l labelFlag) Set(s string) error {
 	if !ok {
 		return errors.New("must be key=value")
 	}
-	if err := (identity.Labels{key: value}).Check(); err != nil {
+	if err := (identity.Labels{key: value}).CheckSelf(); err != nil {
 		return err
 	}
 	l[key] = value
@@ -91,7 +91,8 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&opts.data, "data", "",
 		"keep keys in `DIR` (default "+systemDataDir+", or the user's own state directory)")
 	flags.StringVar(&opts.name, "name", "", "request this `NAME` (default this machine's host name)")
-	flags.Var(opts.labels, "label", "request a label `KEY=VALUE`; may be repeated")
+	flags.Var(opts.labels, "label",
+		"a label `self.KEY=VALUE` that this machine gives itself; may be repeated")
 	flags.StringVar(&opts.httpsProxy, "https-proxy", "",
 		"the `URL` of an HTTP proxy on the way to the cluster (default $HTTPS_PROXY);\n"+
 			"if it contains a password, write it in the file")

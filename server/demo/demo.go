@@ -208,11 +208,10 @@ func (c *cluster) serverConfig(public net.Listener, version string, log *slog.Lo
 			Public:   []string{c.public},
 			Name:     "demo-proxy",
 		}},
-		Node: &server.Node{Config: node.Config{
-			Name:   nodeName,
-			Labels: identity.Labels{"env": "demo"},
-			Drain:  nodeDrain,
-		}},
+		Node: &server.Node{
+			GivenLabels: identity.Labels{"env": "demo"},
+			Config:      node.Config{Name: nodeName, Drain: nodeDrain},
+		},
 	}
 }
 
