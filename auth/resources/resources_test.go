@@ -1,9 +1,12 @@
 package resources_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -326,6 +329,48 @@ func TestAnOptionThatIsOffStaysSo(t *testing.T) {
 	f.mustApply(doc("role", "ops", `{"options":{}}`))
 	if shown := f.getOne(access.Roles, "ops"); string(shown.Spec) != `{}` {
 		t.Errorf("got %s, want no option", shown.Spec)
+	}
+}
+
+// A role as the first release shows it is accepted by every later one, with all that it says. What a later
+// release adds is refused where people write it, and named: they would think that it counts.
+func TestTheGoldenRoleDocumentIsAccepted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	text, err := os.ReadFile(filepath.Join("testdata", "role.json"))
+	f.must(err)
+	var golden authrpc.Resource
+	f.must(json.Unmarshal(text, &golden))
+	f.mustApply(golden)
+	policy, err := f.st.Policy(t.Context())
+	f.must(err)
+	role := policy.Roles["ops"]
+	want := access.Options{
+		CertTTL:            access.Set(access.Duration(8 * time.Hour)),
+		IdleTimeout:        access.Set(access.Duration(10 * time.Minute)),
+		MaxSession:         access.Set(access.Duration(12 * time.Hour)),
+		MaxSessions:        access.Set(5),
+		EndWithCertificate: access.Set(false),
+	}
+	if len(role.Allow) != 3 || len(role.Deny) != 1 || role.Options != want {
+		t.Errorf("got %+v, want what the golden file says", role)
+	}
+	shown := f.getOne(access.Roles, "ops")
+	f.mustApply(shown)
+	if again := f.getOne(access.Roles, "ops"); !bytes.Equal(again.Spec, shown.Spec) {
+		t.Errorf("got %s, want it unchanged when what is shown is applied: %s", again.Spec, shown.Spec)
+	}
+	for name, change := range map[string]string{
+		"rules_age": `"rules_age":"5m","cert_ttl"`,
+		"services":  `"services":"db","cert_ttl"`,
+	} {
+		later := golden
+		later.Spec = bytes.Replace(golden.Spec, []byte(`"cert_ttl"`), []byte(change), 1)
+		_, err := f.apply(admin, later)
+		f.wantFault("a field of a later release", err, fault.Invalid)
+		if !strings.Contains(fault.Message(err), name) {
+			t.Errorf("got %q, want %s named", fault.Message(err), name)
+		}
 	}
 }
 

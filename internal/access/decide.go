@@ -12,7 +12,7 @@ import (
 // Policy is what decisions are made by. Decide is its only method.
 type Policy struct {
 	Roles    map[string]Role // by name
-	Locks    []Lock
+	Locks    Locks
 	Settings Settings
 }
 
@@ -85,7 +85,7 @@ func (p Policy) Decide(r Request) Decision {
 	if !r.Who.Expires.IsZero() && !r.Now.Before(r.Who.Expires) {
 		return denial("", "the certificate has expired", "run: tsh login")
 	}
-	if lock, ok := p.lockThatDenies(r); ok {
+	if lock, ok := p.Locks.thatDenies(r); ok {
 		return lock.denial(r)
 	}
 	if rule, ok := p.firstMatch(r, inDeny); ok {
@@ -143,7 +143,7 @@ func (r Request) String() string {
 func (p Policy) firstMatch(r Request, inAllowList bool) (rule string, ok bool) {
 	for _, name := range r.Who.Roles {
 		role, known := p.Roles[name]
-		if !known || inAllowList && p.takesRole(name, r) {
+		if !known || inAllowList && p.Locks.takeRole(name, r) {
 			continue
 		}
 		entries, listName := role.Deny, "deny"

@@ -89,21 +89,74 @@ func (f Facts) hitsIssue(issued time.Time) bool {
 			(f.Since.IsZero() || !issued.Before(f.Since.Truncate(time.Second)))
 }
 
-// lockThatDenies returns the first lock that hits the request and denies it.
-func (p Policy) lockThatDenies(r Request) (Lock, bool) {
-	for _, l := range p.Locks {
-		if l.Effect.Kind != WithoutRole && l.hits(r) {
-			return l, true
+// Locks are the locks in force. They are found by a fact that few requests have: there may be ten thousand of
+// them, and a session asks the rules two dozen times. The zero value has none.
+type Locks struct {
+	bySerial  map[identity.Serial][]Lock
+	byLoginID map[identity.LoginID][]Lock
+	byUser    map[UserFact][]Lock
+	byMachine map[identity.MachineID][]Lock
+	others    []Lock // those without any of these facts
+}
+
+// NewLocks returns the locks of a list.
+func NewLocks(list []Lock) Locks {
+	locks := Locks{
+		bySerial:  map[identity.Serial][]Lock{},
+		byLoginID: map[identity.LoginID][]Lock{},
+		byUser:    map[UserFact][]Lock{},
+		byMachine: map[identity.MachineID][]Lock{},
+	}
+	for _, l := range list {
+		switch m := l.Match; {
+		case m.Serial != 0:
+			locks.bySerial[m.Serial] = append(locks.bySerial[m.Serial], l)
+		case m.LoginID != "":
+			locks.byLoginID[m.LoginID] = append(locks.byLoginID[m.LoginID], l)
+		case m.User != UserFact{}:
+			locks.byUser[m.User] = append(locks.byUser[m.User], l)
+		case m.Machine != "":
+			locks.byMachine[m.Machine] = append(locks.byMachine[m.Machine], l)
+		default:
+			locks.others = append(locks.others, l)
+		}
+	}
+	return locks
+}
+
+// candidates lists the locks that may hit the request.
+func (l Locks) candidates(r Request) [5][]Lock {
+	return [...][]Lock{
+		l.bySerial[r.Serial],
+		l.byLoginID[r.Who.LoginID],
+		l.byUser[UserFact(r.Who.UserKey())],
+		l.byMachine[r.Target.Node.ID],
+		l.others,
+	}
+}
+
+// thatDenies returns a lock that hits the request and denies it. ok is false if there is none.
+func (l Locks) thatDenies(r Request) (denies Lock, ok bool) {
+	for _, list := range l.candidates(r) {
+		for _, lock := range list {
+			if lock.Effect.Kind != WithoutRole && lock.hits(r) {
+				return lock, true
+			}
 		}
 	}
 	return Lock{}, false
 }
 
-// takesRole reports whether a lock leaves out what the role allows.
-func (p Policy) takesRole(role string, r Request) bool {
-	return slices.ContainsFunc(p.Locks, func(l Lock) bool {
-		return l.Effect.Kind == WithoutRole && l.Effect.Role == role && l.hits(r)
-	})
+// takeRole reports whether a lock leaves out what the role allows.
+func (l Locks) takeRole(role string, r Request) bool {
+	for _, list := range l.candidates(r) {
+		for _, lock := range list {
+			if lock.Effect.Kind == WithoutRole && lock.Effect.Role == role && lock.hits(r) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // denial is the decision of a lock that denies. It tells the user the message, the end, and whom to ask.

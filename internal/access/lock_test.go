@@ -2,14 +2,18 @@ package access_test
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // locked is a request of alice for a shell, with every fact that a lock can match.
@@ -22,7 +26,7 @@ func lockedRequest() access.Request {
 
 func lockedPolicy(locks ...access.Lock) access.Policy {
 	p := policy(allow(shellAs("alice")))
-	p.Locks = locks
+	p.Locks = access.NewLocks(locks)
 	return p
 }
 
@@ -201,7 +205,7 @@ func TestALockHoldsForEveryQuestion(t *testing.T) {
 			t.Errorf("%s: got it allowed, want it denied", r)
 		}
 		free := p
-		free.Locks = nil
+		free.Locks = access.Locks{}
 		if d := free.Decide(r); !d.Allow {
 			t.Errorf("%s: got %+v, want it allowed without the lock", r, d)
 		}
@@ -269,5 +273,51 @@ func TestTheGoldenLockIsRead(t *testing.T) {
 	var got access.Lock
 	if err := json.Unmarshal(b, &got); err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
+
+// Among a thousand locks of others, each one that is for a request is found, whichever facts it has.
+func TestLocksAreFoundAmongMany(t *testing.T) {
+	t.Parallel()
+	r := lockedRequest()
+	own := access.Facts{
+		User:      access.UserFact{Connector: "corp", Subject: "1"},
+		Connector: "corp",
+		LoginID:   "login-1",
+		Serial:    7,
+		Role:      "other",
+		Account:   "alice",
+		Machine:   r.Target.Node.ID,
+		Proxy:     r.Who.Proxy,
+	}
+	var others []access.Lock
+	for i := range 200 {
+		n := strconv.Itoa(i)
+		for _, m := range []access.Facts{
+			{User: access.UserFact{Connector: "corp", Subject: "other-" + n}},
+			{LoginID: identity.LoginID("other-" + n)},
+			{Serial: identity.Serial(100 + i)},
+			{Machine: identity.MachineID("other-" + n)},
+			{Role: "other-" + n},
+		} {
+			others = append(others, access.Lock{ID: n, Match: m})
+		}
+	}
+	if d := lockedPolicy(others...).Decide(r); !d.Allow {
+		t.Fatalf("got %+v, want it allowed by the locks of others", d)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 100 { // each with another subset of the facts
+		var m access.Facts
+		from, to := reflect.ValueOf(own), reflect.ValueOf(&m).Elem()
+		for i := range from.NumField() {
+			if random.IntN(2) == 0 {
+				to.Field(i).Set(from.Field(i))
+			}
+		}
+		all := append(slices.Clone(others), access.Lock{ID: "own", Match: m})
+		if d := lockedPolicy(all...).Decide(r); d.Allow || d.Rule != "lock own" {
+			t.Errorf("%+v: got %+v, want it denied by the own lock", m, d)
+		}
 	}
 }

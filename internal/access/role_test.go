@@ -3,6 +3,8 @@ package access_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -327,5 +329,55 @@ func TestNullIsAnEmptyList(t *testing.T) {
 		len(g.Logins) != 0 ||
 		len(g.Actions) != 1 {
 		t.Errorf("got %+v (%v), want no login and one action", g, err)
+	}
+}
+
+// A role as the first release stores it is read by every later one, also with fields that it does not know.
+// Where such a field must be known, the document around the role says so (internal/rules).
+func TestTheGoldenRoleIsRead(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join("testdata", "role.json")
+	want := access.Role{
+		Name: "ops",
+		Allow: []access.Grant{
+			{
+				Nodes:   map[string]access.Strings{"env": {"staging", "prod"}, "team": {"{{traits.team}}"}},
+				Logins:  access.Strings{"{{traits.unix}}", "ubuntu"},
+				Actions: access.Strings{"shell", "exec", "sftp", "forward-local"},
+			},
+			{Resources: access.Strings{"roles"}, Actions: access.Strings{"get"}},
+		},
+		Deny: []access.Grant{{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}}},
+		Options: access.Options{
+			CertTTL:            access.Set(access.Duration(8 * time.Hour)),
+			IdleTimeout:        access.Set(access.Duration(10 * time.Minute)),
+			MaxSession:         access.Set(access.Duration(12 * time.Hour)),
+			MaxSessions:        access.Set(5),
+			EndWithCertificate: access.Set(false),
+		},
+	}
+	if *update {
+		b, err := json.MarshalIndent(want, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"as it is":                string(b),
+		"with a field":            strings.Replace(string(b), `"name"`, `"note": {"v": 2}, "name"`, 1),
+		"with an option":          strings.Replace(string(b), `"cert_ttl"`, `"rules_age": "5m", "cert_ttl"`, 1),
+		"with a field of a grant": strings.Replace(string(b), `"nodes"`, `"services": {"kind": "db"}, "nodes"`, 1),
+	} {
+		var got access.Role
+		if err := json.Unmarshal([]byte(text), &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, %v, want %+v", name, got, err, want)
+		}
 	}
 }

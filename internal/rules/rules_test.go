@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -510,12 +511,37 @@ func TestRolesWithUnknownCriticalFieldsAreRefused(t *testing.T) {
 			}
 		}
 	}
+	unreadable := c.rewritten(rules.RolesKind, roles, `"10m"`, `["10m","strict"]`) // of a later release
+	if _, err := trust.Advance(c.set(key, noon, chain, rev(1), unreadable, rev(3))); err == nil {
+		t.Error("got roles with a value of an option that cannot be read, want the last ones kept")
+	}
 	_, err := rules.SignDocument(key, rules.Document{
 		Kind:    rules.RolesKind,
 		Cluster: clusterName,
 		Body:    json.RawMessage(`{"roles":[{"nmae":"ops"}]}`),
 	})
 	wantRefusal(t, "to be signed", err, "nmae")
+}
+
+// An option that is off is signed, is critical, and is off for those who read it: in a program that does not
+// know the option it may be on.
+func TestAnOptionThatIsOffIsSigned(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterName)
+	key, chain := c.signers[0], []rules.Signed{c.link(c.rootKey, rev(1), 0)}
+	off := access.Options{EndWithCertificate: access.Set(false)}
+	body := rules.Roles{Roles: []access.Role{{Name: "dev", Options: off}, {Name: "ops"}}}
+	doc := c.document(key, rules.RolesKind, rev(2), body)
+	if !bytes.Contains(doc.Payload, []byte(`"body.roles.options.end_with_certificate"`)) {
+		t.Errorf("got %s, want the option among the critical fields", doc.Payload)
+	}
+	trust := mustOpen(t, c, c.set(key, noon, chain, rev(1), doc, rev(2)))
+	if got := trust.Policy.Roles["dev"].Options; got != off {
+		t.Errorf("got %+v, want %+v", got, off)
+	}
+	if got := trust.Policy.Roles["ops"].Options; got != (access.Options{}) {
+		t.Errorf("got %+v, want nothing set", got)
+	}
 }
 
 // A document of a kind that this program does not know is verified, kept and passed on, but not read. If the

@@ -212,7 +212,7 @@ func TestALockDeniesWhatItsUserHasOpen(t *testing.T) {
 		startProgram(t, s, "cat")
 	}
 	lock := access.Lock{ID: "k3", Match: access.Facts{User: access.UserFact(bob.UserKey())}}
-	f.changeTrust(func(next *rules.Trust) { next.Policy.Locks = []access.Lock{lock} })
+	f.changeTrust(func(next *rules.Trust) { next.Policy.Locks = access.NewLocks([]access.Lock{lock}) })
 	got := receive(t, "what is denied", denied)
 	for _, d := range got {
 		if d.User.Name != bob.Name || !strings.Contains(fault.Message(d.Reason), "lock k3") {

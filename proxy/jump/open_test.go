@@ -163,7 +163,7 @@ func TestOpenRelaysAreDecidedAgain(t *testing.T) {
 	}
 	s.rules.change(func(*rules.Trust) {})
 	lock := access.Lock{ID: "k3", Match: access.Facts{User: access.UserFact(bob.UserKey())}}
-	s.rules.change(func(next *rules.Trust) { next.Policy.Locks = []access.Lock{lock} })
+	s.rules.change(func(next *rules.Trust) { next.Policy.Locks = access.NewLocks([]access.Lock{lock}) })
 	if got, want := s.deniedUsers(), map[string]int{bob.Name: 2}; !maps.Equal(got, want) {
 		t.Errorf("got %v denied, want %v", got, want)
 	}
@@ -191,7 +191,7 @@ func TestALockOfASerialDeniesOneCertificate(t *testing.T) {
 	defer s.relay(second)()
 	serial := identity.Serial(first.Cert.SerialNumber.Uint64())
 	lock := access.Lock{ID: "k3", Match: access.Facts{Serial: serial}}
-	s.rules.change(func(next *rules.Trust) { next.Policy.Locks = []access.Lock{lock} })
+	s.rules.change(func(next *rules.Trust) { next.Policy.Locks = access.NewLocks([]access.Lock{lock}) })
 	denials := <-s.denied
 	if len(denials) != 1 || denials[0].User.Serial != serial {
 		t.Errorf("got %+v, want one certificate denied", denials)
