@@ -100,7 +100,13 @@ func (c *fleet) join(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	up, err := tunnel.Connect(ctx, conn, service, res.Identity.ID, "bench", time.Now)
+	up, err := tunnel.Connect(ctx, conn, tunnel.Node{
+		ID:       res.Identity.ID,
+		Key:      service,
+		Version:  "bench",
+		Instance: identity.NewInstanceID(),
+		Now:      time.Now,
+	})
 	if err != nil {
 		return err
 	}

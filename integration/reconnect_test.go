@@ -164,11 +164,14 @@ func newUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tu
 		Key:      cert.PrivateKey.(crypto.Signer),
 		Cert:     func() (*tls.Certificate, error) { return cert, nil },
 		Version:  "v1",
+		Instance: identity.NewInstanceID(),
 		Now:      time.Now,
 		Log:      slog.New(slog.DiscardHandler),
 		Attached: attached,
 		Rules:    func(tunnel.PushedRules) []string { return nil },
-		Handle:   func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() },
+		Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ identity.Identity) {
+			conn.Close()
+		},
 	})
 }
 
@@ -189,7 +192,7 @@ func startEchoNode(t *testing.T, c *proxytest.Auth, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	up, err := tunnel.Connect(t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v1", time.Now)
+	up, err := tunnel.Connect(t.Context(), conn, proxytest.Greeting(id.ID, cert, "v1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,13 +260,16 @@ func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string
 	p := &testProxy{Listener: ln}
 	client := c.Client()
 	nodes := tunnels.New(tunnels.Config{
-		Proxy: proxytest.Name,
-		Auth:  client,
-		Rules: fixedRules{trust},
-		Log:   proxytest.Log(),
+		Proxy:   proxytest.Name,
+		ProxyID: c.ProxyID(),
+		Auth:    client,
+		Rules:   fixedRules{trust},
+		Log:     proxytest.Log(),
 	})
 	jumps := jump.New(jump.Config{
 		Cluster:    clustertest.Name,
+		Proxy:      proxytest.Name,
+		ProxyID:    c.ProxyID(),
 		Rules:      fixedRules{trust},
 		Nodes:      nodes,
 		Auth:       client,

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -43,6 +44,7 @@ func TestMain(m *testing.M) {
 type testProxy struct {
 	t       *testing.T
 	cluster *clustertest.Cluster
+	id      identity.MachineID
 	name    string
 	addr    string
 	stop    func()                // returns when every tunnel is closed
@@ -56,14 +58,16 @@ func startProxy(t *testing.T, c *clustertest.Cluster, name, addr string) *testPr
 	if err != nil {
 		t.Fatal(err)
 	}
+	machine := c.Machine(identity.Proxy, name, nil)
 	p := &testProxy{
 		t:       t,
 		cluster: c,
+		id:      machine.ID,
 		name:    name,
 		addr:    ln.Addr().String(),
 		tunnels: make(chan *tunnel.Attached, 16),
 	}
-	cert := c.ServiceCertificate(identity.Proxy, name)
+	cert := c.MachineCertificate(machine, nil)
 	p.stop = clustertest.Serve(t, ln, clustertest.Protocol{
 		Name:        identity.ALPNTunnel,
 		Certificate: func() *tls.Certificate { return cert },
@@ -80,7 +84,7 @@ func (p *testProxy) serve(ctx context.Context, conn *tls.Conn) {
 		p.t.Errorf("node's certificate: %v", err)
 		return
 	}
-	a, err := tunnel.Accept(ctx, conn, peer, p.name, p.cluster.Now)
+	a, err := tunnel.Accept(ctx, conn, peer, tunnel.Proxy{ID: p.id, Name: p.name, Now: p.cluster.Now})
 	if err != nil {
 		return
 	}
@@ -207,7 +211,14 @@ func tryLogin(
 	a *tunnel.Attached,
 ) (client *ssh.Client, banner string, err error) {
 	t.Helper()
-	conn, err := a.Open(t.Context(), tunnel.Header{From: "192.0.2.7:4711", Protocol: "dial"})
+	conn, err := a.Open(t.Context(), tunnel.Header{
+		Service:    tunnel.SSH,
+		From:       netip.MustParseAddrPort("192.0.2.7:4711"),
+		Protocol:   "dial",
+		ProxyID:    "00112233445566778899aabbccddeeff",
+		Proxy:      "proxy-1",
+		Connection: identity.NewConnectionID(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,20 +116,28 @@ func (n *Node) uplinkConfig(
 ) uplink.Config {
 	id := membership.Identity()
 	return uplink.Config{
-		Proxies: n.cfg.Proxies,
-		Dialer:  n.dialer,
-		Pin:     membership.Pin(),
-		Cluster: id.Cluster,
-		Tunnels: keeper.Current().Policy.Settings.WithDefaults().Tunnels,
-		ID:      id.ID,
-		Key:     membership.Key(),
-		Cert:    membership.TLSCertificate,
-		Version: n.cfg.Version,
-		Now:     n.cfg.Now,
-		Log:     n.cfg.Log,
-		Handle: func(ctx context.Context, conn net.Conn, header tunnel.Header, proxy string) {
-			origin := sshd.Origin{From: header.From, Proxy: proxy, Protocol: header.Protocol}
-			server.Serve(ctx, conn, origin)
+		Proxies:  n.cfg.Proxies,
+		Dialer:   n.dialer,
+		Pin:      membership.Pin(),
+		Cluster:  id.Cluster,
+		Tunnels:  keeper.Current().Policy.Settings.WithDefaults().Tunnels,
+		ID:       id.ID,
+		Key:      membership.Key(),
+		Cert:     membership.TLSCertificate,
+		Version:  n.cfg.Version,
+		Instance: identity.NewInstanceID(),
+		Features: sshd.Features(),
+		Now:      n.cfg.Now,
+		Log:      n.cfg.Log,
+		Handle: func(ctx context.Context, conn net.Conn, header tunnel.Header, proxy identity.Identity) {
+			server.Serve(ctx, conn, sshd.Origin{
+				From:       header.From,
+				Proxy:      proxy.Name,
+				ProxyID:    proxy.ID,
+				Protocol:   header.Protocol,
+				Connection: header.Connection,
+				Features:   header.Features,
+			})
 		},
 		Rules: func(pushed tunnel.PushedRules) (lacking []string) {
 			pieces := pushed.Pieces

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"crypto"
 	"crypto/tls"
 	"io"
 	"net/netip"
@@ -14,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/proxy/proxytest"
 )
 
 // behindBalancer configures a proxy behind a balancer that ends TLS. The test connects directly, as if it
@@ -50,7 +50,7 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 	id := running.Machine(identity.Node, "web-1", nil)
 	cert := running.MachineCertificate(id, nil)
 	conn := running.dialEgress(identity.ALPNTunnel, cert)
-	node, err := tunnel.Connect(t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
+	node, err := tunnel.Connect(t.Context(), conn, proxytest.Greeting(id.ID, cert, "v9"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -220,11 +220,12 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 		return err
 	}
 	nodes := tunnels.New(tunnels.Config{
-		Proxy: membership.Identity().Name,
-		Auth:  membership.Auth(),
-		Rules: carrier,
-		Now:   cfg.Now,
-		Log:   cfg.Log,
+		Proxy:   membership.Identity().Name,
+		ProxyID: membership.Identity().ID,
+		Auth:    membership.Auth(),
+		Rules:   carrier,
+		Now:     cfg.Now,
+		Log:     cfg.Log,
 	})
 	// The port hands connections of browsers to the web server by this queue. The web server hands the byte
 	// streams inside WebSockets back to the port. The two need each other, so port is set after site is made;
@@ -234,6 +235,8 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 	site := web.New(p.webConfig(membership, func(outer, stream net.Conn) { port.ServeStream(outer, stream) }))
 	users := jump.New(jump.Config{
 		Cluster:    membership.Identity().Cluster,
+		Proxy:      membership.Identity().Name,
+		ProxyID:    membership.Identity().ID,
 		Rules:      carrier,
 		Nodes:      nodes,
 		Auth:       membership.Auth(),

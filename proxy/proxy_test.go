@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"crypto"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -109,7 +108,7 @@ func (p *testProxy) attach(name string) *tunnel.Uplink {
 	id := p.Machine(identity.Node, name, nil)
 	cert := p.MachineCertificate(id, nil)
 	conn := p.dialTLS(identity.ALPNTunnel, cert)
-	u, err := tunnel.Connect(p.t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
+	u, err := tunnel.Connect(p.t.Context(), conn, proxytest.Greeting(id.ID, cert, "v9"))
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -288,7 +288,7 @@ func (tc *testCluster) serveDial(c *tls.Conn) {
 		_, _ = io.CopyN(io.Discard, c, 1<<16)
 		return
 	}
-	if dial.WriteReply(c, dial.Reply{}) == nil {
+	if dial.WriteReply(c, dial.Reply{NodeFeatures: n.features}) == nil {
 		n.serve(tc, c)
 	}
 }

@@ -62,7 +62,7 @@ func (a *app) connectTo(
 	login identity.Login,
 	name string,
 ) (*sshclient.Client, error) {
-	conn, err := a.dialNode(ctx, prof, name)
+	conn, err := a.dialNode(ctx, prof, name, sshclient.Features())
 	if err != nil {
 		return nil, err
 	}
@@ -74,5 +74,6 @@ func (a *app) connectTo(
 		HostAuthorities: prof.Authorities.HostSSH,
 		Now:             a.Now,
 		Refused:         conn.refused,
+		NodeFeatures:    conn.NodeFeatures,
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
@@ -111,7 +112,7 @@ func certificate(prof *profile.Profile) func() (*tls.Certificate, error) {
 // bytes. If the proxy refuses the request, the first Read returns the refusal as its error. nodeConn keeps
 // the refusal for refused, because SSH, which calls Read, replaces that error by one of its own.
 type nodeConn struct {
-	net.Conn
+	*dial.NodeConn
 	tls  *tls.Conn
 	addr string // of the proxy
 
@@ -120,21 +121,24 @@ type nodeConn struct {
 }
 
 // dialNode connects to the proxy and prepares a dial request for the node with this whole name. It does not
-// wait for the proxy's answer: a refusal is the error of the first Read.
-func (a *app) dialNode(ctx context.Context, prof *profile.Profile, name string) (*nodeConn, error) {
+// wait for the proxy's answer: a refusal is the error of the first Read. features is what the SSH client that
+// will use the connection understands.
+func (a *app) dialNode(
+	ctx context.Context, prof *profile.Profile, name string, features wire.Features,
+) (*nodeConn, error) {
 	cert := certificate(prof)
 	cfg := identity.PinnedTLS(prof.Pin, prof.Cluster, identity.ALPNDial, cert, a.Now, identity.Proxy)
 	conn, err := a.dialTLS(ctx, prof.Proxy, cfg)
 	if err != nil {
 		return nil, err
 	}
-	nodeStream := dial.Client(coalesce.Conn(conn), dial.Request{Node: name})
-	return &nodeConn{Conn: nodeStream, tls: conn, addr: prof.Proxy}, nil
+	stream := dial.Client(coalesce.Conn(conn), dial.Request{Node: name, Features: features})
+	return &nodeConn{NodeConn: stream, tls: conn, addr: prof.Proxy}, nil
 }
 
 // Read stores the first refusal of the proxy in c.refusal.
 func (c *nodeConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
+	n, err := c.NodeConn.Read(b)
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()

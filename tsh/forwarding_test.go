@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // Tests that use freePort, send signals or open a local Unix socket (which sets the umask of the process) are
@@ -324,7 +325,7 @@ func TestTheOpeningCarriesTheCommand(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
 	tc.addNode("other").status = 3
-	tc.addNode("ours").version = "SSH-2.0-Threshold"
+	tc.addNode("ours").features = wire.Features{dial.EarlyRequests}
 	tc.hosts["ours"].status = 3
 	c := tc.loggedIn()
 	for _, node := range []string{"other", "ours"} {

@@ -42,7 +42,7 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := a.dialNode(ctx, prof, name)
+	conn, err := a.dialNode(ctx, prof, name, nil) // of the program that starts tsh, nothing is known
 	if err != nil {
 		return err
 	}

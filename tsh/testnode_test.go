@@ -15,6 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // testNode is the SSH server of a node.
@@ -26,7 +27,7 @@ type testNode struct {
 	root      string // the home folder that sftp shows; empty: sftp is refused
 	events    chan string
 	endNotice string               // if not empty, it ends every connection at once with this notice
-	version   string               // of its SSH server; empty: one that does not read early requests
+	features  wire.Features        // of its SSH server, which the proxy tells clients
 	forward   func(ssh.NewChannel) // serves channels other than sessions; nil: they are refused
 	request   func(*ssh.Request)   // serves global requests; nil: they are refused
 }
@@ -34,7 +35,6 @@ type testNode struct {
 // serve serves one connection.
 func (n *testNode) serve(tc *testCluster, c net.Conn) {
 	cfg := &ssh.ServerConfig{
-		ServerVersion: n.version,
 		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			authorities := []ssh.PublicKey{tc.UserAuthority()}
 			u, err := identity.VerifySSHUser(key, clusterName, authorities, c.RemoteAddr(), time.Now())
@@ -75,9 +75,9 @@ func (n *testNode) serve(tc *testCluster, c net.Conn) {
 }
 
 // sessionRequests returns the requests of a session: first those that came with the channel, for a server
-// whose version says that it reads them, then reqs.
+// with that feature, then reqs.
 func (n *testNode) sessionRequests(nc ssh.NewChannel, reqs <-chan *ssh.Request) <-chan *ssh.Request {
-	if n.version == "" {
+	if !n.features.Has(dial.EarlyRequests) {
 		if len(nc.ExtraData()) > 0 {
 			panic("early requests were sent to a server that does not read them")
 		}

@@ -4,10 +4,8 @@
 // goes on with SSH at once: it does not wait for the reply. The proxy sends one reply, and after an accepting
 // one the bytes are the node's.
 //
-// Both messages are a version byte (1), two bytes of length (big endian), and JSON of that length.
-//
-// Inside SSH, a node's server reads the first requests of a session from the message that opens the channel:
-// see ReadsEarlyRequests.
+// Both messages are a version byte (1), two bytes of length (big endian), and JSON of that length. They also
+// say what client, proxy and node understand: see features.go.
 package dial
 
 import (
@@ -18,11 +16,13 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
-// Version is the version byte of both messages.
+// Version is the newest version of both messages, of which their first byte is the version.
 const Version = 1
 
 // MaxBytes bounds the JSON of a request or reply.
@@ -34,33 +34,70 @@ const headBytes = 3
 // Request asks for a node by its whole name, by name.cluster, or by id. The client resolves short names
 // itself: it asks auth which node is meant, so that no proxy decides it.
 type Request struct {
-	Node string `json:"node"`
+	Critical wire.Critical `json:"critical,omitempty"` // fields of this message
+	Node     string        `json:"node"`
+	// Features is what the SSH client that uses the connection understands. The proxy tells the node.
+	Features wire.Features `json:"features,omitempty"`
 }
 
 // Reply says whether the proxy connects the client to the node.
 type Reply struct {
-	Fault *fault.Error `json:"fault,omitempty"` // why not; nil: it does
+	Critical wire.Critical `json:"critical,omitempty"` // fields of this message
+	Fault    *fault.Error  `json:"fault,omitempty"`    // why not; nil: it does
+	Features wire.Features `json:"features,omitempty"` // what the proxy understands
+	// NodeFeatures is what the node's SSH server understands, as the node told the proxy.
+	NodeFeatures wire.Features `json:"node_features,omitempty"`
 }
+
+var (
+	requestFields = wire.Fields(Request{})
+	replyFields   = wire.Fields(Reply{})
+)
 
 // WriteRequest sends a request. extra, the first SSH bytes, goes into the same write.
 func WriteRequest(w io.Writer, r Request, extra []byte) error { return writeMessage(w, r, extra) }
 
 // ReadRequest reads a request. The caller sets the deadline.
-func ReadRequest(r io.Reader) (req Request, err error) { return req, readMessage(r, &req) }
+func ReadRequest(r io.Reader) (Request, error) {
+	const what = "the dial request"
+	var req Request
+	version, err := readMessage(r, what, &req)
+	if err == nil {
+		err = wire.Check(what, version, Version, req.Critical, requestFields...)
+	}
+	if err != nil {
+		return Request{}, err
+	}
+	return req, nil
+}
 
-// WriteReply sends a reply. A fault that has no room in it loses its arguments and a part of its text.
+// WriteReply sends a reply. One with a fault has nothing else, and a fault that has no room loses its
+// arguments and a part of its text.
 func WriteReply(w io.Writer, r Reply) error {
 	if r.Fault != nil {
 		const around = len(`{"fault":}`)
 		if b, err := json.Marshal(r.Fault); err != nil || around+len(b) > MaxBytes {
 			r.Fault = r.Fault.Shorten(MaxBytes - around)
 		}
+		r = Reply{Fault: r.Fault}
 	}
 	return writeMessage(w, r, nil)
 }
 
-// ReadReply reads a reply.
-func ReadReply(r io.Reader) (rep Reply, err error) { return rep, readMessage(r, &rep) }
+// ReadReply reads a reply. A refusal is returned also if the reply has a critical field that is not known: a
+// refusal can always be shown.
+func ReadReply(r io.Reader) (Reply, error) {
+	const what = "the proxy's reply"
+	var rep Reply
+	version, err := readMessage(r, what, &rep)
+	if err == nil && rep.Fault == nil {
+		err = wire.Check(what, version, Version, rep.Critical, replyFields...)
+	}
+	if err != nil {
+		return Reply{}, err
+	}
+	return rep, nil
+}
 
 // writeMessage sends a message, which is a Request or a Reply, and extra behind it in the same write.
 func writeMessage(w io.Writer, message any, extra []byte) error {
@@ -79,29 +116,30 @@ func writeMessage(w io.Writer, message any, extra []byte) error {
 	return err
 }
 
-// readMessage reads a message from r and decodes it into the Request or Reply that message points to. It
-// reads no byte behind the message. It refuses another version, and more than MaxBytes before it allocates
-// memory.
-func readMessage(r io.Reader, message any) error {
+// readMessage reads a message from r, decodes it into the Request or Reply that message points to, and
+// returns its version. The caller checks the critical fields. It reads no byte behind the message. It refuses
+// a version that it does not know, and more than MaxBytes, before it allocates memory.
+func readMessage(r io.Reader, what string, message any) (version int, err error) {
 	var head [headBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return fmt.Errorf("dial: read: %w", err)
+		return 0, fmt.Errorf("dial: read: %w", err)
 	}
-	if head[0] != Version {
-		return fmt.Errorf("dial: version %d is not supported, want %d", head[0], Version)
+	version = int(head[0])
+	if err := wire.Check(what, version, Version, nil); err != nil {
+		return 0, err
 	}
 	n := binary.BigEndian.Uint16(head[1:])
 	if n > MaxBytes {
-		return fmt.Errorf("dial: message of %d bytes is larger than %d", n, MaxBytes)
+		return 0, fmt.Errorf("dial: message of %d bytes is larger than %d", n, MaxBytes)
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(r, body); err != nil {
-		return fmt.Errorf("dial: read: %w", err)
+		return 0, fmt.Errorf("dial: read: %w", err)
 	}
 	if err := json.Unmarshal(body, message); err != nil {
-		return fmt.Errorf("dial: decode: %w", err)
+		return 0, fmt.Errorf("dial: decode: %w", err)
 	}
-	return nil
+	return version, nil
 }
 
 // Client returns a connection to the node that r asks for, over conn, a TLS connection to a proxy. It
@@ -110,19 +148,30 @@ func readMessage(r io.Reader, message any) error {
 //
 // If the proxy refuses, every Read returns its *fault.Error. A Read before the first Write waits, because the
 // proxy sends nothing before it has the request.
-func Client(conn net.Conn, r Request) net.Conn { return &client{Conn: conn, req: r} }
+func Client(conn net.Conn, r Request) *NodeConn { return &NodeConn{Conn: conn, req: r} }
 
-// client is the connection that Client returns. One goroutine may read while another writes.
-type client struct {
+// NodeConn is a connection to a node through a proxy. One goroutine may read while another writes.
+type NodeConn struct {
 	net.Conn
 	req        Request
 	firstWrite sync.Once
 	firstRead  sync.Once
-	refusal    error // what every Read returns; set within firstRead; nil: the proxy has accepted
+	// refusal is what every Read returns; set within firstRead. Nil: the proxy has accepted.
+	refusal error
+	reply   atomic.Pointer[Reply] // nil before the first Read
+}
+
+// NodeFeatures is what the node's SSH server understands, as the proxy says in its reply. It is empty before
+// the first Read.
+func (c *NodeConn) NodeFeatures() wire.Features {
+	if reply := c.reply.Load(); reply != nil {
+		return reply.NodeFeatures
+	}
+	return nil
 }
 
 // Write writes b, the first time with the request in front and in one piece.
-func (c *client) Write(b []byte) (n int, err error) {
+func (c *NodeConn) Write(b []byte) (n int, err error) {
 	isFirst := false
 	c.firstWrite.Do(func() {
 		isFirst = true
@@ -139,9 +188,10 @@ func (c *client) Write(b []byte) (n int, err error) {
 // Read reads what the node sends. The proxy's reply arrives before that; the first Read consumes it, so that
 // the client need not wait for the reply before it writes. If the proxy refused, or its reply could not be
 // read, this and every later Read return that error.
-func (c *client) Read(b []byte) (int, error) {
+func (c *NodeConn) Read(b []byte) (int, error) {
 	c.firstRead.Do(func() {
 		reply, err := ReadReply(c.Conn)
+		c.reply.Store(&reply)
 		switch {
 		case reply.Fault != nil:
 			c.refusal = reply.Fault

@@ -3,52 +3,16 @@ package dial
 import (
 	"encoding/binary"
 	"fmt"
-	"strings"
 )
 
 // MaxEarlyRequestBytes bounds encoded early requests. A client sends what does not fit as channel requests of
 // its own.
 const MaxEarlyRequestBytes = 64 << 10
 
-// ClientVersion begins the version string of tsh, which reads faults: see ReadsFaults.
-const ClientVersion = "SSH-2.0-tsh"
-
-// MaxFaultBytes bounds a fault inside SSH.
-const MaxFaultBytes = 4 << 10
-
-// EndNotice is the name of a global request that wants no reply. By it a node tells tsh why the connection
-// ends, if tsh has no session open. Its payload is a fault, as fault.MarshalObject writes it.
-const EndNotice = "end-notice@threshold"
-
-// ProgramFault is the name of a channel request that wants no reply. By it a node tells tsh why it refused or
-// ended the program of a session. Its payload is a fault. The text for people is on standard error too.
-const ProgramFault = "fault@threshold"
-
-// ReadsFaults reports whether an SSH client with this version string reads faults, as fault.MarshalObject
-// writes them. A node sends them to such a client: in the banner by which it refuses a login, as the
-// description of a refused channel, in the reply to a refused global request, and by EndNotice and
-// ProgramFault. Other clients get text for people in a banner and a description, and nothing in the other
-// places: RFC 4254 section 4 has no field for it in a reply.
-func ReadsFaults(clientVersion []byte) bool {
-	return strings.HasPrefix(string(clientVersion), ClientVersion)
-}
-
-// serverVersionPrefix begins the version strings of servers that read early requests.
-const serverVersionPrefix = "SSH-2.0-Threshold"
-
 // ChannelRequest is a channel request (RFC 4254 section 5.4) that wants no reply.
 type ChannelRequest struct {
 	Type    string
 	Payload []byte
-}
-
-// ReadsEarlyRequests reports whether an SSH server with this version string understands early requests. These
-// are channel requests that a client puts into the message that opens a session channel, to save a round
-// trip. They go where that message has data for the channel's type, which is empty for a session in RFC 4254
-// (sections 5.1 and 6.1). The server treats them as if they came, in order, right after the channel was
-// opened. A server that does not understand them would ignore or refuse them, so it must not get any.
-func ReadsEarlyRequests(serverVersion []byte) bool {
-	return strings.HasPrefix(string(serverVersion), serverVersionPrefix)
 }
 
 // MarshalEarlyRequests encodes requests: for each its type and payload, as two strings of RFC 4251 section 5.

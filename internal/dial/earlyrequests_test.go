@@ -63,27 +63,6 @@ func TestParseEarlyRequestsRefuses(t *testing.T) {
 	}
 }
 
-func TestReadsEarlyRequests(t *testing.T) {
-	t.Parallel()
-	for version, want := range map[string]bool{
-		"SSH-2.0-Threshold": true, "SSH-2.0-Threshold_1.4 x": true, "SSH-2.0-OpenSSH_9.2": false, "SSH-2.0-Go": false, "": false, "Threshold": false,
-	} {
-		if got := dial.ReadsEarlyRequests([]byte(version)); got != want {
-			t.Errorf("%q: got %v, want %v", version, got, want)
-		}
-	}
-}
-
-func TestReadsFaults(t *testing.T) {
-	t.Parallel()
-	for version, want := range map[string]bool{dial.ClientVersion: true, dial.ClientVersion + "_2": true,
-		"SSH-2.0-OpenSSH_9.2": false, "": false} {
-		if got := dial.ReadsFaults([]byte(version)); got != want {
-			t.Errorf("%q: got %v, want %v", version, got, want)
-		}
-	}
-}
-
 func FuzzParseEarlyRequests(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x03env\x00\x00\x00\x04LANG\x00\x00\x00\x05shell\x00\x00\x00\x00"))
 	f.Add([]byte("\xff\xff\xff\xff"))

@@ -15,6 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel/mux"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // Bounds of a greeting.
@@ -32,7 +33,17 @@ var ErrNoGreeting = errors.New("the node closed the connection without a greetin
 
 // greetingResult is the last message of the greeting, by which the proxy accepts or refuses the node.
 type greetingResult struct {
-	Fault *fault.Error `json:"fault,omitempty"` // why the node is refused; nil: it is accepted
+	V        int           `json:"v"`
+	Critical wire.Critical `json:"critical,omitempty"` // fields of this message
+	Fault    *fault.Error  `json:"fault,omitempty"`    // why the node is refused; nil: it is accepted
+}
+
+// Proxy is what a proxy says of itself to its nodes.
+type Proxy struct {
+	ID       identity.MachineID // in its certificate
+	Name     string             // in its certificate
+	Features wire.Features      // what it understands
+	Now      func() time.Time
 }
 
 // Attached is the proxy's end of a tunnel. It is safe for concurrent use. Its goroutine ends with the
@@ -51,7 +62,7 @@ type Attached struct {
 }
 
 // Accept makes the proxy's end of a tunnel over conn: it starts the multiplexer and exchanges greetings with
-// the node. node is the verified certificate of the node; proxy is the name of this proxy.
+// the node. node is the verified certificate of the node.
 //
 // Accept owns conn, and closes it if it returns an error: if the greeting takes longer than greetTimeout, if
 // ctx ends meanwhile, or if the node's greeting is refused. ctx has no effect after Accept has returned.
@@ -59,8 +70,7 @@ func Accept(
 	ctx context.Context,
 	conn net.Conn,
 	node identity.Peer,
-	proxy string,
-	now func() time.Time,
+	proxy Proxy,
 ) (*Attached, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
@@ -70,7 +80,7 @@ func Accept(
 		session:     session,
 		rulesWanted: make(chan struct{}, 1),
 	}
-	err := a.greet(ctx, node, proxy, now)
+	err := a.greet(ctx, node, proxy)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
 		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
 	}
@@ -86,7 +96,7 @@ func Accept(
 // and stays the only one that the node may open. On it greet sends Welcome, reads Hello, checks the Hello,
 // and sends the result. It returns nil if the node is accepted, the fault that was sent if it is refused, and
 // ErrNoGreeting if the node closed the connection.
-func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
+func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy Proxy) error {
 	raw, err := a.session.Accept(ctx)
 	if errors.Is(err, io.EOF) {
 		return ErrNoGreeting
@@ -95,16 +105,28 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, 
 		return err
 	}
 	a.control = &stream{Stream: raw}
-	welcome := Welcome{V: Version, Proxy: proxy, Nonce: make([]byte, nonceBytes)}
+	welcome := Welcome{
+		V:        1,
+		Proxy:    proxy.Name,
+		ProxyID:  proxy.ID,
+		Nonce:    make([]byte, nonceBytes),
+		Features: proxy.Features,
+	}
 	_, _ = rand.Read(welcome.Nonce) // crypto/rand never fails since Go 1.24
-	if err := writeMessage(a.control, frameWelcome, welcome); err != nil {
+	if err := welcomeMessage.write(a.control, welcome); err != nil {
 		return err
 	}
-	if err := readMessage(a.control, frameHello, &a.hello); err != nil {
+	var refusal *fault.Error
+	hello, err := helloMessage.read(a.control)
+	switch {
+	case fault.Is(err, fault.Invalid): // of a newer node
+		refusal = nodeGreetingUnreadable.New("tunnel.Accept", fault.Args{"why": fault.Message(err)})
+	case err != nil:
 		return err
+	default:
+		a.hello, refusal = hello, hello.check(node, welcome, proxy.Now())
 	}
-	refusal := a.hello.check(node, welcome, now())
-	err = writeMessage(a.control, frameResult, greetingResult{Fault: refusal})
+	err = resultMessage.write(a.control, greetingResult{V: 1, Fault: refusal})
 	if refusal != nil { // returned even if it could not be sent
 		a.waitForClose(ctx)
 		return refusal
@@ -126,31 +148,26 @@ func (a *Attached) waitForClose(ctx context.Context) {
 // and for a time near now. So it cannot be a copy from another tunnel.
 func (h Hello) check(node identity.Peer, welcome Welcome, now time.Time) *fault.Error {
 	const op = "tunnel.Accept"
-	if h.V != Version || len(h.Version) > maxVersion ||
-		(h.Version != "" && identity.CheckText("version", h.Version) != nil) {
-		return fault.New(fault.Invalid, op,
-			"the node's greeting is malformed or of another version",
-			"check that node and proxy versions match: threshold-node version",
-		)
+	if len(h.Version) > maxVersion || (h.Version != "" && identity.CheckText("version", h.Version) != nil) {
+		return nodeGreetingUnreadable.New(op, fault.Args{"why": "it has no valid release"})
+	}
+	if err := h.Instance.Check(); err != nil {
+		return nodeGreetingUnreadable.New(op, fault.Args{"why": err.Error()})
 	}
 	attachment, err := h.Attachment.Verify(node.Cert.PublicKey)
+	if fault.Is(err, fault.Invalid) { // signed by the node, and newer than this proxy
+		return nodeGreetingUnreadable.New(op, fault.Args{"why": fault.Message(err)})
+	}
 	if err != nil || attachment.Node != node.ID || attachment.Proxy != welcome.Proxy ||
 		subtle.ConstantTimeCompare(attachment.Nonce, welcome.Nonce) != 1 {
-		return &fault.Error{
-			Kind:   fault.Denied,
-			Op:     op,
-			Msg:    "the attachment is not signed by this node for this proxy and tunnel",
-			Remedy: "restart the node; if that does not help, remove its data and let it join again",
-			Err:    err,
-		}
+		return attachmentInvalid.New(op).Because(err)
 	}
 	if ahead := attachment.Time.Sub(now); ahead.Abs() > maxClockError {
-		nodeTime, proxyTime := attachment.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)
-		return fault.New(fault.Invalid, op,
-			fmt.Sprintf("the node's clock is off by %s (it says %s, the proxy says %s)",
-				ahead.Round(time.Second), nodeTime, proxyTime),
-			"set the node's clock; an NTP service keeps it right",
-		)
+		return greetingClockWrong.New(op, fault.Args{
+			"off":        ahead.Round(time.Second),
+			"node_time":  attachment.Time.UTC().Format(time.RFC3339),
+			"proxy_time": now.UTC().Format(time.RFC3339),
+		})
 	}
 	return nil
 }
@@ -174,7 +191,7 @@ func (a *Attached) readControl() {
 // that does not serve the stream closes it, and then the caller's first Read fails. ctx bounds Open alone,
 // not the stream. The error is a fault of kind Unavailable if the tunnel has ended or is stuck.
 func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
-	h.V = Version
+	h.V = 1
 	if err := h.check(); err != nil {
 		return nil, err
 	}
@@ -183,23 +200,17 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	}
 	raw, err := a.session.Open()
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open",
-			"the tunnel to the node has ended",
-			"try again in a few seconds",
-		)
+		return nil, tunnelEnded.Wrap(err, "tunnel.Open")
 	}
 	s := &stream{Stream: raw}
 	stop := context.AfterFunc(ctx, func() { s.Close() }) // ends a write that waits for the node
-	err = writeMessage(s, frameHeader, h)
+	err = headerMessage.write(s, h)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
 		err = ctx.Err() // the stream is closed, although the header was sent
 	}
 	if err != nil {
 		s.Close()
-		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open",
-			"the tunnel to the node does not accept data",
-			"try again in a few seconds",
-		)
+		return nil, tunnelStuck.Wrap(err, "tunnel.Open")
 	}
 	return s, nil
 }
@@ -209,6 +220,12 @@ func (a *Attached) Attachment() SignedAttachment { return a.hello.Attachment }
 
 // Version is the release of the agent, as the node says.
 func (a *Attached) Version() string { return a.hello.Version }
+
+// Instance names the run of the agent, as the node says.
+func (a *Attached) Instance() identity.InstanceID { return a.hello.Instance }
+
+// Features is what the node and its SSH server understand, as the node says.
+func (a *Attached) Features() wire.Features { return a.hello.Features }
 
 // Streams counts the open session streams.
 func (a *Attached) Streams() int { return max(0, a.session.Streams()-1) }

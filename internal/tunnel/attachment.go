@@ -4,9 +4,12 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
+
+	"github.com/threshold-access/threshold/internal/wire"
 )
+
+var attachmentFields = wire.Fields(Attachment{})
 
 // attachmentDigest returns the digest that the node signs. It begins with a label, so that no other signature
 // of the service key can be passed off as one of an attachment.
@@ -30,11 +33,8 @@ func (s SignedAttachment) Verify(key crypto.PublicKey) (Attachment, error) {
 	if !ok || !ecdsa.VerifyASN1(pub, sum[:], s.Sig) {
 		return a, fmt.Errorf("tunnel: attachment is not signed by the node's key")
 	}
-	if err := json.Unmarshal(s.Payload, &a); err != nil {
-		return Attachment{}, fmt.Errorf("tunnel: attachment: %w", err)
-	}
-	if a.V != Version {
-		return Attachment{}, fmt.Errorf("tunnel: attachment version %d is not supported", a.V)
+	if err := wire.Unmarshal("the node's attachment", s.Payload, &a, Version, attachmentFields); err != nil {
+		return Attachment{}, err
 	}
 	return a, nil
 }

@@ -10,16 +10,18 @@ import (
 
 // AnswerForTest runs a node's part of the greeting on a bare control stream.
 func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.MachineID) error {
-	var w Welcome
-	if err := readMessage(c, frameWelcome, &w); err != nil {
+	w, err := welcomeMessage.read(c)
+	if err != nil {
 		return err
 	}
 	signed, err := SignAttachment(key, Attachment{Node: id, Proxy: w.Proxy, Nonce: w.Nonce, Time: time.Now()})
 	if err != nil {
 		return err
 	}
-	if err := writeMessage(c, frameHello, Hello{V: Version, Attachment: signed}); err != nil {
+	hello := Hello{V: 1, Instance: identity.NewInstanceID(), Attachment: signed}
+	if err := helloMessage.write(c, hello); err != nil {
 		return err
 	}
-	return readMessage(c, frameResult, new(greetingResult))
+	_, err = resultMessage.read(c)
+	return err
 }

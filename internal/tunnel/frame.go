@@ -2,11 +2,12 @@ package tunnel
 
 import (
 	"encoding/binary"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"regexp"
+
+	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // frameKind is the kind of a frame. Append only; readers skip kinds that they do not know.
@@ -56,38 +57,10 @@ func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
 	return frameKind(head[0]), body, nil
 }
 
-// writeMessage writes v as JSON in a frame of at most MaxHeaderBytes.
-func writeMessage(w io.Writer, kind frameKind, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("tunnel: encode: %w", err)
-	}
-	if len(body) > MaxHeaderBytes {
-		return fmt.Errorf("tunnel: message of %d bytes is larger than %d", len(body), MaxHeaderBytes)
-	}
-	return writeFrame(w, kind, body)
-}
-
-// readMessage reads a frame of at most MaxHeaderBytes, which must be of the kind, and decodes its JSON into
-// v.
-func readMessage(r io.Reader, kind frameKind, v any) error {
-	got, body, err := readFrame(r, MaxHeaderBytes)
-	if err != nil {
-		return err
-	}
-	if got != kind {
-		return fmt.Errorf("tunnel: got a frame of kind %d, want kind %d", got, kind)
-	}
-	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("tunnel: decode: %w", err)
-	}
-	return nil
-}
-
 // readHeader reads the header of a session stream.
 func readHeader(r io.Reader) (Header, error) {
-	var h Header
-	if err := readMessage(r, frameHeader, &h); err != nil {
+	h, err := headerMessage.read(r)
+	if err != nil {
 		return Header{}, err
 	}
 	if err := h.check(); err != nil {
@@ -97,30 +70,31 @@ func readHeader(r io.Reader) (Header, error) {
 }
 
 var (
+	serviceRE  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	protocolRE = regexp.MustCompile(`^[a-z]{1,16}$`)
 	// zoneRE matches the name of a network interface. A zone could be any text otherwise, and addresses get
 	// into environment variables, login records and terminals.
 	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 )
 
-// check returns an error for a header of another version, or with a malformed address or protocol. Both are
-// the proxy's statements, and the node writes them into logs and environment variables.
+// check returns an error for a header with a malformed field. All are the proxy's statements, and the node
+// writes them into logs and environment variables.
 func (h Header) check() error {
-	if h.V != Version {
-		return fmt.Errorf("tunnel: header version %d is not supported", h.V)
+	if !serviceRE.MatchString(string(h.Service)) {
+		return fmt.Errorf("tunnel: %.64q is not the name of a service", string(h.Service))
 	}
-	if len(h.From) > 64 {
-		return fmt.Errorf("tunnel: the client's address is too long")
+	if !h.From.IsValid() {
+		return errors.New("tunnel: the header has no address of the client")
 	}
-	from, err := netip.ParseAddrPort(h.From)
-	if err != nil {
-		return fmt.Errorf("tunnel: the client's address: %w", err)
-	}
-	if zone := from.Addr().Zone(); zone != "" && !zoneRE.MatchString(zone) {
-		return fmt.Errorf("tunnel: the client's address has the zone %q", zone)
+	if zone := h.From.Addr().Zone(); zone != "" && !zoneRE.MatchString(zone) {
+		return fmt.Errorf("tunnel: the client's address has the zone %.64q", zone)
 	}
 	if !protocolRE.MatchString(h.Protocol) {
-		return fmt.Errorf("tunnel: %q is not the name of a protocol", h.Protocol)
+		return fmt.Errorf("tunnel: %.64q is not the name of a protocol", h.Protocol)
 	}
-	return nil
+	return errors.Join(
+		identity.CheckMachineName(h.Proxy),
+		identity.CheckMachineID(h.ProxyID),
+		h.Connection.Check(),
+	)
 }

@@ -7,28 +7,48 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/tunnel/mux"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
-func headerBytes(t testing.TB, h Header) []byte {
+// validHeader is a header as proxies send it.
+var validHeader = Header{
+	V:          1,
+	Service:    SSH,
+	From:       netip.MustParseAddrPort("192.0.2.7:1"),
+	Protocol:   "dial",
+	ProxyID:    "00112233445566778899aabbccddeeff",
+	Proxy:      "proxy-1",
+	Connection: "0123456789abcdef0123456789abcdef",
+	Features:   wire.Features{"faults"},
+}
+
+// headerBytes is validHeader with a change, as a frame.
+func headerBytes(t testing.TB, change func(*Header)) []byte {
 	t.Helper()
+	h := validHeader
+	change(&h)
 	var b bytes.Buffer
-	if err := writeMessage(&b, frameHeader, h); err != nil {
+	if err := headerMessage.write(&b, h); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
-	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", Protocol: "dial"},
-		{V: 1, From: "[2001:db8::1]:65535", Protocol: "ssh"}, {V: 1, From: "[fe80::1%eth0.7]:1",
-			Protocol: "ssh"}} {
-		got, err := readHeader(bytes.NewReader(headerBytes(t, want)))
-		if err != nil || got != want {
+	t.Parallel()
+	for _, from := range []string{"192.0.2.7:1", "[2001:db8::1]:65535", "[fe80::1%eth0.7]:1"} {
+		want := validHeader
+		want.From = netip.MustParseAddrPort(from)
+		got, err := readHeader(bytes.NewReader(headerBytes(t, func(h *Header) { h.From = want.From })))
+		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 	}
@@ -37,19 +57,35 @@ func TestHeaderRoundTrip(t *testing.T) {
 // A header that is cut off, too large, of another version, or with text that must not reach logs and
 // terminals is refused.
 func TestReadHeaderRefuses(t *testing.T) {
+	t.Parallel()
+	valid := headerBytes(t, func(*Header) {})
+	edited := func(old, replacement string) []byte {
+		body := strings.Replace(string(valid[frameHeaderBytes:]), old, replacement, 1)
+		if body == string(valid[frameHeaderBytes:]) {
+			t.Fatalf("the header has no %q", old)
+		}
+		return append(binary.BigEndian.AppendUint32([]byte{byte(frameHeader)}, uint32(len(body))), body...)
+	}
 	big := append([]byte{byte(frameHeader)}, binary.BigEndian.AppendUint32(nil, MaxHeaderBytes+1)...)
 	for name, b := range map[string][]byte{
-		"nothing":            nil,
-		"half a frame":       headerBytes(t, Header{V: 1, From: "192.0.2.7:1", Protocol: "dial"})[:12],
-		"a newer version":    headerBytes(t, Header{V: 2, From: "192.0.2.7:1", Protocol: "dial"}),
-		"a name as address":  headerBytes(t, Header{V: 1, From: "web-1:22", Protocol: "dial"}),
-		"a zone of odd text": headerBytes(t, Header{V: 1, From: "[fe80::1%\x1b[2J]:1", Protocol: "dial"}),
-		"a zone of words": headerBytes(t,
-			Header{V: 1, From: "[fe80::1%eth0 22 ::1]:1", Protocol: "dial"}),
-		"no protocol":           headerBytes(t, Header{V: 1, From: "192.0.2.7:1"}),
+		"nothing":               nil,
+		"half a frame":          valid[:12],
+		"a newer version":       edited(`"v":1`, `"v":2`),
+		"an unknown critical":   edited(`"v":1`, `"v":1,"critical":["region"]`),
+		"a name as address":     edited("192.0.2.7:1", "web-1:22"),
+		"no address":            edited(`"from":"192.0.2.7:1"`, `"from":""`),
+		"a zone of odd text":    edited("192.0.2.7:1", `[fe80::1%\u001b[2J]:1`),
+		"a zone of words":       edited("192.0.2.7:1", "[fe80::1%eth0 22 ::1]:1"),
+		"no protocol":           edited(`"dial"`, `""`),
+		"an address as service": edited(`"ssh"`, `"127.0.0.1:5432"`),
+		"no service":            edited(`"service":"ssh",`, ""),
+		"a proxy of odd text":   edited("proxy-1", `proxy\n1`),
+		"a proxy without an id": edited("00112233445566778899aabbccddeeff", ""),
+		"a connection in words": edited("0123456789abcdef0123456789abcdef", "connection one"),
+		"features of odd text":  edited("faults", `fa\nults`),
 		"a frame of other kind": {byte(frameRules), 0, 0, 0, 2, '{', '}'},
 		"text that is no JSON":  {byte(frameHeader), 0, 0, 0, 2, 'h', 'i'},
-		"more than allowed":     append(big, make([]byte, MaxHeaderBytes+1)...),
+		"more than is allowed":  append(big, make([]byte, MaxHeaderBytes+1)...),
 	} {
 		if h, err := readHeader(bytes.NewReader(b)); err == nil {
 			t.Errorf("%s: got %+v, want refused", name, h)
@@ -73,7 +109,7 @@ func (n neverRead) Read([]byte) (int, error) {
 }
 
 func FuzzReadHeader(f *testing.F) {
-	f.Add(headerBytes(f, Header{V: 1, From: "192.0.2.7:1", Protocol: "dial"}))
+	f.Add(headerBytes(f, func(*Header) {}))
 	f.Add([]byte{byte(frameHeader), 0, 0, 0, 2, '{', '}'})
 	f.Add([]byte{byte(frameHeader), 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -81,7 +117,7 @@ func FuzzReadHeader(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if h.check() != nil || clientAddr(h) == nil {
+		if h.check() != nil {
 			t.Errorf("got %+v accepted", h)
 		}
 	})
@@ -108,7 +144,7 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 		near, far := net.Pipe()
 		proxy := mux.New(near, muxConfig(false))
 		session := mux.New(far, muxConfig(true))
-		uplink := &Uplink{session: session, streams: make(chan acceptedStream)}
+		uplink := &Uplink{session: session, services: []Service{SSH}, streams: make(chan acceptedStream)}
 		uplink.goroutines.Go(uplink.acceptStreams)
 		mute, err := proxy.Open()
 		if err != nil {
@@ -118,11 +154,10 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := writeMessage(good, frameHeader,
-			Header{V: 1, From: "192.0.2.7:1", Protocol: "ssh"}); err != nil {
+		if err := headerMessage.write(good, validHeader); err != nil {
 			t.Fatal(err)
 		}
-		if _, h, err := uplink.Accept(); err != nil || h.Protocol != "ssh" {
+		if _, h, err := uplink.Accept(); err != nil || h.Connection != validHeader.Connection {
 			t.Fatalf("got %+v, %v, want the stream with the header", h, err)
 		}
 		start := time.Now()

@@ -27,7 +27,8 @@ func TestAFloodOfPingsEndsTheTunnel(t *testing.T) {
 		}
 		flood <- sent
 	}()
-	if _, err := Accept(t.Context(), near, identity.Peer{}, "proxy-1", time.Now); err == nil {
+	proxy := Proxy{Name: "proxy-1", Now: time.Now}
+	if _, err := Accept(t.Context(), near, identity.Peer{}, proxy); err == nil {
 		t.Error("got a tunnel, want an end")
 	}
 	far.Close()
@@ -45,7 +46,11 @@ func TestStreamsBeyondTheBoundOfANodeAreRefused(t *testing.T) {
 		hostile.MaxStreams = 2 * maxStreams
 		proxy := mux.New(near, hostile)
 		defer proxy.Close()
-		uplink := &Uplink{session: mux.New(far, muxConfig(true)), streams: make(chan acceptedStream)}
+		uplink := &Uplink{
+			session:  mux.New(far, muxConfig(true)),
+			services: []Service{SSH},
+			streams:  make(chan acceptedStream),
+		}
 		defer uplink.Close()
 		uplink.goroutines.Go(uplink.acceptStreams)
 		open := func() (accepted net.Conn, err error) {
@@ -53,7 +58,7 @@ func TestStreamsBeyondTheBoundOfANodeAreRefused(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			_ = writeMessage(s, frameHeader, Header{V: 1, From: "192.0.2.7:1", Protocol: "ssh"})
+			_ = headerMessage.write(s, validHeader)
 			refusal := make(chan error, 1)
 			go func() {
 				_, err := s.Read(make([]byte, 1))

@@ -3,10 +3,11 @@ package tunnel
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // Bounds of what a node keeps of pushed rules that its program has not taken. When it is full, the node reads
@@ -60,8 +61,9 @@ func (p PushedRules) full() bool {
 
 // repeatRequest is a node's request to send pieces again, whole, because it lacks them.
 type repeatRequest struct {
-	V      int      `json:"v"`
-	Pieces []string `json:"pieces"` // names of pieces
+	V        int           `json:"v"`
+	Critical wire.Critical `json:"critical,omitempty"` // fields of this message
+	Pieces   []string      `json:"pieces"`             // names of pieces
 }
 
 // PushRules sends rules to the node: the pieces that this tunnel has not carried, and the head. Concurrent
@@ -114,8 +116,8 @@ func (a *Attached) RulesWanted() <-chan struct{} { return a.rulesWanted }
 // request that is malformed, or comes within repeatPause of the one before: a node repeats what it still
 // lacks.
 func (a *Attached) takeRepeatRequest(body []byte) {
-	var r repeatRequest
-	if err := json.Unmarshal(body, &r); err != nil || r.V != 1 {
+	r, err := repeatMessage.decode(body)
+	if err != nil {
 		return
 	}
 	a.mu.Lock()
@@ -145,7 +147,7 @@ func (u *Uplink) RepeatRules(pieces []string) error {
 	if err := u.control.SetWriteDeadline(time.Now().Add(pushTimeout)); err != nil {
 		return err
 	}
-	return writeMessage(u.control, frameRepeatRules, repeatRequest{V: 1, Pieces: pieces})
+	return repeatMessage.write(u.control, repeatRequest{V: 1, Pieces: pieces})
 }
 
 // takeRules adds a frame to the rules that wait to be taken. It waits while those are too large, until they

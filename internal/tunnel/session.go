@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/tunnel/mux"
@@ -47,13 +46,4 @@ func (s *stream) RemoteAddr() net.Addr {
 		return s.from
 	}
 	return s.Stream.RemoteAddr()
-}
-
-// clientAddr returns the client's address in a header that has been checked.
-func clientAddr(h Header) net.Addr {
-	ap, err := netip.ParseAddrPort(h.From)
-	if err != nil {
-		return nil // Header.check refuses such a header
-	}
-	return net.TCPAddrFromAddrPort(ap)
 }

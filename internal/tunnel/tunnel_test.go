@@ -10,7 +10,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,6 +25,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/internal/tunnel/mux"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,6 +52,24 @@ func newMachine(t testing.TB, id identity.MachineID) machine {
 		key:  key,
 		peer: identity.Peer{Identity: who, Cert: &x509.Certificate{PublicKey: key.Public()}},
 	}
+}
+
+// says is what the machine says of itself when it calls itself id.
+func (m machine) says(id identity.MachineID, now func() time.Time) tunnel.Node {
+	return tunnel.Node{
+		ID:       id,
+		Key:      m.key,
+		Version:  "v1.2.3",
+		Instance: "0123456789abcdef0123456789abcdef",
+		Features: wire.Features{"early-requests", "of-a-later-release"},
+		Services: []tunnel.Service{tunnel.SSH},
+		Now:      now,
+	}
+}
+
+// proxyAt is a proxy with a clock.
+func proxyAt(now func() time.Time) tunnel.Proxy {
+	return tunnel.Proxy{ID: otherID, Name: "proxy-1", Features: wire.Features{"of-the-proxy"}, Now: now}
 }
 
 // newTunnel makes a tunnel over an in-memory connection. Both ends are closed at the end of the test.
@@ -79,10 +101,10 @@ func greet(
 	}
 	done := make(chan result, 1)
 	go func() {
-		uplink, err := tunnel.Connect(context.Background(), far, node.key, id, "v1.2.3", nodeNow)
+		uplink, err := tunnel.Connect(context.Background(), far, node.says(id, nodeNow))
 		done <- result{uplink, err}
 	}()
-	attached, err := tunnel.Accept(t.Context(), near, claims, "proxy-1", proxyNow)
+	attached, err := tunnel.Accept(t.Context(), near, claims, proxyAt(proxyNow))
 	r := <-done
 	return attached, r.u, err, r.err
 }
@@ -95,8 +117,14 @@ func TestGreetingIdentifiesBothSides(t *testing.T) {
 	}
 	defer attached.Close()
 	defer uplink.Close()
-	if uplink.Proxy() != "proxy-1" || attached.Version() != "v1.2.3" {
-		t.Errorf("got proxy %q and version %q, want proxy-1 and v1.2.3", uplink.Proxy(), attached.Version())
+	if uplink.Proxy() != "proxy-1" || uplink.ProxyID() != otherID {
+		t.Errorf("got proxy %q (%s), want proxy-1 (%s)", uplink.Proxy(), uplink.ProxyID(), otherID)
+	}
+	said := node.says(nodeID, time.Now)
+	if attached.Version() != said.Version || attached.Instance() != said.Instance ||
+		!slices.Equal(attached.Features(), said.Features) {
+		t.Errorf("got version %q, instance %q and features %v, want those of %+v",
+			attached.Version(), attached.Instance(), attached.Features(), said)
 	}
 	at, err := attached.Attachment().Verify(node.key.Public())
 	if err != nil || at.Node != nodeID || at.Proxy != "proxy-1" {
@@ -141,7 +169,7 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 		defer far.Close()
 		go io.Copy(io.Discard, far)
 		start := time.Now()
-		_, err := tunnel.Accept(t.Context(), near, node.peer, "proxy-1", time.Now)
+		_, err := tunnel.Accept(t.Context(), near, node.peer, proxyAt(time.Now))
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want a deadline", err)
 		}
@@ -153,13 +181,20 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		go io.Copy(io.Discard, far)
-		if _, err := tunnel.Connect(t.Context(), near, node.key, nodeID, "v1", time.Now); err == nil {
+		if _, err := tunnel.Connect(t.Context(), near, node.says(nodeID, time.Now)); err == nil {
 			t.Error("got a tunnel to a silent proxy, want an error")
 		}
 	})
 }
 
-var header = tunnel.Header{From: "192.0.2.7:50123", Protocol: "dial"}
+var header = tunnel.Header{
+	Service:    tunnel.SSH,
+	From:       netip.MustParseAddrPort("192.0.2.7:50123"),
+	Protocol:   "dial",
+	ProxyID:    otherID,
+	Proxy:      "proxy-1",
+	Connection: identity.NewConnectionID(),
+}
 
 func open(t testing.TB, attached *tunnel.Attached, uplink *tunnel.Uplink) (near, far net.Conn) {
 	t.Helper()
@@ -171,7 +206,9 @@ func open(t testing.TB, attached *tunnel.Attached, uplink *tunnel.Uplink) (near,
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.From != header.From || h.Protocol != header.Protocol || far.RemoteAddr().String() != header.From {
+	want := header
+	want.V = 1
+	if !reflect.DeepEqual(h, want) || far.RemoteAddr().String() != header.From.String() {
 		t.Errorf("got header %+v and address %s, want %+v", h, far.RemoteAddr(), header)
 	}
 	return near, far
@@ -228,8 +265,14 @@ func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
 
 func TestOpenRefusesInvalidHeaders(t *testing.T) {
 	attached, _ := newTunnel(t, time.Now)
-	for _, h := range []tunnel.Header{{From: "nowhere", Protocol: "dial"},
-		{From: "192.0.2.7:1", Protocol: "a way"}, {Protocol: "dial"}} {
+	for _, change := range []func(*tunnel.Header){
+		func(h *tunnel.Header) { h.From = netip.AddrPort{} },
+		func(h *tunnel.Header) { h.Protocol = "a way" },
+		func(h *tunnel.Header) { h.Service = "127.0.0.1:22" },
+		func(h *tunnel.Header) { h.Connection = "" },
+	} {
+		h := header
+		change(&h)
 		if _, err := attached.Open(t.Context(), h); err == nil {
 			t.Errorf("got %+v opened, want refused", h)
 		}
@@ -276,10 +319,10 @@ func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
 		cut := make(chan struct{})
 		up := make(chan *tunnel.Uplink, 1)
 		go func() {
-			uplink, _ := tunnel.Connect(t.Context(), cuttableConn{far, cut}, node.key, nodeID, "v1", time.Now)
+			uplink, _ := tunnel.Connect(t.Context(), cuttableConn{far, cut}, node.says(nodeID, time.Now))
 			up <- uplink
 		}()
-		attached, err := tunnel.Accept(t.Context(), cuttableConn{near, cut}, node.peer, "proxy-1", time.Now)
+		attached, err := tunnel.Accept(t.Context(), cuttableConn{near, cut}, node.peer, proxyAt(time.Now))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +354,7 @@ func rawNode(t *testing.T) (*tunnel.Attached, *mux.Session) {
 			t.Errorf("raw greeting: %v", err)
 		}
 	}()
-	attached, err := tunnel.Accept(t.Context(), near, node.peer, "proxy-1", time.Now)
+	attached, err := tunnel.Accept(t.Context(), near, node.peer, proxyAt(time.Now))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,4 +372,20 @@ func TestNodeOpensNoStreams(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, mux.ResetError{Code: mux.Refused}) {
 		t.Errorf("got %v, want a refusal", err)
 	}
+}
+
+// A stream for a service that the node does not have is reset, and another one goes on.
+func TestAStreamForAnUnknownServiceIsReset(t *testing.T) {
+	attached, uplink := newTunnel(t, time.Now)
+	later := header
+	later.Service = "database"
+	c, err := attached.Open(t.Context(), later)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, mux.ResetError{Code: mux.Unsupported}) {
+		t.Errorf("got %v, want it unsupported", err)
+	}
+	near, _ := open(t, attached, uplink)
+	near.Close()
 }

@@ -3,14 +3,17 @@ package tunnel
 import (
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel/mux"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 const (
@@ -20,12 +23,24 @@ const (
 	pendingHeaders = 64
 )
 
+// Node is what a node says of itself to a proxy.
+type Node struct {
+	ID       identity.MachineID
+	Key      crypto.Signer       // of its service certificate; signs the attachment
+	Version  string              // the agent's release, for listings
+	Instance identity.InstanceID // of this run of the agent
+	Features wire.Features       // what the node and its SSH server understand
+	Services []Service           // streams for other services are reset
+	Now      func() time.Time
+}
+
 // Uplink is the node's end of a tunnel. It is safe for concurrent use. Its goroutines end with the session;
 // Close waits for them.
 type Uplink struct {
 	session    *mux.Session
 	control    *stream
-	proxy      string
+	welcome    Welcome // the proxy's greeting
+	services   []Service
 	rules      chan PushedRules // of capacity 1: holds what was pushed and not taken; only readControl sends
 	streams    chan acceptedStream
 	goroutines sync.WaitGroup
@@ -40,26 +55,22 @@ type acceptedStream struct {
 }
 
 // Connect makes the node's end of a tunnel over conn, a connection to a proxy whose certificate the caller
-// has verified: it starts the multiplexer and exchanges greetings with the proxy. key is the node's service
-// key, which signs the attachment; id is the node's id; version is the agent's release, which the proxy shows
-// in listings.
+// has verified: it starts the multiplexer and exchanges greetings with the proxy.
 //
 // Connect owns conn, and closes it if it returns an error. If the proxy refuses the node, the error contains
 // the *fault.Error that the proxy sent. ctx has no effect after Connect has returned.
-func Connect(
-	ctx context.Context,
-	conn net.Conn,
-	key crypto.Signer,
-	id identity.MachineID,
-	version string,
-	now func() time.Time,
-) (*Uplink, error) {
+func Connect(ctx context.Context, conn net.Conn, node Node) (*Uplink, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a greeting that waits for the proxy
 	session := mux.New(conn, muxConfig(true))
-	u := &Uplink{session: session, rules: make(chan PushedRules, 1), streams: make(chan acceptedStream)}
-	err := u.greet(key, id, version, now)
+	u := &Uplink{
+		session:  session,
+		services: node.Services,
+		rules:    make(chan PushedRules, 1),
+		streams:  make(chan acceptedStream),
+	}
+	err := u.greet(node)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
 		err = context.Cause(ctx) // conn is closed, although the greeting succeeded
 	}
@@ -74,36 +85,43 @@ func Connect(
 
 // greet is the node's side of the greeting. It opens the control stream, reads Welcome, answers with a Hello
 // that has the signed attachment, and reads the result. It returns nil if the proxy accepts the node, and the
-// proxy's fault if it refuses. It sets u.control and u.proxy.
-func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string, now func() time.Time) error {
+// proxy's fault if it refuses. It sets u.control and u.welcome.
+func (u *Uplink) greet(node Node) error {
 	raw, err := u.session.Open()
 	if err != nil {
 		return err
 	}
 	u.control = &stream{Stream: raw}
-	var welcome Welcome
-	if err := readMessage(u.control, frameWelcome, &welcome); err != nil {
-		return err
-	}
-	if welcome.V != Version || len(welcome.Nonce) != nonceBytes ||
-		identity.CheckMachineName(welcome.Proxy) != nil {
-		return fault.New(fault.Invalid, "tunnel.Connect",
-			"the proxy's greeting is malformed or of another version",
-			"check that node and proxy versions match: threshold-node version",
-		)
-	}
-	u.proxy = welcome.Proxy
-	attachment := Attachment{Node: id, Proxy: welcome.Proxy, Nonce: welcome.Nonce, Time: now().UTC()}
-	signed, err := SignAttachment(key, attachment)
+	welcome, err := welcomeMessage.read(u.control)
 	if err != nil {
 		return err
 	}
-	hello := Hello{V: Version, Version: version, Attachment: signed}
-	if err := writeMessage(u.control, frameHello, hello); err != nil {
+	if len(welcome.Nonce) != nonceBytes || identity.CheckMachineName(welcome.Proxy) != nil ||
+		identity.CheckMachineID(welcome.ProxyID) != nil {
+		return proxyGreetingMalformed.New("tunnel.Connect")
+	}
+	u.welcome = welcome
+	signed, err := SignAttachment(node.Key, Attachment{
+		Node:  node.ID,
+		Proxy: welcome.Proxy,
+		Nonce: welcome.Nonce,
+		Time:  node.Now().UTC(),
+	})
+	if err != nil {
 		return err
 	}
-	var result greetingResult
-	if err := readMessage(u.control, frameResult, &result); err != nil {
+	hello := Hello{
+		V:          1,
+		Version:    node.Version,
+		Instance:   node.Instance,
+		Attachment: signed,
+		Features:   node.Features,
+	}
+	if err := helloMessage.write(u.control, hello); err != nil {
+		return err
+	}
+	result, err := resultMessage.read(u.control)
+	if err != nil {
 		return err
 	}
 	if result.Fault != nil {
@@ -150,16 +168,21 @@ func (u *Uplink) acceptStreams() {
 }
 
 // beginStream reads the header of a stream, and hands the stream to the next call of Accept, for which it
-// waits. It closes the stream if there is no valid header within headerTimeout, or if the tunnel ends.
+// waits. It closes the stream if there is no header within headerTimeout, or if the tunnel ends. A stream
+// whose header this node cannot use, or that is for a service that it does not have, is reset as unsupported.
 func (u *Uplink) beginStream(s *stream) {
 	_ = s.SetReadDeadline(time.Now().Add(headerTimeout))
 	h, err := readHeader(s)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.Close()
+		return
+	case err != nil || !slices.Contains(u.services, h.Service):
+		s.Reset(mux.Unsupported)
 		return
 	}
 	_ = s.SetReadDeadline(time.Time{})
-	s.from = clientAddr(h)
+	s.from = net.TCPAddrFromAddrPort(h.From)
 	select {
 	case u.streams <- acceptedStream{s, h}:
 	case <-u.Done():
@@ -180,7 +203,10 @@ func (u *Uplink) Accept() (net.Conn, Header, error) {
 }
 
 // Proxy is the proxy's name, as the proxy says. The caller compares it with the certificate.
-func (u *Uplink) Proxy() string { return u.proxy }
+func (u *Uplink) Proxy() string { return u.welcome.Proxy }
+
+// ProxyID is the proxy's id, as the proxy says. The caller compares it with the certificate.
+func (u *Uplink) ProxyID() identity.MachineID { return u.welcome.ProxyID }
 
 // Done is closed when the tunnel has ended.
 func (u *Uplink) Done() <-chan struct{} { return u.session.Done() }

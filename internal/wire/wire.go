@@ -149,3 +149,23 @@ func isLeaf(t reflect.Type) bool {
 	}
 	return true
 }
+
+// Unmarshal decodes the JSON of a structure into v, a pointer to a struct, if the program may use it: see
+// Check. It looks at version and critical fields first, because a newer version may have other types. what
+// names the structure; known is Fields of the struct.
+func Unmarshal(what string, b []byte, v any, newest int, known []string) error {
+	var envelope struct {
+		V        int      `json:"v"`
+		Critical Critical `json:"critical"`
+	}
+	if err := json.Unmarshal(b, &envelope); err != nil {
+		return fmt.Errorf("decode %s: %w", what, err)
+	}
+	if err := Check(what, envelope.V, newest, envelope.Critical, known...); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode %s: %w", what, err)
+	}
+	return nil
+}

@@ -17,9 +17,11 @@ const maxRefusals = 32
 
 // newEvent returns an audit event about a user who has proved who they are, for Config.Audit.
 func (s *Server) newEvent(origin Origin, who identity.Identity, body audit.Body) audit.Event {
-	event := audit.New(s.cfg.Now(), who, body).Via(origin.Proxy, origin.From)
+	event := audit.New(s.cfg.Now(), who, body).Via(origin.Proxy, origin.From.String())
+	event.Proxy.ID = origin.ProxyID
 	event.Machine = audit.MachineOf(s.cfg.Identity())
 	event.SaidBy = event.Machine
+	event.Connection = string(origin.Connection)
 	return event
 }
 
@@ -44,7 +46,8 @@ func (s *Server) auditRefusal(origin Origin, proved evidence, rule, request stri
 		Reason:   audit.Truncate(sshprofile.Clean(fault.Message(err))),
 	}
 	s.cfg.Log.Info("refused", "user", proved.who.Name, "login", login,
-		"request", request, "from", origin.From, "reason", refusal.Reason)
+		"request", request, "from", origin.From,
+		"connection", origin.Connection, "reason", refusal.Reason)
 	if err := s.cfg.Audit(s.newEvent(origin, proved.who.Identity, refusal)); err != nil {
 		s.cfg.Log.Warn("a refusal could not be recorded", "err", err)
 	}
@@ -62,7 +65,7 @@ func (c *connection) auditRefusal(rule, request string, err error) {
 		c.srv.auditRefusal(c.origin, evidence{who: c.who, login: c.login}, rule, request, err)
 	case n == maxRefusals+1:
 		c.srv.cfg.Log.Warn("further refusals on this connection are not recorded",
-			"user", c.who.Name, "login", c.login, "from", c.origin.From)
+			"user", c.who.Name, "login", c.login, "from", c.origin.From, "connection", c.origin.Connection)
 	}
 }
 

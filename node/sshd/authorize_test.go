@@ -45,7 +45,7 @@ var requestCases = []struct {
 		return openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c)
 	}},
 	{name: "direct-streamlocal", action: access.ForwardLocal, try: func(t *testing.T, c *ssh.Client) error {
-		to := wire(startEcho(t, "unix").String(), "", uint32(0))
+		to := encode(startEcho(t, "unix").String(), "", uint32(0))
 		return openChannel("direct-streamlocal@openssh.com", to)(t, c)
 	}},
 	{name: "x11 channel", reason: "does not support", try: openChannel("x11", nil)},
@@ -61,22 +61,22 @@ var requestCases = []struct {
 	{name: "cancel-tcpip-forward", action: access.ForwardRemote, silent: true,
 		try: func(t *testing.T, c *ssh.Client) error {
 			port, _ := listenTCP(c, "localhost", 0)
-			return globalRequest("cancel-tcpip-forward", wire("localhost", port))(t, c)
+			return globalRequest("cancel-tcpip-forward", encode("localhost", port))(t, c)
 		}},
 	{name: "streamlocal-forward", action: access.ForwardRemote, silent: true,
 		try: func(t *testing.T, c *ssh.Client) error {
-			path := wire(filepath.Join(t.TempDir(), "s"))
+			path := encode(filepath.Join(t.TempDir(), "s"))
 			return globalRequest("streamlocal-forward@openssh.com", path)(t, c)
 		}},
 	{name: "cancel-streamlocal-forward", action: access.ForwardRemote, silent: true,
 		try: func(t *testing.T, c *ssh.Client) error {
-			path := wire(filepath.Join(t.TempDir(), "s"))
+			path := encode(filepath.Join(t.TempDir(), "s"))
 			_ = globalRequest("streamlocal-forward@openssh.com", path)(t, c)
 			return globalRequest("cancel-streamlocal-forward@openssh.com", path)(t, c)
 		}},
 	{name: "hostkeys-prove", silent: true, try: globalRequest("hostkeys-prove-00@openssh.com", nil)},
 	{name: "unknown global request", silent: true,
-		try: globalRequest("open-sesame", wire("127.0.0.1", uint32(0)))},
+		try: globalRequest("open-sesame", encode("127.0.0.1", uint32(0)))},
 
 	{name: "agent forwarding", action: access.ForwardAgent,
 		try: channelRequestWithReason("auth-agent-req@openssh.com")},
@@ -141,7 +141,7 @@ func channelRequest(name string, args ...string) attempt {
 func sendChannelRequest(s *ssh.Session, name string, args []string) error {
 	var payload []byte
 	for _, a := range args {
-		payload = append(payload, wire(a)...)
+		payload = append(payload, encode(a)...)
 	}
 	ok, err := s.SendRequest(name, true, payload)
 	if err == nil && !ok {

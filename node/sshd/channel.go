@@ -55,7 +55,7 @@ func newSessionChannel(c *connection, ch ssh.Channel) *sessionChannel {
 	s.messages = &messageWriter{
 		ch:          ch,
 		pending:     &s.pending,
-		readsFaults: c.readsFaults,
+		readsFaults: c.origin.readsFaults(),
 	}
 	return s
 }
@@ -160,7 +160,7 @@ func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 		ID:         newSessionID(),
 		User:       s.conn.who.Name,
 		Node:       s.conn.srv.cfg.Identity().Name,
-		ClientAddr: s.conn.origin.From,
+		ClientAddr: s.conn.origin.From.String(),
 		LocalAddr:  s.conn.conn.LocalAddr().String(),
 	}
 	p.hasTerminal = s.terminal != nil // also if the program, as sftp, does not get it

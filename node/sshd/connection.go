@@ -15,12 +15,13 @@ import (
 // connection is an SSH connection that is logged in. Its goroutines are started by serve:
 //
 //   - serve itself receives global requests and channel opens (serveRequests);
+//   - one sends dial.FeaturesNotice and ends;
 //   - one watches the limits and ends the connection (watch, end);
 //   - one serves each channel;
 //   - one waits for the transport to close.
 //
-// serve waits for all of them except the last one. All of them except the last one recover their own panics,
-// by Server.recoverPanic.
+// serve waits for all of them except the last one. serve, watch and channels recover their own panics, by
+// Server.recoverPanic.
 type connection struct {
 	srv    *Server
 	conn   *ssh.ServerConn
@@ -30,8 +31,6 @@ type connection struct {
 	login  identity.Login   // the account that the client logged in as
 	clock  *limitClock      // measures how much of the limits of the user's roles is left
 	held   *openConnection  // the connection as the registry of what is open knows it
-	// readsFaults says that the client is tsh: see dial.ReadsFaults.
-	readsFaults bool
 
 	forwards *forward.Forwarder
 	// agentSocket returns the path of the socket by which programs reach the client's SSH agent, and makes
@@ -59,16 +58,15 @@ type connection struct {
 // and agentSocket.
 func newConnection(s *Server, sshConn *ssh.ServerConn, origin Origin, proved evidence) *connection {
 	c := &connection{
-		srv:         s,
-		conn:        sshConn,
-		origin:      origin,
-		key:         proved.key,
-		who:         proved.who,
-		login:       proved.login,
-		readsFaults: dial.ReadsFaults(sshConn.ClientVersion()),
-		clock:       newLimitClock(proved.who.Expires),
-		wakeups:     make(chan struct{}, 1),
-		live:        map[*program]struct{}{},
+		srv:     s,
+		conn:    sshConn,
+		origin:  origin,
+		key:     proved.key,
+		who:     proved.who,
+		login:   proved.login,
+		clock:   newLimitClock(proved.who.Expires),
+		wakeups: make(chan struct{}, 1),
+		live:    map[*program]struct{}{},
 	}
 	c.held = newOpenConnection(c, proved)
 	return c
@@ -103,6 +101,7 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 		cancel()
 	}()
 	var running sync.WaitGroup
+	running.Go(func() { _, _, _ = c.conn.SendRequest(dial.FeaturesNotice, false, featuresNotice) })
 	running.Go(func() {
 		defer c.srv.recoverPanic(c.origin, c.conn)
 		if reason := c.watch(ctx); reason != nil { // nil: the transport is closed already

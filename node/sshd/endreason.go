@@ -53,7 +53,7 @@ func endReasonOf(ctx context.Context) *endReason {
 // endGrace if one does not end. It is called at most once, by the goroutine of watch.
 func (c *connection) end(ctx context.Context, reason *endReason, endSessions context.CancelCauseFunc) {
 	c.srv.cfg.Log.Info("connection ended", "user", c.who.Name, "login", c.login, "from", c.origin.From,
-		"cause", reason.cause, "reason", fault.Message(reason.err))
+		"connection", c.origin.Connection, "cause", reason.cause, "reason", fault.Message(reason.err))
 	c.mu.Lock()
 	c.endReason = reason         // from now on no program starts, so that the list below is complete
 	var reported []chan struct{} // each is closed when the client was told how a program ended
@@ -62,7 +62,7 @@ func (c *connection) end(ctx context.Context, reason *endReason, endSessions con
 	}
 	c.mu.Unlock()
 	endSessions(reason)
-	if len(reported) == 0 && c.readsFaults {
+	if len(reported) == 0 && c.origin.readsFaults() {
 		// Without a session there is no stderr for the reason. Nobody waits for this goroutine, because the
 		// client may read nothing; it ends at the latest when the connection is closed.
 		go func() {

@@ -9,15 +9,27 @@ import (
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/wire"
 )
+
+// clientsWithFaults are kinds of clients, and whether they read faults.
+var clientsWithFaults = map[string]bool{"a client that reads faults": true, "another client": false}
+
+// featuresOf is what a client understands.
+func featuresOf(readsFaults bool) wire.Features {
+	if readsFaults {
+		return wire.Features{"of-a-later-release", dial.Faults}
+	}
+	return wire.Features{"of-a-later-release"}
+}
 
 // A node tells tsh why it refuses something as a fault, and other clients as text for people.
 func TestRefusalsAreFaultsForTshAlone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	f.allow(fullRole("ops", "list", "exec"))
-	for version, want := range map[string]bool{dial.ClientVersion: true, "SSH-2.0-OpenSSH_9.9": false} {
-		client := ssh.NewClient(f.connect(version))
+	for version, want := range clientsWithFaults {
+		client := ssh.NewClient(f.connect(featuresOf(want)))
 		defer client.Close()
 
 		_, _, err := client.OpenChannel("direct-tcpip", ssh.Marshal(struct {
@@ -70,7 +82,8 @@ func TestRefusedLoginsAreFaultsForTshAlone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	f.allow(fullRole("ops", "list"))
-	for version, want := range map[string]bool{dial.ClientVersion: true, "SSH-2.0-OpenSSH_9.9": false} {
+	for version, want := range clientsWithFaults {
+		f.connectAs(featuresOf(want))
 		raw, err := net.Dial("tcp", f.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -78,7 +91,6 @@ func TestRefusedLoginsAreFaultsForTshAlone(t *testing.T) {
 		banner := ""
 		_, _, _, err = ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{
 			User:            testAccount(),
-			ClientVersion:   version,
 			Auth:            []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
 			HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 			BannerCallback:  func(s string) error { banner += s; return nil },

@@ -123,8 +123,8 @@ func TestManySimultaneousLoginsAllSucceed(t *testing.T) {
 	all.Wait()
 }
 
-// wire encodes values as SSH does (RFC 4251 section 5).
-func wire(parts ...any) (b []byte) {
+// encode writes values as SSH does (RFC 4251 section 5).
+func encode(parts ...any) (b []byte) {
 	for _, p := range parts {
 		switch p := p.(type) {
 		case string:
@@ -152,47 +152,47 @@ func TestMalformedRequestPayloads(t *testing.T) {
 		payload []byte
 	}{
 		"a terminal without a payload": {"pty-req", nil},
-		"a terminal cut short":         {"pty-req", wire("xterm", uint32(80))},
+		"a terminal cut short":         {"pty-req", encode("xterm", uint32(80))},
 		"a terminal of no size": {
 			"pty-req",
-			wire("xterm", uint32(0), uint32(0), uint32(0), uint32(0), ""),
+			encode("xterm", uint32(0), uint32(0), uint32(0), uint32(0), ""),
 		},
 		"a terminal without bounds": {
 			"pty-req",
-			wire("xterm", most, most, most, most, "\x80\xff\xff\xff\xff\x01"),
+			encode("xterm", most, most, most, most, "\x80\xff\xff\xff\xff\x01"),
 		},
 		"a terminal with many modes": {
 			"pty-req",
-			wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), manyModes),
+			encode("xterm", uint32(80), uint32(24), uint32(0), uint32(0), manyModes),
 		},
 		"modes cut short": {
 			"pty-req",
-			wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), "\x35\x00"),
+			encode("xterm", uint32(80), uint32(24), uint32(0), uint32(0), "\x35\x00"),
 		},
 		"a terminal of a type that is a path": {
 			"pty-req",
-			wire("../../etc/passwd\x00", uint32(80), uint32(24), uint32(0), uint32(0), ""),
+			encode("../../etc/passwd\x00", uint32(80), uint32(24), uint32(0), uint32(0), ""),
 		},
 		"a length beyond the payload": {"pty-req", []byte{0xff, 0xff, 0xff, 0xff, 'x'}},
 		"a window of no size": {
 			"window-change",
-			wire(uint32(0), uint32(0), uint32(0), uint32(0)),
+			encode(uint32(0), uint32(0), uint32(0), uint32(0)),
 		},
-		"a window without bounds":                    {"window-change", wire(most, most, most, most)},
-		"a window cut short":                         {"window-change", wire(uint32(1))},
-		"a variable cut short":                       {"env", wire("LANG")},
-		"a long variable":                            {"env", wire("LANG", long)},
-		"a variable with a line's end":               {"env", wire("LANG", "C\nLD_PRELOAD=/tmp/x.so")},
-		"a variable whose name is another's":         {"env", wire("LANG=C\x00LD_PRELOAD", "x")},
-		"a signal without a name":                    {"signal", wire("")},
-		"a signal by its number":                     {"signal", wire("9")},
-		"a signal before there is a program":         {"signal", wire("KILL")},
-		"a long signal":                              {"signal", wire(long)},
+		"a window without bounds":                    {"window-change", encode(most, most, most, most)},
+		"a window cut short":                         {"window-change", encode(uint32(1))},
+		"a variable cut short":                       {"env", encode("LANG")},
+		"a long variable":                            {"env", encode("LANG", long)},
+		"a variable with a line's end":               {"env", encode("LANG", "C\nLD_PRELOAD=/tmp/x.so")},
+		"a variable whose name is another's":         {"env", encode("LANG=C\x00LD_PRELOAD", "x")},
+		"a signal without a name":                    {"signal", encode("")},
+		"a signal by its number":                     {"signal", encode("9")},
+		"a signal before there is a program":         {"signal", encode("KILL")},
+		"a long signal":                              {"signal", encode(long)},
 		"a subsystem cut short":                      {"subsystem", []byte{0, 0}},
-		"a subsystem without a name":                 {"subsystem", wire("")},
+		"a subsystem without a name":                 {"subsystem", encode("")},
 		"a command cut short":                        {"exec", []byte{0, 0, 0, 9, 'x'}},
-		"a command with a NUL":                       {"exec", wire("true\x00false")},
-		"a command that is too long":                 {"exec", wire(strings.Repeat("A", 125<<10))},
+		"a command with a NUL":                       {"exec", encode("true\x00false")},
+		"a command that is too long":                 {"exec", encode(strings.Repeat("A", 125<<10))},
 		"a request with a long name":                 {long, nil},
 		"a request whose name is an escape sequence": {"\x1b]0;x\x07", nil},
 	} {
@@ -209,7 +209,7 @@ func TestMalformedRequestPayloads(t *testing.T) {
 	s := newSession(t, c)
 	for i := range 1000 {
 		name := "LC_" + strings.Repeat("A", 1+i/26%30) + string(rune('A'+i%26))
-		if _, err := s.SendRequest("env", false, wire(name, "x")); err != nil {
+		if _, err := s.SendRequest("env", false, encode(name, "x")); err != nil {
 			t.Fatal(err)
 		}
 	}

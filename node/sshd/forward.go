@@ -18,7 +18,7 @@ import (
 func (c *connection) newForwards() *forward.Forwarder {
 	return forward.New(forward.Config{
 		Limits:     c.srv.forwardLimits,
-		ClientAddr: c.origin.From,
+		ClientAddr: c.origin.From.String(),
 		Client:     c.conn,
 		Sockets:    c.forwardSockets,
 		Admit:      c.admitForward,

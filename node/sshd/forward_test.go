@@ -55,12 +55,12 @@ func startEcho(t testing.TB, network string) net.Addr {
 func directTCP(to net.Addr) []byte {
 	host, port, _ := net.SplitHostPort(to.String())
 	n, _ := strconv.Atoi(port)
-	return wire(host, uint32(n), "127.0.0.1", uint32(1))
+	return encode(host, uint32(n), "127.0.0.1", uint32(1))
 }
 
 // listenTCP asks for a listener and returns its port.
 func listenTCP(c *ssh.Client, host string, port uint32) (uint32, error) {
-	ok, reply, err := c.SendRequest("tcpip-forward", true, wire(host, port))
+	ok, reply, err := c.SendRequest("tcpip-forward", true, encode(host, port))
 	switch {
 	case err != nil:
 		return 0, err
@@ -104,7 +104,7 @@ func TestLocalForwards(t *testing.T) {
 	tcp, unix := startEcho(t, "tcp"), startEcho(t, "unix")
 	for name, extra := range map[string][]byte{
 		"direct-tcpip":                   directTCP(tcp),
-		"direct-streamlocal@openssh.com": wire(unix.String(), "", uint32(0)),
+		"direct-streamlocal@openssh.com": encode(unix.String(), "", uint32(0)),
 	} {
 		for range 2 {
 			ch, reqs, err := c.OpenChannel(name, extra)
@@ -154,7 +154,7 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
-	tcpTarget := func(host string, port int) []byte { return wire(host, uint32(port), "", uint32(0)) }
+	tcpTarget := func(host string, port int) []byte { return encode(host, uint32(port), "", uint32(0)) }
 	for _, tt := range []struct {
 		name   string
 		extra  []byte
@@ -210,7 +210,7 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		"":                                 "no path",
 		"/a\x00b":                          "not a valid path",
 	} {
-		_, _, err := c.OpenChannel("direct-streamlocal@openssh.com", wire(path, "", uint32(0)))
+		_, _, err := c.OpenChannel("direct-streamlocal@openssh.com", encode(path, "", uint32(0)))
 		if err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%q: got %v, want %q in it", path, err, text)
 		}
@@ -247,7 +247,8 @@ func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
 		}
 		nc := receive(t, "the channel", opens)
 		from := conn.LocalAddr().(*net.TCPAddr)
-		if want := wire(host, port, from.IP.String(), uint32(from.Port)); !bytes.Equal(nc.ExtraData(), want) {
+		want := encode(host, port, from.IP.String(), uint32(from.Port))
+		if !bytes.Equal(nc.ExtraData(), want) {
 			t.Errorf("%q: got %q, want the requested address and the origin %q", host, nc.ExtraData(), want)
 		}
 		ch, reqs, err := nc.Accept()
@@ -258,14 +259,14 @@ func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
 		go func() { _, _ = io.Copy(ch, ch); _ = ch.Close() }()
 		wantEcho(t, conn.(*net.TCPConn), megabytes)
 		onlyLoopback(t, port)
-		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, wire(host, port)); !ok {
+		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, encode(host, port)); !ok {
 			t.Errorf("%q: the listener could not be cancelled", host)
 		}
 		if conn, err := net.Dial("tcp", loopbackFor(host, port)); err == nil {
 			conn.Close()
 			t.Errorf("%q: got a listener after it was cancelled", host)
 		}
-		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, wire(host, port)); ok {
+		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, encode(host, port)); ok {
 			t.Errorf("%q: got the listener cancelled twice", host)
 		}
 	}
@@ -310,8 +311,8 @@ func TestRemoteForwardsThatAreRefused(t *testing.T) {
 	c := f.client()
 	taken := uint32(startEcho(t, "tcp").(*net.TCPAddr).Port)
 	for name, payload := range map[string][]byte{
-		"taken": wire("localhost", taken), "too high": wire("localhost", uint32(65536)),
-		"cut short": wire("localhost"), "odd host": wire("a\nb", uint32(0)),
+		"taken": encode("localhost", taken), "too high": encode("localhost", uint32(65536)),
+		"cut short": encode("localhost"), "odd host": encode("a\nb", uint32(0)),
 	} {
 		if ok, _, err := c.SendRequest("tcpip-forward", true, payload); ok || err != nil {
 			t.Errorf("%s: got %v, %v, want refused", name, ok, err)
@@ -339,7 +340,7 @@ func TestListenersEndWithTheirConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "s")
-	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+	if err := globalRequest("streamlocal-forward@openssh.com", encode(path))(t, c); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(path); err != nil {
@@ -363,10 +364,10 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 	c := f.client()
 	opens := channelOpens(t, c, "forwarded-streamlocal@openssh.com")
 	path := filepath.Join(t.TempDir(), "s")
-	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+	if err := globalRequest("streamlocal-forward@openssh.com", encode(path))(t, c); err != nil {
 		t.Fatal(err)
 	}
-	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err == nil {
+	if err := globalRequest("streamlocal-forward@openssh.com", encode(path))(t, c); err == nil {
 		t.Error("got the same path twice, want what is there to stay")
 	}
 	for range 3 {
@@ -375,7 +376,7 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 			t.Fatal(err)
 		}
 		nc := receive(t, "the channel", opens)
-		if !bytes.Equal(nc.ExtraData(), wire(path, "")) {
+		if !bytes.Equal(nc.ExtraData(), encode(path, "")) {
 			t.Errorf("got %q, want the path", nc.ExtraData())
 		}
 		ch, reqs, err := nc.Accept()
@@ -387,7 +388,7 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 		wantEcho(t, conn.(*net.UnixConn), megabytes)
 		conn.Close()
 	}
-	if err := globalRequest("cancel-streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+	if err := globalRequest("cancel-streamlocal-forward@openssh.com", encode(path))(t, c); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
@@ -560,7 +561,7 @@ func TestForwardsNeedTheCertificateExtension(t *testing.T) {
 // because it counts descriptors and goroutines of the whole process.
 func TestForwardsLeaveNothingBehind(t *testing.T) {
 	f := newFixture(t, nil)
-	tcp, unix := directTCP(startEcho(t, "tcp")), wire(startEcho(t, "unix").String(), "", uint32(0))
+	tcp, unix := directTCP(startEcho(t, "tcp")), encode(startEcho(t, "unix").String(), "", uint32(0))
 	fds := func() int { l, _ := os.ReadDir("/proc/self/fd"); return len(l) }
 	round := func() {
 		c := f.client()

@@ -49,7 +49,7 @@ func (s *Server) handshake(
 ) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	queueCtx, cancel := context.WithTimeout(ctx, firstOfferTimeout)
 	defer cancel()
-	release, ok := s.handshakeQuota.Acquire(queueCtx, attempt.From)
+	release, ok := s.handshakeQuota.Acquire(queueCtx, attempt.From.String())
 	if !ok {
 		return nil, nil, nil, errors.New("too many handshakes at once")
 	}
@@ -98,9 +98,9 @@ func (s *Server) sshConfig(attempt *loginAttempt) (*ssh.ServerConfig, error) {
 	// OpenSSH, PuTTY and others try keyboard-interactive after their keys. The server offers this method only
 	// to tell such a client that it needs a certificate: it asks no question and refuses each try.
 	cfg.KeyboardInteractiveCallback = func(
-		meta ssh.ConnMetadata, _ ssh.KeyboardInteractiveChallenge,
+		ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge,
 	) (*ssh.Permissions, error) {
-		return nil, attempt.noCertificateError(meta, true /* the last try */)
+		return nil, attempt.noCertificateError(true /* the last try */)
 	}
 	return cfg, nil
 }

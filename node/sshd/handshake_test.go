@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -75,7 +76,8 @@ func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); client(near) }()
 		start := time.Now()
-		origin := sshd.Origin{From: "192.0.2.1:1", Proxy: "proxy-1", Protocol: "dial"}
+		from := netip.MustParseAddrPort("192.0.2.1:1")
+		origin := sshd.Origin{From: from, Proxy: "proxy-1", Protocol: "dial"}
 		sshd.New(cfg).Serve(t.Context(), far, origin)
 		took := time.Since(start)
 		near.Close()

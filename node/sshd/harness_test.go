@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/wire"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/process"
@@ -87,6 +89,7 @@ type fixture struct {
 	auditErr error         // what auditing fails with
 	open     int           // connections that the server serves
 	log      bytes.Buffer
+	features wire.Features // of clients that connect from now on
 }
 
 func (f *fixture) Write(b []byte) (int, error) {
@@ -316,7 +319,14 @@ func (f *fixture) serve() {
 			if err != nil {
 				return
 			}
-			origin := sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", Protocol: "dial"}
+			origin := sshd.Origin{
+				From:       netip.MustParseAddrPort(conn.RemoteAddr().String()),
+				Proxy:      "proxy-1",
+				Protocol:   "dial",
+				ProxyID:    proxyID,
+				Connection: connectionID,
+				Features:   f.clientFeatures(),
+			}
 			f.addOpen(1)
 			all.Go(func() {
 				defer f.addOpen(-1)
@@ -326,6 +336,12 @@ func (f *fixture) serve() {
 	})
 	f.t.Cleanup(func() { cancel(); ln.Close(); all.Wait() })
 }
+
+// What the proxy says of itself and of each connection.
+const (
+	proxyID      = identity.MachineID("ffeeddccbbaa99887766554433221100")
+	connectionID = identity.ConnectionID("0123456789abcdef0123456789abcdef")
+)
 
 // signer is a certificate for this account.
 func (f *fixture) signer(roles ...string) ssh.Signer {
@@ -348,16 +364,30 @@ func (f *fixture) client(signers ...ssh.Signer) *ssh.Client {
 	return c
 }
 
-// connect logs in as a client of the version, and leaves channels and requests of the node to the caller.
-func (f *fixture) connect(version string) (ssh.Conn, <-chan ssh.NewChannel, <-chan *ssh.Request) {
+// clientFeatures is what clients that connect now say that they understand.
+func (f *fixture) clientFeatures() wire.Features {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.features
+}
+
+// connectAs makes further clients say that they understand features.
+func (f *fixture) connectAs(features wire.Features) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.features = features
+}
+
+// connect logs in as a client with the features, and leaves channels and requests of the node to the caller.
+func (f *fixture) connect(features wire.Features) (ssh.Conn, <-chan ssh.NewChannel, <-chan *ssh.Request) {
 	f.t.Helper()
+	f.connectAs(features)
 	raw, err := net.Dial("tcp", f.addr)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	conn, opens, requests, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{
 		User:            testAccount(),
-		ClientVersion:   version,
 		Auth:            []ssh.AuthMethod{ssh.PublicKeys(f.signer())},
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 	})

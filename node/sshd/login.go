@@ -46,13 +46,13 @@ func evidenceOf(p *ssh.Permissions) (proved evidence, ok bool) {
 // noCertificateError returns the error for a try to log in without a certificate. The error becomes a banner,
 // which the client shows, only on the last try, only if no certificate was offered before, and only once: a
 // client that offers many keys must not show an error to a user who then logs in with a later one.
-func (a *loginAttempt) noCertificateError(meta ssh.ConnMetadata, lastTry bool) error {
+func (a *loginAttempt) noCertificateError(lastTry bool) error {
 	err := certificateNotOffered.New("node")
 	if !lastTry || a.explained {
 		return err
 	}
 	a.explained = true
-	return bannerError(meta, err)
+	return a.bannerError(err)
 }
 
 // checkOffered decides whether the client may sign with the key that it offers. It accepts a certificate that
@@ -67,17 +67,18 @@ func (s *Server) checkOffered(
 	if _, isCertificate := key.(*ssh.Certificate); !isCertificate {
 		attempt.plainKeys++
 		lastTry := attempt.plainKeys == sshprofile.MaxAuthTries
-		return nil, attempt.noCertificateError(meta, lastTry)
+		return nil, attempt.noCertificateError(lastTry)
 	}
 	attempt.explained = true // that the client offers no certificate would be wrong from now on
 	trust, now, err := s.currentRules()
 	if err != nil {
-		return nil, bannerError(meta, err)
+		return nil, attempt.bannerError(err)
 	}
 	who, err := identity.VerifySSHUser(key, trust.Cluster, trust.Authorities.UserSSH, meta.RemoteAddr(), now)
 	if err != nil {
-		s.cfg.Log.Info("certificate refused", "from", attempt.From, "proxy", attempt.Proxy, "err", err)
-		return nil, bannerError(meta, certificateFault(err))
+		s.cfg.Log.Info("certificate refused", "from", attempt.From, "proxy", attempt.Proxy,
+			"connection", attempt.Connection, "err", err)
+		return nil, attempt.bannerError(certificateFault(err))
 	}
 	offered := evidence{
 		key:         key,
@@ -101,11 +102,11 @@ func (s *Server) checkProven(
 	if !ok || proved.login != identity.Login(meta.User()) { // a client may name another login with each try
 		return nil, errors.New("there is no evidence for the accepted key and this login")
 	}
-	rule, err := s.admitLogin(proved, clientAddr(attempt.From))
+	rule, err := s.admitLogin(proved, attempt.clientAddr())
 	if err != nil {
 		attempt.refused = true
 		s.auditRefusal(attempt.Origin, proved, rule, "login", err)
-		return nil, bannerError(meta, err)
+		return nil, attempt.bannerError(err)
 	}
 	return p, nil
 }
@@ -226,12 +227,5 @@ func certificateFault(err error) error {
 	return userCertificateExpired.Wrap(err, "node", fault.Args{"why": err.Error()})
 }
 
-// clientAddr returns the IP address in from, an address and port, for the rules. It returns the zero value if
-// from is anything else.
-func clientAddr(from string) netip.Addr {
-	ap, err := netip.ParseAddrPort(from)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap()
-}
+// clientAddr returns the client's IP address, for the rules.
+func (o Origin) clientAddr() netip.Addr { return o.From.Addr().Unmap() }

@@ -29,15 +29,15 @@ func (e *endReason) warning(left time.Duration) string {
 	return fmt.Sprintf("threshold: this session ends in %s%s (%s)", in, condition, e.rule)
 }
 
-// faultObject returns err in the form that tsh reads: see dial.ReadsFaults.
+// faultObject returns err in the form that tsh reads: see dial.Faults.
 func faultObject(err error) []byte {
 	return fault.MarshalObject(fault.WithoutCause(err), dial.MaxFaultBytes)
 }
 
 // bannerError wraps err in an error that an authentication callback returns: the client is refused, and shows
 // or reads err.
-func bannerError(meta ssh.ConnMetadata, err error) error {
-	if dial.ReadsFaults(meta.ClientVersion()) {
+func (o Origin) bannerError(err error) error {
+	if o.readsFaults() {
 		return &ssh.BannerError{Err: err, Message: string(faultObject(err))}
 	}
 	return sshprofile.Banner(err)
@@ -46,7 +46,7 @@ func bannerError(meta ssh.ConnMetadata, err error) error {
 // rejectionText returns the description in the rejection of a channel (RFC 4254 section 5.1): for tsh a
 // fault, for other clients the text of err, with its remedy, without control characters.
 func (c *connection) rejectionText(err error) string {
-	if c.readsFaults {
+	if c.origin.readsFaults() {
 		return string(faultObject(err))
 	}
 	text := sshprofile.Clean(fault.Message(err))

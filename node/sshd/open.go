@@ -30,7 +30,7 @@ func newOpenConnection(c *connection, proved evidence) *openConnection {
 		connection: c,
 		use: open.Use{
 			Certificate: sha256.Sum256(proved.key.Marshal()),
-			From:        clientAddr(c.origin.From),
+			From:        c.origin.clientAddr(),
 			Login:       proved.login,
 			Node:        c.srv.cfg.Identity().ID,
 			Action:      anyAction,

@@ -186,7 +186,7 @@ func TestWhatHasEndedIsForgotten(t *testing.T) {
 		t.Error("got two listeners on one port")
 	}
 	wantOpen("after a second one was refused", 2)
-	if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, wire("127.0.0.1", port)); !ok {
+	if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, encode("127.0.0.1", port)); !ok {
 		t.Error("the listener could not be cancelled")
 	}
 	wantOpen("after the listener", 1)

@@ -31,12 +31,12 @@ func TestGlobalRequestsTakeEffectBeforeALaterChannelOpens(t *testing.T) {
 	}
 	send := func(request string) {
 		for _, path := range paths {
-			if _, _, err := c.SendRequest(request, false, wire(path)); err != nil {
+			if _, _, err := c.SendRequest(request, false, encode(path)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	last := wire(paths[len(paths)-1], "", uint32(0))
+	last := encode(paths[len(paths)-1], "", uint32(0))
 	for round := range 50 {
 		send("streamlocal-forward@openssh.com")
 		ch, requests, err := c.OpenChannel("direct-streamlocal@openssh.com", last)

@@ -64,11 +64,11 @@ func TestAPanicLeavesNothingBehind(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _ = ch.SendRequest("exec", false, wire("true"))
+			_, _ = ch.SendRequest("exec", false, encode("true"))
 			flood(ch.SendRequest)
 		},
 		"in a request": func(c *ssh.Client) {
-			_, _, _ = c.SendRequest("tcpip-forward", false, wire("127.0.0.1", uint32(0)))
+			_, _, _ = c.SendRequest("tcpip-forward", false, encode("127.0.0.1", uint32(0)))
 			flood(func(name string, reply bool, data []byte) (bool, error) {
 				_, _, err := c.SendRequest(name, reply, data)
 				return false, err

@@ -116,7 +116,7 @@ func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, wa
 	reply, err := c.performGlobalRequest(ctx, r, waitingOpens)
 	if err != nil { // only tsh reads why: RFC 4254 has no place for it in the reply
 		c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", printable(r.Type), "err", err)
-		if c.readsFaults {
+		if c.origin.readsFaults() {
 			reply = faultObject(err)
 		}
 	}

@@ -22,9 +22,11 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/open"
+	"github.com/threshold-access/threshold/internal/wire"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/forward"
 )
@@ -90,10 +92,25 @@ func New(cfg Config) *Server {
 // Origin says where a connection came from. The proxy that relays the connection says so, and the node cannot
 // check it.
 type Origin struct {
-	From     string // the client's address and port as the proxy saw them
-	Proxy    string // the proxy's name
+	From     netip.AddrPort // the client's address and port as the proxy saw them
+	Proxy    string         // the name of the proxy whose tunnel it is
+	ProxyID  identity.MachineID
 	Protocol string // how the client came to the proxy: "dial" or "ssh"
+	// Connection is the id that the proxy has drawn.
+	Connection identity.ConnectionID
+	// Features is what the client understands, as it told the proxy. Clients without a dial request say
+	// nothing.
+	Features wire.Features
 }
+
+// readsFaults reports whether the client gets errors as faults: see dial.Faults.
+func (o Origin) readsFaults() bool { return o.Features.Has(dial.Faults) }
+
+// Features is what this server understands, for clients. The node tells its proxies, which tell clients
+// before SSH begins, and the server tells its clients itself: see dial.FeaturesNotice.
+func Features() wire.Features { return wire.Features{dial.EarlyRequests} }
+
+var featuresNotice = dial.MarshalFeatures(Features())
 
 // Serve logs a client in on conn and serves its sessions and forwards, until the client hangs up, the node
 // ends the connection, or ctx ends. It closes conn before it returns. conn.RemoteAddr must be the client's
@@ -105,7 +122,7 @@ type Origin struct {
 func (s *Server) Serve(ctx context.Context, conn net.Conn, origin Origin) {
 	defer conn.Close()
 	defer s.recoverPanic(origin, conn)
-	release, ok := s.connectionQuota.TryAcquire(origin.From)
+	release, ok := s.connectionQuota.TryAcquire(origin.From.String())
 	if !ok {
 		s.cfg.Log.Warn("too many connections", "from", origin.From,
 			"limit", maxConnections, "limit_per_address", maxConnectionsPerAddress)
@@ -116,7 +133,8 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, origin Origin) {
 	sshConn, opens, requests, err := s.handshake(ctx, conn, attempt)
 	if err != nil {
 		if !attempt.refused { // the log and the audit log have the refusal already
-			s.cfg.Log.Info("handshake failed", "from", origin.From, "proxy", origin.Proxy, "err", err)
+			s.cfg.Log.Info("handshake failed", "from", origin.From, "proxy", origin.Proxy,
+				"connection", origin.Connection, "err", err)
 		}
 		return
 	}
@@ -140,6 +158,7 @@ func (s *Server) recoverPanic(origin Origin, conn interface{ Close() error }) {
 	if p := recover(); p != nil {
 		conn.Close()
 		s.cfg.Log.Error("panic on a connection",
-			"from", origin.From, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			"from", origin.From, "connection", origin.Connection,
+			"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	}
 }

@@ -121,16 +121,18 @@ func TestStartAndEndAreAudited(t *testing.T) {
 	event := f.recorded(audit.SessionStarted)[0]
 	start := bodyOf[audit.SessionStart](t, event)
 	for what, pair := range map[string][2]string{
-		"user":      {event.Actor.Name, "alice@example.com"},
-		"connector": {event.Actor.Connector, "corp"},
-		"subject":   {event.Actor.Subject, "sub-alice@example.com"},
-		"machine":   {event.Machine.Name, "web-1"},
-		"proxy":     {event.Proxy.Name, "proxy-1"},
-		"login":     {string(start.Login), testAccount()},
-		"rule":      {start.Rule, "role ops, allow 1"},
-		"command":   {start.Command, "exit 3"},
-		"program":   {start.Program, "exec"},
-		"protocol":  {start.Protocol, "dial"},
+		"user":       {event.Actor.Name, "alice@example.com"},
+		"connector":  {event.Actor.Connector, "corp"},
+		"subject":    {event.Actor.Subject, "sub-alice@example.com"},
+		"machine":    {event.Machine.Name, "web-1"},
+		"proxy":      {event.Proxy.Name, "proxy-1"},
+		"proxy id":   {string(event.Proxy.ID), string(proxyID)},
+		"connection": {event.Connection, string(connectionID)},
+		"login":      {string(start.Login), testAccount()},
+		"rule":       {start.Rule, "role ops, allow 1"},
+		"command":    {start.Command, "exit 3"},
+		"program":    {start.Program, "exec"},
+		"protocol":   {start.Protocol, "dial"},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("got the %s %q in the event of the start, want %q", what, pair[0], pair[1])

@@ -24,6 +24,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // DefaultTunnels is how many tunnels a node keeps, each to another proxy.
@@ -44,12 +45,16 @@ type Config struct {
 	Key     crypto.Signer                    // of the node's service certificate
 	Cert    func() (*tls.Certificate, error) // the current service certificate
 	Version string                           // of this program, for listings
-	Now     func() time.Time                 // the clock for certificates and attachments
-	Log     *slog.Logger
+	// Instance names this run of the program.
+	Instance identity.InstanceID
+	// Features is what the node and its SSH server understand, for proxies and clients.
+	Features wire.Features
+	Now      func() time.Time // the clock for certificates and attachments
+	Log      *slog.Logger
 
-	// Handle serves one stream, which came through the tunnel to the named proxy. It closes conn. It returns
-	// when the stream has ended, or soon after ctx has. Each stream is served on a goroutine of its own.
-	Handle func(ctx context.Context, conn net.Conn, header tunnel.Header, proxy string)
+	// Handle serves one stream, which came through the tunnel to the proxy. It closes conn. It returns when
+	// the stream has ended, or soon after ctx has. Each stream is served on a goroutine of its own.
+	Handle func(ctx context.Context, conn net.Conn, header tunnel.Header, proxy identity.Identity)
 	// Rules receives pushed rules, which nobody has verified. Each tunnel calls it from one goroutine. It
 	// returns the names of pieces that the node lacks, and that this proxy should send again.
 	Rules func(tunnel.PushedRules) (lacking []string)
@@ -124,10 +129,11 @@ func (t *Tunnels) keepTunnel(ctx context.Context, firstAddr int) {
 // reports whether a tunnel was connected; then err is nil, however the tunnel ended. Otherwise err says why
 // there was none: errSpare, or the error of the dial.
 func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool, err error) {
-	conn, proxy, err := t.dial(ctx, addr)
+	conn, peer, err := t.dial(ctx, addr)
 	if err != nil {
 		return false, err
 	}
+	proxy := peer.Name
 	// Several addresses may lead to one proxy, so only its certificate says which proxy this is. The claim
 	// comes before the tunnel is connected, so that two goroutines cannot both connect one to this proxy.
 	if !t.claim(proxy) {
@@ -135,40 +141,48 @@ func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool,
 		return false, errSpare
 	}
 	defer t.release(proxy)
-	up, err := tunnel.Connect(ctx, conn, t.cfg.Key, t.cfg.ID, t.cfg.Version, t.cfg.Now)
+	up, err := tunnel.Connect(ctx, conn, tunnel.Node{
+		ID:       t.cfg.ID,
+		Key:      t.cfg.Key,
+		Version:  t.cfg.Version,
+		Instance: t.cfg.Instance,
+		Services: []tunnel.Service{tunnel.SSH},
+		Features: t.cfg.Features,
+		Now:      t.cfg.Now,
+	})
 	if err != nil {
 		return false, dialFault(addr, err)
 	}
 	defer up.Close()
-	if up.Proxy() != proxy { // the attachment would name another proxy than the one that was verified
-		const format = "uplink: the proxy calls itself %q, but its certificate says %q"
-		return false, fmt.Errorf(format, up.Proxy(), proxy)
+	if up.Proxy() != proxy || up.ProxyID() != peer.ID { // the attachment would name another proxy
+		const format = "uplink: the proxy calls itself %q (%s), but its certificate says %q (%s)"
+		return false, fmt.Errorf(format, up.Proxy(), up.ProxyID(), proxy, peer.ID)
 	}
 	t.cfg.Log.Info("tunnel connected", "proxy", proxy, "address", addr)
 	t.cfg.Attached()
-	t.serve(ctx, up, proxy)
+	t.serve(ctx, up, peer.Identity)
 	return true, nil
 }
 
 // dial connects to the proxy at addr by TLS, and verifies that it is a proxy of this cluster. It returns the
-// connection and the proxy's name in its certificate. The error is a fault; see dialFault.
-func (t *Tunnels) dial(ctx context.Context, addr string) (conn net.Conn, proxy string, err error) {
+// connection and who the proxy is. The error is a fault; see dialFault.
+func (t *Tunnels) dial(ctx context.Context, addr string) (conn net.Conn, proxy identity.Peer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	cfg := t.cfg
 	config := identity.PinnedTLS(cfg.Pin, cfg.Cluster, identity.ALPNTunnel, cfg.Cert, cfg.Now, identity.Proxy)
 	tlsConn, err := cfg.Dialer.DialTLS(ctx, addr, config)
 	if err != nil {
-		return nil, "", dialFault(addr, err)
+		return nil, identity.Peer{}, dialFault(addr, err)
 	}
-	// The handshake has verified the same; this reads the proxy's name.
+	// The handshake has verified the same; this reads who the proxy is.
 	certs := tlsConn.ConnectionState().PeerCertificates
 	peer, err := identity.VerifyPinned(certs, cfg.Pin, cfg.Cluster, cfg.Now(), identity.Proxy)
 	if err != nil {
 		tlsConn.Close()
-		return nil, "", dialFault(addr, err)
+		return nil, identity.Peer{}, dialFault(addr, err)
 	}
-	return tlsConn, peer.Name, nil
+	return tlsConn, peer, nil
 }
 
 // dialFault returns the fault for a dial that failed: of kind Denied for a proxy of another cluster, Expired
@@ -193,7 +207,7 @@ func dialFault(addr string, err error) error {
 // serve passes on what arrives through a tunnel, until the tunnel or ctx ends. Then it lets the streams end,
 // and closes the tunnel only after that, so that clients can still read why their connection ends. It returns
 // when nothing of the tunnel is left.
-func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
+func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy identity.Identity) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var streams sync.WaitGroup

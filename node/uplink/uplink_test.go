@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -21,14 +23,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // newTunnels makes the tunnels of a node that dials addr.
 func newTunnels(t *testing.T, c *clustertest.Cluster, addr string, now func() time.Time) *Tunnels {
 	t.Helper()
-	cert := c.ServiceCertificate(identity.Node, "web-1")
+	id := c.Machine(identity.Node, "web-1", nil)
+	cert := c.MachineCertificate(id, nil)
 	return New(Config{
-		Proxies: []string{addr},
-		Pin:     c.Pin(),
-		Cluster: clustertest.Name,
-		Cert:    func() (*tls.Certificate, error) { return cert, nil },
-		Now:     now,
-		Log:     slog.New(slog.DiscardHandler),
+		Proxies:  []string{addr},
+		ID:       id.ID,
+		Key:      cert.PrivateKey.(crypto.Signer),
+		Instance: identity.NewInstanceID(),
+		Attached: func() {},
+		Rules:    func(tunnel.PushedRules) []string { return nil },
+		Pin:      c.Pin(),
+		Cluster:  clustertest.Name,
+		Cert:     func() (*tls.Certificate, error) { return cert, nil },
+		Now:      now,
+		Log:      slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -52,9 +60,9 @@ func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 	t.Parallel()
 	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	good := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
-	conn, name, err := newTunnels(t, c, good, time.Now).dial(t.Context(), good)
-	if err != nil || name != "proxy-1" {
-		t.Fatalf("got %q, %v, want proxy-1", name, err)
+	conn, proxy, err := newTunnels(t, c, good, time.Now).dial(t.Context(), good)
+	if err != nil || proxy.Name != "proxy-1" {
+		t.Fatalf("got %q, %v, want proxy-1", proxy.Name, err)
 	}
 	conn.Close()
 	foreign := serveTLS(t, other.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
@@ -110,5 +118,47 @@ func TestADialThatHangsEnds(t *testing.T) {
 	addr := ln.Addr().String()
 	if _, err := newTunnels(t, c, addr, time.Now).connectOnce(ctx, addr); err == nil {
 		t.Error("got a tunnel, want an end")
+	}
+}
+
+// A node leaves a proxy that says it is another one than its certificate says: the attachment, and whatever
+// else the node says of it, would name the wrong proxy.
+func TestAProxyMustSayWhoItIs(t *testing.T) {
+	t.Parallel()
+	c := clustertest.NewInMemory(t)
+	proxy, other := c.Machine(identity.Proxy, "proxy-1", nil), c.Machine(identity.Proxy, "proxy-2", nil)
+	cert := c.MachineCertificate(proxy, nil)
+	for _, tt := range []struct {
+		what      string
+		says      tunnel.Proxy
+		connected bool
+	}{
+		{"itself", tunnel.Proxy{ID: proxy.ID, Name: proxy.Name, Now: time.Now}, true},
+		{"another name", tunnel.Proxy{ID: proxy.ID, Name: other.Name, Now: time.Now}, false},
+		{"another id", tunnel.Proxy{ID: other.ID, Name: proxy.Name, Now: time.Now}, false},
+	} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		clustertest.Serve(t, ln, clustertest.Protocol{
+			Name:        identity.ALPNTunnel,
+			Certificate: func() *tls.Certificate { return cert },
+			ClientAuth:  tls.RequireAnyClientCert,
+			Serve: func(ctx context.Context, conn *tls.Conn) {
+				node, err := c.VerifyPeer(conn.ConnectionState().PeerCertificates, identity.Node)
+				if err != nil {
+					return
+				}
+				if a, err := tunnel.Accept(ctx, conn, node, tt.says); err == nil {
+					a.Close() // also ends connectOnce
+				}
+			},
+		})
+		addr := ln.Addr().String()
+		tunnels := newTunnels(t, c, addr, time.Now)
+		if connected, err := tunnels.connectOnce(t.Context(), addr); connected != tt.connected {
+			t.Errorf("%s: got connected %v (%v), want %v", tt.what, connected, err, tt.connected)
+		}
 	}
 }

@@ -18,6 +18,13 @@ var (
 		Remedy: "check that client and proxy versions match: tsh version",
 	}
 
+	dialRequestTooNew = fault.Code{
+		Name:   "dial-request-too-new",
+		Kind:   fault.Invalid,
+		Text:   "the proxy cannot read the dial request: {why}",
+		Remedy: "ask an administrator to update the proxy, or use tsh of the proxy's release",
+	}
+
 	jumpCertificateExpired = fault.Code{
 		Name:   "jump-certificate-expired",
 		Kind:   fault.Expired,

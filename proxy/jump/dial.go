@@ -9,7 +9,6 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/open"
 )
 
 const (
@@ -29,8 +28,9 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	log := s.cfg.Log.With(
-		"user", user.Name, "login_id", user.LoginID, "from", conn.RemoteAddr(), "protocol", "dial")
+	id := identity.NewConnectionID()
+	log := s.cfg.Log.With("user", user.Name, "login_id", user.LoginID,
+		"from", conn.RemoteAddr(), "protocol", "dial", "connection", id)
 	release, err := s.acquire(user.Identity)
 	if err != nil {
 		log.Info("user refused", "err", err)
@@ -41,11 +41,11 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	_ = conn.SetDeadline(time.Now().Add(requestTimeout))
 	req, err := dial.ReadRequest(conn)
 	if err != nil {
-		refuse(conn, dialRequestInvalid.Wrap(err, "proxy.ServeDial"))
+		refuse(conn, requestFault(err))
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	node, entry, err := s.dial(ctx, conn, user, req)
+	node, err := s.dial(ctx, conn, user, id, req)
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("connection to node refused",
@@ -53,33 +53,43 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 		refuse(conn, public)
 		return
 	}
-	defer entry.Remove()
+	defer node.entry.Remove()
 	log.Info("connected to node", "node", displayName(req.Node))
-	relay(ctx, conn, node)
+	relay(ctx, conn, node.conn)
+}
+
+// requestFault returns the fault for a dial request that could not be read. A client that is newer than this
+// proxy is told so.
+func requestFault(err error) error {
+	if fault.Is(err, fault.Invalid) {
+		return dialRequestTooNew.Wrap(err, "proxy.ServeDial", fault.Args{"why": fault.Message(err)})
+	}
+	return dialRequestInvalid.Wrap(err, "proxy.ServeDial")
 }
 
 // dial opens a stream to the node that req names and sends the client the reply that the stream is open. The
-// caller removes the entry when the stream has ended. The error is a fault that the client has not been told
-// of, or that of writing the reply.
+// error is a fault that the client has not been told of, or that of writing the reply.
 func (s *Server) dial(
-	ctx context.Context, conn net.Conn, user identity.Peer, req dial.Request,
-) (node net.Conn, entry *open.Entry, err error) {
+	ctx context.Context, conn net.Conn, user identity.Peer, id identity.ConnectionID, req dial.Request,
+) (nodeStream, error) {
+	const op = "proxy.ServeDial"
 	// The TLS handshake does not check this restriction, because TLS knows nothing of it.
 	if err := user.CheckSourceAddress(conn.RemoteAddr()); err != nil {
-		return nil, nil, dialCertificateInvalid.Wrap(err, "proxy.ServeDial", fault.Args{"why": err.Error()})
+		return nodeStream{}, dialCertificateInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
-	node, entry, err = s.openNode(ctx, s.dialCaller(user, conn.RemoteAddr()), req.Node)
+	who := s.dialCaller(user, conn.RemoteAddr(), req.Features)
+	node, err := s.openNode(ctx, who, id, req.Node)
 	if err != nil {
-		return nil, nil, err
+		return nodeStream{}, err
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(requestTimeout))
-	if err := dial.WriteReply(conn, dial.Reply{}); err != nil {
-		node.Close()
-		entry.Remove()
-		return nil, nil, err
+	if err := dial.WriteReply(conn, dial.Reply{NodeFeatures: node.features}); err != nil {
+		node.conn.Close()
+		node.entry.Remove()
+		return nodeStream{}, err
 	}
 	_ = conn.SetWriteDeadline(time.Time{})
-	return node, entry, nil
+	return node, nil
 }
 
 // refuse sends the error to the client and waits until the client has closed the connection, up to

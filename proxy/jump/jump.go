@@ -24,6 +24,7 @@ import (
 	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // openTimeout bounds opening a stream to a node, including a question to the auth service.
@@ -33,13 +34,19 @@ const openTimeout = 10 * time.Second
 type NodeDialer interface {
 	// Find returns the node with this exact name or id; ok is false when it has no tunnel here.
 	Find(node string) (n access.Node, ok bool)
-	// Open opens a stream whose first bytes are the header. Its errors are faults.
-	Open(ctx context.Context, id identity.MachineID, header tunnel.Header) (net.Conn, error)
+	// Open opens a stream whose first bytes are the header. features is what the node understands. Its errors
+	// are faults.
+	Open(
+		ctx context.Context, id identity.MachineID, header tunnel.Header,
+	) (conn net.Conn, features wire.Features, err error)
 }
 
 // Config says what the server needs. Every field is required, except Denied and Now.
 type Config struct {
 	Cluster string // the name of the cluster, which a node's name may end with
+	// Proxy and ProxyID are name and id of this proxy. Nodes log them.
+	Proxy   string
+	ProxyID identity.MachineID
 	Rules   open.Rules
 	Nodes   NodeDialer
 	Auth    *authrpc.Client
@@ -72,53 +79,73 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, open: registry}
 }
 
-// openNode opens a stream to the node called name, if the rules allow it. The caller removes the entry when
-// the stream has ended. The errors are faults that say why there is none: Unavailable (the rules of this
-// proxy are too old, or the node is offline), Expired (the caller's certificate), Denied, or NotFound.
+// nodeStream is an open stream to a node.
+type nodeStream struct {
+	conn     net.Conn
+	features wire.Features // what the node understands
+	entry    *open.Entry   // whoever has the stream removes it when the stream has ended
+}
+
+// openNode opens a stream to the node called name, if the rules allow it. id is drawn for this stream. The
+// errors are faults that say why there is none: Unavailable (the rules of this proxy are too old, or the node
+// is offline), Expired (the caller's certificate), Denied, or NotFound.
 //
 // A caller who may not even list a node gets the answer for a node that does not exist. For such a node and
 // for a missing one the auth service is asked first, so that neither the answer nor the time it takes tells
 // whether the node exists. A timeout bounds the opening alone, not the stream.
 func (s *Server) openNode(
-	ctx context.Context, who *caller, name string,
-) (stream net.Conn, entry *open.Entry, err error) {
+	ctx context.Context, who *caller, id identity.ConnectionID, name string,
+) (stream nodeStream, err error) {
 	const op = "proxy.openNode"
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	defer func() {
 		if err != nil {
-			entry.Remove()
+			stream.entry.Remove()
+			stream = nodeStream{}
 		}
 	}()
 	node, attached := s.findNode(name)
 	if attached {
-		entry = s.track(who, node) // before the rules are read
+		stream.entry = s.track(who, node) // before the rules are read
 	}
 	now, trust := s.cfg.Now(), s.cfg.Rules.Current()
 	if err := trust.Usable(now); err != nil {
-		return nil, entry, proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
+		return stream, proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	now = trust.Now(now)
 	if !now.Before(who.Expires) {
-		return nil, entry, jumpCertificateExpired.New(op)
+		return stream, jumpCertificateExpired.New(op)
 	}
 	if attached {
 		decision := trust.Policy.Decide(accessRequest(who, node, anyAction, now))
 		if decision.Allow {
-			header := tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol}
-			stream, err = s.cfg.Nodes.Open(ctx, node.ID, header)
-			return stream, entry, err
+			stream.conn, stream.features, err = s.cfg.Nodes.Open(ctx, node.ID, s.header(who, id))
+			return stream, err
 		}
 		mayList := trust.Policy.Decide(accessRequest(who, node, access.List, now)).Allow
 		if mayList { // the caller knows the node anyway, so the true reason is safe to tell
-			return nil, entry, proxyAccessDenied.New(op, fault.Args{
+			return stream, proxyAccessDenied.New(op, fault.Args{
 				"reason": decision.Reason,
 				"hint":   decision.Remedy,
 			})
 		}
 	}
-	entry.Remove() // before the auth service is asked, which takes a while
-	return nil, nil, s.explainFailure(ctx, who, name, trust, now)
+	stream.entry.Remove() // before the auth service is asked, which takes a while
+	return stream, s.explainFailure(ctx, who, name, trust, now)
+}
+
+// header is the header of a stream to a node's SSH server.
+func (s *Server) header(who *caller, id identity.ConnectionID) tunnel.Header {
+	return tunnel.Header{
+		Service:    tunnel.SSH,
+		From:       who.from,
+		Protocol:   who.protocol,
+		ProxyID:    s.cfg.ProxyID,
+		Proxy:      s.cfg.Proxy,
+		Connection: id,
+		Features:   who.features,
+	}
 }
 
 // findNode finds an attached node by its exact name, by name.cluster, or by its id.
@@ -144,7 +171,7 @@ func accessRequest(who *caller, node access.Node, action access.Action, now time
 		Target: access.ToNode(node),
 		Action: action,
 		Now:    now,
-		From:   who.addr(),
+		From:   who.from.Addr().Unmap(),
 	}
 }
 

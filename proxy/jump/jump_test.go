@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/testnet"
 	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/internal/wire"
 	"github.com/threshold-access/threshold/proxy/jump"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 )
@@ -48,7 +50,9 @@ func (n *testNodes) Find(name string) (access.Node, bool) {
 	return access.Node{}, false
 }
 
-func (n *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Header) (net.Conn, error) {
+func (n *testNodes) Open(
+	_ context.Context, _ identity.MachineID, h tunnel.Header,
+) (net.Conn, wire.Features, error) {
 	n.mu.Lock()
 	n.last = h
 	n.mu.Unlock()
@@ -57,8 +61,11 @@ func (n *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Heade
 		io.Copy(far, far)
 		far.Close()
 	}()
-	return near, nil
+	return near, nodeFeatures, nil
 }
+
+// nodeFeatures is what the nodes understand.
+var nodeFeatures = wire.Features{"early-requests", "of-a-later-release"}
 
 // fixedRules are rules that do not change.
 type fixedRules struct{ trust *rules.Trust }
@@ -113,6 +120,8 @@ func newTestServer(t *testing.T) *testServer {
 	}
 	server := jump.New(jump.Config{
 		Cluster:    clustertest.Name,
+		Proxy:      proxytest.Name,
+		ProxyID:    auth.ProxyID(),
 		Rules:      fixedRules{trust},
 		Nodes:      nodes,
 		Auth:       client,
@@ -144,13 +153,14 @@ func (s *testServer) dialAs(user identity.Peer) (client *testnet.Conn, wait func
 }
 
 // A node is reached by its name, its name with the cluster, and its id. Every byte comes back, and the node
-// gets the client's address.
+// gets the client's address and features, and an id of the connection.
 func TestDialReachesByEveryName(t *testing.T) {
 	t.Parallel()
 	srv := newTestServer(t)
+	connections := map[identity.ConnectionID]bool{}
 	for _, name := range []string{"web-1", "web-1." + clustertest.Name, string(srv.nodes.nodes["web-1"].ID)} {
 		raw, wait := srv.dialAs(srv.user("alice@example.com", "ops"))
-		conn := dial.Client(raw, dial.Request{Node: name})
+		conn := dial.Client(raw, dial.Request{Node: name, Features: wire.Features{"faults", "later"}})
 		sent := bytes.Repeat([]byte("x"), 300<<10)
 		go func() {
 			conn.Write(sent)
@@ -161,8 +171,20 @@ func TestDialReachesByEveryName(t *testing.T) {
 			t.Errorf("%s: got %d bytes, %v, want all %d back", name, len(got), err, len(sent))
 		}
 		wait()
-		if srv.nodes.last.Protocol != "dial" || srv.nodes.last.From != raw.LocalAddr().String() {
-			t.Errorf("got header %+v, want dial from %s", srv.nodes.last, raw.LocalAddr())
+		header := srv.nodes.last
+		said := wire.Features{"faults", "later"}
+		if header.Protocol != "dial" || header.From.String() != raw.LocalAddr().String() ||
+			header.Service != tunnel.SSH || header.Connection.Check() != nil ||
+			header.Proxy != proxytest.Name || header.ProxyID != srv.ProxyID() ||
+			!slices.Equal(header.Features, said) {
+			t.Errorf("got header %+v, want dial from %s with the client's features", header, raw.LocalAddr())
+		}
+		if connections[header.Connection] {
+			t.Errorf("got the connection id %s twice", header.Connection)
+		}
+		connections[header.Connection] = true
+		if got := conn.NodeFeatures(); !slices.Equal(got, nodeFeatures) {
+			t.Errorf("got the node's features %v, want %v", got, nodeFeatures)
 		}
 	}
 }

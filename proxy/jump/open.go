@@ -15,6 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // Run decides again about every open relay, whenever the rules change, until ctx ends. It returns nil.
@@ -24,8 +25,9 @@ func (s *Server) Run(ctx context.Context) error { return s.open.Run(ctx) }
 type caller struct {
 	identity.Identity
 	serial   identity.Serial // of the certificate
-	from     net.Addr        // the client's address
+	from     netip.AddrPort  // the client's address; zero if it has no IP address
 	protocol string          // "dial" or "ssh", for tunnel.Header
+	features wire.Features   // what the client understands; none without a dial request
 
 	digest [sha256.Size]byte // the SHA-256 of the certificate
 	// verify verifies the certificate by the rules at a time, as it was verified when the caller connected.
@@ -35,9 +37,9 @@ type caller struct {
 	verifiedBy rules.Revision
 }
 
-// dialCaller is the caller of the threshold-dial protocol.
-func (s *Server) dialCaller(user identity.Peer, from net.Addr) *caller {
-	who := &caller{Identity: user.Identity, from: from, protocol: "dial"}
+// dialCaller is the caller of the threshold-dial protocol, who understands features.
+func (s *Server) dialCaller(user identity.Peer, from net.Addr, features wire.Features) *caller {
+	who := &caller{Identity: user.Identity, from: addrPort(from), protocol: "dial", features: features}
 	who.digest = sha256.Sum256(user.Cert.Raw)
 	if n := user.Cert.SerialNumber; n != nil && n.IsUint64() {
 		who.serial = identity.Serial(n.Uint64())
@@ -56,7 +58,7 @@ func (s *Server) sshCaller(user identity.SSHUser, key ssh.PublicKey, from net.Ad
 	return &caller{
 		Identity: user.Identity,
 		serial:   user.Serial,
-		from:     from,
+		from:     addrPort(from),
 		protocol: "ssh",
 		digest:   sha256.Sum256(key.Marshal()),
 		verify: func(trust *rules.Trust, at time.Time) error {
@@ -66,10 +68,10 @@ func (s *Server) sshCaller(user identity.SSHUser, key ssh.PublicKey, from net.Ad
 	}
 }
 
-// addr is the client's IP address; zero when it has none.
-func (c *caller) addr() netip.Addr {
-	from, _ := netip.ParseAddrPort(c.from.String())
-	return from.Addr().Unmap()
+// addrPort returns an IP address with its port; zero for another address.
+func addrPort(a net.Addr) netip.AddrPort {
+	addr, _ := netip.ParseAddrPort(a.String())
+	return addr
 }
 
 // openRelay is a caller's stream to a node, as the registry of what is open knows it.
@@ -82,7 +84,7 @@ type openRelay struct {
 // track registers that a stream to the node is about to be opened. The rules are asked after that. The entry
 // is removed when they refuse, or when the stream has ended.
 func (s *Server) track(who *caller, node access.Node) *open.Entry {
-	use := open.Use{Certificate: who.digest, From: who.addr(), Node: node.ID, Action: anyAction}
+	use := open.Use{Certificate: who.digest, From: who.from.Addr().Unmap(), Node: node.ID, Action: anyAction}
 	return s.open.Add(use, &openRelay{s, who, node})
 }
 

@@ -211,25 +211,26 @@ func (s *Server) serveChannel(ctx context.Context, who *caller, newChannel ssh.N
 		_ = newChannel.Reject(ssh.ConnectionFailed, "the direct-tcpip request is not valid")
 		return
 	}
-	log := s.cfg.Log.With("user", who.Name, "login_id", who.LoginID,
-		"from", who.from, "protocol", "ssh", "node", displayName(target.Host))
-	node, entry, err := s.openNode(ctx, who, target.Host)
+	id := identity.NewConnectionID() // each channel is a connection to a node
+	log := s.cfg.Log.With("user", who.Name, "login_id", who.LoginID, "from", who.from,
+		"protocol", "ssh", "connection", id, "node", displayName(target.Host))
+	node, err := s.openNode(ctx, who, id, target.Host)
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("connection to node refused", "kind", public.Kind, "id", public.ID, "err", err)
 		_ = newChannel.Reject(rejectReason(public.Kind), rejectMessage(public))
 		return
 	}
-	defer entry.Remove()
+	defer node.entry.Remove()
 	channel, requests, err := newChannel.Accept()
 	if err != nil {
-		node.Close()
+		node.conn.Close()
 		return
 	}
 	log.Info("connected to node")
 	var discard sync.WaitGroup
 	discard.Go(func() { ssh.DiscardRequests(requests) }) // refuses every request of the channel
-	relay(ctx, channel, node)
+	relay(ctx, channel, node.conn)
 	discard.Wait()
 }
 

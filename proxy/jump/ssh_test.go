@@ -83,7 +83,9 @@ func TestSSHJumpReachesANode(t *testing.T) {
 		}
 		c.Close()
 	}
-	if srv.nodes.last.Protocol != "ssh" || srv.nodes.last.From != jumped.LocalAddr().String() {
+	header := srv.nodes.last
+	if header.Protocol != "ssh" || header.From.String() != jumped.LocalAddr().String() ||
+		header.Connection.Check() != nil || len(header.Features) != 0 {
 		t.Errorf("got header %+v, want ssh from %s", srv.nodes.last, jumped.LocalAddr())
 	}
 	jumped.Close()

@@ -5,8 +5,10 @@ package proxytest
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -15,9 +17,12 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/clustertest"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // Name is the name of the proxy that is a member of the cluster.
@@ -156,4 +161,32 @@ func (a *Auth) Client() *authrpc.Client {
 	cfg := identity.PinnedTLS(
 		a.Pin(), clustertest.Name, identity.ALPNAuth, a.TLSCertificate, time.Now, identity.Auth)
 	return authrpc.NewClient(a.Addr(), cfg)
+}
+
+// ProxyID is the id of the proxy called Name.
+func (a *Auth) ProxyID() identity.MachineID { return a.proxy.ID }
+
+// Greeting is what a node with this id and certificate says of itself when it attaches.
+func Greeting(id identity.MachineID, cert *tls.Certificate, version string) tunnel.Node {
+	return tunnel.Node{
+		ID:       id,
+		Key:      cert.PrivateKey.(crypto.Signer),
+		Version:  version,
+		Instance: identity.NewInstanceID(),
+		Features: wire.Features{dial.EarlyRequests},
+		Services: []tunnel.Service{tunnel.SSH},
+		Now:      time.Now,
+	}
+}
+
+// Header is the header of a stream from a client of that proxy.
+func (a *Auth) Header() tunnel.Header {
+	return tunnel.Header{
+		Service:    tunnel.SSH,
+		From:       netip.MustParseAddrPort("192.0.2.7:5000"),
+		Protocol:   "dial",
+		ProxyID:    a.proxy.ID,
+		Proxy:      Name,
+		Connection: identity.NewConnectionID(),
+	}
 }

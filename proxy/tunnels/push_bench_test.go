@@ -2,7 +2,6 @@ package tunnels_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -93,7 +92,7 @@ func BenchmarkRulesPushToThousandNodes(b *testing.B) {
 		b.Fatal(err)
 	}
 	live := tunnels.New(tunnels.Config{
-		Proxy: proxytest.Name, Auth: client, Rules: carrier, Log: proxytest.Log(),
+		Proxy: proxytest.Name, ProxyID: a.ProxyID(), Auth: client, Rules: carrier, Log: proxytest.Log(),
 	})
 	ctx, stop := context.WithCancel(b.Context())
 	var goroutines sync.WaitGroup
@@ -120,7 +119,7 @@ func BenchmarkRulesPushToThousandNodes(b *testing.B) {
 		goroutines.Go(func() {
 			serve(ctx, live, countingConn{near, &written}, identity.Peer{Identity: node, Cert: leaf})
 		})
-		up, err := tunnel.Connect(ctx, far, cert.PrivateKey.(crypto.Signer), node.ID, "v1", time.Now)
+		up, err := tunnel.Connect(ctx, far, proxytest.Greeting(node.ID, cert, "v1"))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 const (
@@ -42,11 +43,12 @@ type Rules interface {
 
 // Config says what Tunnels needs. Every field is required, except Now.
 type Config struct {
-	Proxy string // the name of this proxy, which is in the attachments that nodes sign
-	Auth  *authrpc.Client
-	Rules Rules
-	Now   func() time.Time // the clock; nil means time.Now
-	Log   *slog.Logger
+	Proxy   string // the name of this proxy, which is in the attachments that nodes sign
+	ProxyID identity.MachineID
+	Auth    *authrpc.Client
+	Rules   Rules
+	Now     func() time.Time // the clock; nil means time.Now
+	Log     *slog.Logger
 }
 
 // Tunnels is the set of live tunnels. Its methods may be called by several goroutines at once.
@@ -100,7 +102,7 @@ func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer)
 	return func() {
 		entry := &nodeTunnel{peer: node, tunnel: accepted}
 		t.add(entry)
-		log.Info("node attached", "version", accepted.Version())
+		log.Info("node attached", "version", accepted.Version(), "instance", accepted.Instance())
 		err := t.pushRules(ctx, entry) // for as long as the tunnel is used
 		t.remove(entry)                // before Close, so that no stream is opened over a closed tunnel
 		accepted.Close()
@@ -122,7 +124,11 @@ func (t *Tunnels) acceptTunnel(
 		return nil, errors.New("too many connections of this node are waiting for its first message")
 	}
 	defer t.pendingHellos.Release(node.ID)
-	return tunnel.Accept(ctx, conn, node, t.cfg.Proxy, t.cfg.Now)
+	return tunnel.Accept(ctx, conn, node, tunnel.Proxy{
+		ID:   t.cfg.ProxyID,
+		Name: t.cfg.Proxy,
+		Now:  t.cfg.Now,
+	})
 }
 
 // pushRules sends the node each new version of the rules, and returns when the tunnel is not used any more:
@@ -247,20 +253,21 @@ func (t *Tunnels) Find(node string) (access.Node, bool) {
 func newest(tunnels []*nodeTunnel) *nodeTunnel { return tunnels[len(tunnels)-1] }
 
 // Open opens a stream to the node over its newest tunnel, or over the next older one when that fails. It
-// sends the header first. The error is a fault of kind Unavailable for a node without a tunnel, else that of
-// the oldest tunnel.
-func (t *Tunnels) Open(ctx context.Context, id identity.MachineID, header tunnel.Header) (net.Conn, error) {
+// sends the header first. features is what the node understands. The error is a fault of kind Unavailable for
+// a node without a tunnel, else that of the oldest tunnel.
+func (t *Tunnels) Open(
+	ctx context.Context, id identity.MachineID, header tunnel.Header,
+) (conn net.Conn, features wire.Features, err error) {
 	t.mu.Lock()
 	tunnels := slices.Clone(t.byID[id])
 	t.mu.Unlock()
-	err := error(nodeJustGone.New("proxy.Open"))
+	err = nodeJustGone.New("proxy.Open")
 	for _, entry := range slices.Backward(tunnels) {
-		var conn net.Conn
 		if conn, err = entry.tunnel.Open(ctx, header); err == nil {
-			return conn, nil
+			return conn, entry.tunnel.Features(), nil
 		}
 	}
-	return nil, err
+	return nil, nil, err
 }
 
 // attachedNodes lists every attached node with the attachment of its newest tunnel, sorted by id.

@@ -3,7 +3,6 @@ package tunnels_test
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -48,7 +48,12 @@ func newFixture(t *testing.T, now func() time.Time) *fixture {
 	t.Cleanup(client.Close)
 	f := &fixture{Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context()}
 	f.Tunnels = tunnels.New(tunnels.Config{
-		Proxy: proxytest.Name, Auth: client, Rules: f.rules, Now: now, Log: proxytest.Log(),
+		Proxy:   proxytest.Name,
+		ProxyID: a.ProxyID(),
+		Auth:    client,
+		Rules:   f.rules,
+		Now:     now,
+		Log:     proxytest.Log(),
 	})
 	return f
 }
@@ -88,9 +93,6 @@ func serve(ctx context.Context, t *tunnels.Tunnels, conn net.Conn, node identity
 // peer is the node as the proxy has verified it.
 func (n testNode) peer() identity.Peer { return identity.Peer{Identity: n.id, Cert: n.leaf} }
 
-// key is the private key of the node's certificate.
-func (n testNode) key() crypto.Signer { return n.cert.PrivateKey.(crypto.Signer) }
-
 // attach connects a tunnel of the node.
 func (f *fixture) attach(node testNode, version string) nodeTunnel {
 	f.t.Helper()
@@ -101,7 +103,7 @@ func (f *fixture) attach(node testNode, version string) nodeTunnel {
 		close(up.served)
 	}()
 	var err error
-	up.Uplink, err = tunnel.Connect(f.t.Context(), far, node.key(), node.id.ID, version, time.Now)
+	up.Uplink, err = tunnel.Connect(f.t.Context(), far, proxytest.Greeting(node.id.ID, node.cert, version))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -126,8 +128,6 @@ func (f *fixture) has(node string) func() bool {
 }
 
 func (f *fixture) hasNot(node string) func() bool { return func() bool { return !f.has(node)() } }
-
-var header = tunnel.Header{From: "192.0.2.7:5000", Protocol: "dial"}
 
 // A node is found by its exact name and its id, and streams reach it, until its tunnel ends.
 func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
@@ -154,9 +154,12 @@ func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
 			c.Close()
 		}
 	}()
-	c, err := f.Open(t.Context(), node.id.ID, header)
+	c, features, err := f.Open(t.Context(), node.id.ID, f.Header())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !features.Has(dial.EarlyRequests) {
+		t.Errorf("got the features %v, want those that the node named", features)
 	}
 	if got, err := io.ReadAll(c); string(got) != "hi" || err != nil {
 		t.Errorf("got %q, %v, want hi", got, err)
@@ -164,7 +167,7 @@ func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
 	c.Close()
 	up.Close()
 	waitUntil(t, "the node is gone", f.hasNot("web-1"))
-	if _, err := f.Open(t.Context(), node.id.ID, header); !fault.Is(err, fault.Unavailable) {
+	if _, _, err := f.Open(t.Context(), node.id.ID, f.Header()); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}
 }
@@ -177,7 +180,7 @@ func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
 	node := f.newNode("web-1")
 	old := f.attach(node, "v1")
 	waitUntil(t, "the first is attached", f.has("web-1"))
-	running, err := f.Open(t.Context(), node.id.ID, header)
+	running, _, err := f.Open(t.Context(), node.id.ID, f.Header())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +200,7 @@ func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
 	}
 	var by string
 	waitUntil(t, "the newer one is used", func() bool {
-		c, err := f.Open(t.Context(), node.id.ID, header)
+		c, _, err := f.Open(t.Context(), node.id.ID, f.Header())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -313,7 +316,7 @@ func TestARefusedHelloAttachesNothing(t *testing.T) {
 		serve(t.Context(), f.Tunnels, near, node.peer())
 		close(served)
 	}()
-	_, err := tunnel.Connect(t.Context(), far, other.key(), node.id.ID, "v1", time.Now)
+	_, err := tunnel.Connect(t.Context(), far, proxytest.Greeting(node.id.ID, other.cert, "v1"))
 	if !fault.Is(err, fault.Denied) {
 		t.Errorf("got %v, want denied", err)
 	}
@@ -333,10 +336,11 @@ func TestClosingBeforeTheHelloLogsNoWarning(t *testing.T) {
 	client := f.Client()
 	defer client.Close()
 	logged := tunnels.New(tunnels.Config{
-		Proxy: proxytest.Name,
-		Auth:  client,
-		Rules: f.rules,
-		Log:   slog.New(slog.NewTextHandler(&out, nil)),
+		Proxy:   proxytest.Name,
+		ProxyID: f.ProxyID(),
+		Auth:    client,
+		Rules:   f.rules,
+		Log:     slog.New(slog.NewTextHandler(&out, nil)),
 	})
 	near, far := net.Pipe()
 	far.Close()
@@ -371,7 +375,7 @@ func TestReportsFollowChanges(t *testing.T) {
 	node := f.newNode("web-1")
 	up := f.attach(node, "v7")
 	r := wait(1)
-	at, err := r.Attached[0].Attachment.Verify(node.key().Public())
+	at, err := r.Attached[0].Attachment.Verify(node.leaf.PublicKey)
 	if err != nil || at.Node != node.id.ID || at.Proxy != proxytest.Name || r.Attached[0].Version != "v7" {
 		t.Errorf("got %+v, %v, want the attachment that the node signed", r.Attached[0], err)
 	}

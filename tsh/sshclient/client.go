@@ -20,6 +20,7 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
@@ -30,9 +31,14 @@ const (
 	keepaliveMissed = 3
 	// MaxMessage bounds, in bytes, what is kept of each message of a node: banner, end notice and refusal.
 	MaxMessage = 8 << 10
+	// clientVersion is for logs and captures alone: Features says what this client understands.
+	clientVersion = "SSH-2.0-tsh"
 )
 
-// Config says who connects to which node. All fields are required but Refused.
+// Features is what this client understands. The proxy tells the node: see dial.Request.
+func Features() wire.Features { return wire.Features{dial.Faults} }
+
+// Config says who connects to which node. All fields are required but NodeFeatures and Refused.
 type Config struct {
 	Node            string // the whole name, which the host certificate must contain
 	Login           identity.Login
@@ -40,6 +46,9 @@ type Config struct {
 	Cert            *ssh.Certificate // for Key
 	HostAuthorities []ssh.PublicKey  // one of them must have signed the host certificate
 	Now             func() time.Time
+	// NodeFeatures returns what the node's server understands, as the proxy says. Connect calls it after the
+	// handshake. It may be nil: then nothing is known until the node says it.
+	NodeFeatures func() wire.Features
 	// Refused returns why the proxy refused the connection under SSH, or nil if it did not. Connect calls it
 	// after a failed handshake: SSH itself only sees that the connection ended. It may be nil.
 	Refused func() error
@@ -50,10 +59,13 @@ type Client struct {
 	*ssh.Client
 	banner string
 
+	// features is what the node's server understands: as the proxy said, and then as the node says. It is
+	// never nil.
+	features atomic.Pointer[wire.Features]
 	// endNotice is the reason that the node gives before it ends the connection; nil: none so far. The
-	// goroutine of watchEndNotice sets it.
+	// goroutine of watchNotices sets it.
 	endNotice atomic.Pointer[string]
-	readers   sync.WaitGroup // the goroutine of watchEndNotice, which ends with the connection
+	readers   sync.WaitGroup // the goroutine of watchNotices, which ends with the connection
 }
 
 // Connect opens an SSH connection over conn. It accepts only the node cfg.Node, by its host certificate, and
@@ -73,7 +85,7 @@ func Connect(ctx context.Context, conn net.Conn, cfg Config) (*Client, error) {
 		HostKeyCallback:   attempt.checkHost,
 		HostKeyAlgorithms: hostAlgorithms,
 		BannerCallback:    attempt.keepBanner,
-		ClientVersion:     dial.ClientVersion,
+		ClientVersion:     clientVersion,
 	})
 }
 
@@ -93,20 +105,30 @@ func certSigner(cfg Config) (ssh.Signer, error) {
 // Banner returns what the node sent before the login succeeded, safe to print. It may have several lines.
 func (c *Client) Banner() string { return terminal.CleanLines(c.banner) }
 
-// watchEndNotice starts a goroutine that reads the node's global requests. It stores the reason that the node
-// gives before it ends the connection in c.endNotice, and sends every other request to the channel that
-// watchEndNotice returns. x/crypto/ssh reads that channel until it is closed.
-func (c *Client) watchEndNotice(reqs <-chan *ssh.Request) <-chan *ssh.Request {
+// Features is what the node's server understands. The node's own list, which comes soon after the login,
+// takes the place of what the proxy said.
+func (c *Client) Features() wire.Features { return *c.features.Load() }
+
+// watchNotices starts a goroutine that reads the node's global requests. It stores what the node's server
+// understands in c.features, and the reason that the node gives before it ends the connection in c.endNotice.
+// It sends every other request to the channel that it returns. x/crypto/ssh reads that channel until it is
+// closed.
+func (c *Client) watchNotices(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 	others := make(chan *ssh.Request)
 	c.readers.Go(func() { // ends with the connection, which the owner of the Client closes
 		defer close(others)
 		for request := range reqs {
-			if request.Type != dial.EndNotice {
+			switch request.Type {
+			case dial.FeaturesNotice:
+				if features, err := dial.ParseFeatures(request.Payload); err == nil {
+					c.features.Store(&features)
+				}
+			case dial.EndNotice:
+				text := string(request.Payload[:min(len(request.Payload), MaxMessage)])
+				c.endNotice.Store(&text)
+			default:
 				others <- request
-				continue
 			}
-			text := string(request.Payload[:min(len(request.Payload), MaxMessage)])
-			c.endNotice.Store(&text)
 		}
 	})
 	return others
@@ -114,7 +136,7 @@ func (c *Client) watchEndNotice(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 
 // LostError returns an Unavailable fault that says why the connection was lost: the node's reason, if the
 // node gave one, else ErrLost. It may be called only after the connection has ended, because it first waits
-// until watchEndNotice has read everything that arrived: the reason comes last.
+// until watchNotices has read everything that arrived: the reason comes last.
 func (c *Client) LostError() error {
 	c.readers.Wait()
 	if text := c.endNotice.Load(); text != nil {

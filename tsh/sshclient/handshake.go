@@ -13,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
@@ -50,7 +51,12 @@ func (h *handshake) run(ctx context.Context, conn net.Conn, cfg *ssh.ClientConfi
 	}
 	packets.JoinPackets()
 	client := &Client{banner: h.banner.String()}
-	client.Client = ssh.NewClient(sshConn, chans, client.watchEndNotice(reqs))
+	var features wire.Features
+	if h.cfg.NodeFeatures != nil {
+		features = h.cfg.NodeFeatures()
+	}
+	client.features.Store(&features)
+	client.Client = ssh.NewClient(sshConn, chans, client.watchNotices(reqs))
 	return client, nil
 }
 

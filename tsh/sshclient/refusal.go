@@ -22,7 +22,7 @@ type Refusal struct {
 	Err error
 }
 
-// ReadRefusal reads a message of a node, as dial.ReadsFaults lists them. A Threshold node sends a fault. From
+// ReadRefusal reads a message of a node, as dial.Faults lists them. A Threshold node sends a fault. From
 // other servers the lines of the text are joined by semicolons. err is what the message belongs to.
 func ReadRefusal(message string, err error) Refusal {
 	if f, ok := fault.ParseObject([]byte(message)); ok {

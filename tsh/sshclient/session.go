@@ -44,12 +44,13 @@ func (e *ProgramRefusedError) Unwrap() error { return e.Err }
 // sent before the request for the program; no reply to them is awaited. It returns the session of the
 // program. If the node does not open the channel, it returns a Denied fault with the node's reason.
 //
-// A Threshold node reads all requests from the message that opens the channel, which saves a round trip. A
-// refusal of such a node looks like a program: text on standard error and an exit status. Another server gets
-// each request in a message of its own; if it refuses the program, OpenSession returns a ProgramRefusedError.
+// A node with the feature dial.EarlyRequests reads all requests from the message that opens the channel,
+// which saves a round trip. A refusal of such a node looks like a program: text on standard error and an exit
+// status. Another server gets each request in a message of its own; if it refuses the program, OpenSession
+// returns a ProgramRefusedError.
 func (c *Client) OpenSession(requests []dial.ChannelRequest, program dial.ChannelRequest) (*Session, error) {
 	extra, fits := dial.MarshalEarlyRequests(append(requests, program))
-	early := fits && dial.ReadsEarlyRequests(c.ServerVersion())
+	early := fits && c.Features().Has(dial.EarlyRequests)
 	if !early {
 		extra = nil
 	}

@@ -3,6 +3,7 @@ package mux
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -485,6 +486,45 @@ func TestRandomSequences(t *testing.T) {
 				t.Errorf("seed %d: %v", seed, err)
 			}
 		})
+	}
+}
+
+// TestGoldenFramesAreRead reads a frame of each kind, as the first release writes them, and writes it again.
+func TestGoldenFramesAreRead(t *testing.T) {
+	t.Parallel()
+	golden, err := os.ReadFile("testdata/frames.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]frame{
+		"open":       {kind: kindOpen, stream: 3},
+		"data":       {kind: kindData, stream: 3, value: 5},
+		"window":     {kind: kindWindow, stream: 3, value: InitialWindow},
+		"close-end":  {kind: kindClose, flags: flagEnd, stream: 3},
+		"close-stop": {kind: kindClose, flags: flagStop, stream: 3},
+		"close-both": {kind: kindClose, flags: flagEnd | flagStop, stream: 3},
+		"reset":      {kind: kindReset, stream: 3, value: uint32(Refused)},
+		"ping":       {kind: kindPing, value: 42},
+		"pong":       {kind: kindPong, value: 42},
+		"ignorable":  {kind: firstIgnorable, flags: 0xff, stream: 3, value: 3},
+	}
+	for line := range strings.Lines(string(golden)) {
+		fields := strings.Fields(line)
+		b, err := hex.DecodeString(strings.Join(fields[1:], ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := parseFrame([headerBytes]byte(b))
+		if err != nil || f != want[fields[0]] || f.bodyBytes() != len(b)-headerBytes {
+			t.Errorf("%s: got %+v, %v, want %+v", fields[0], f, err, want[fields[0]])
+		}
+		if again := f.append(nil); !bytes.Equal(again, b[:headerBytes]) {
+			t.Errorf("%s: got it written as %x, want %x", fields[0], again, b[:headerBytes])
+		}
+		delete(want, fields[0])
+	}
+	if len(want) > 0 {
+		t.Errorf("the golden file has no %v", want)
 	}
 }
 

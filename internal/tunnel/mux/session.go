@@ -39,8 +39,9 @@ type Code uint32
 
 // Codes, append-only.
 const (
-	Refused  Code = iota + 1 // the peer may open no more streams now
-	Canceled                 // the owner gave the stream up
+	Refused     Code = iota + 1 // the peer may open no more streams now
+	Canceled                    // the owner gave the stream up
+	Unsupported                 // the peer does not know what the stream is for
 )
 
 // ResetError is what a stream returns after the peer reset it.
