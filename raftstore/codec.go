@@ -65,6 +65,17 @@ func (r *reader) bytes() []byte {
 	return b
 }
 
+// digest reads a digest.
+func (r *reader) digest() (d Digest) {
+	if len(r.buf) < len(d) {
+		r.fail()
+		return Digest{}
+	}
+	copy(d[:], r.buf)
+	r.buf = r.buf[len(d):]
+	return d
+}
+
 func (r *reader) string() string { return string(r.bytes()) }
 
 // count reads how many elements follow, each of at least size bytes: a lie about it cannot make the caller

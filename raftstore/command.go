@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -9,12 +10,17 @@ import (
 // entry.
 //
 //	command   = version:byte time:uvarint(ns since 1970) count:uvarint operation*
-//	operation = kind:byte length:uvarint body
+//	operation = kind:byte needs:uvarint length:uvarint body
 //
-// The format is append-only. New operations get new kinds, new fields a new kind or version. A leader may use
-// them only when every member knows them. A replica halts at a command that it does not know (fsm.Apply),
-// because its state would differ from the others' if it went on without it.
+// The format is append-only. needs is the lowest version of a member that can apply the operation: a new kind
+// needs the version that brings it, and a known kind needs a higher one when its body has a field that older
+// members do not know. A leader may write an operation only when every member has that version. A replica
+// halts at an operation that needs more than it has (fsm.Apply): no field may be ignored, because its state
+// would differ from the others'.
 const commandV1 byte = 1
+
+// memberVersion is the version of members of this release: the highest that an operation may need.
+const memberVersion = 1
 
 type kind byte
 
@@ -24,8 +30,9 @@ const (
 	kindRevoke kind = 3 // the end of leases, and of their keys
 )
 
-// errUnsupported marks a command of a version or kind this release does not know.
-var errUnsupported = errors.New("command of an unknown version or kind")
+// errUnsupported marks bytes of a version or kind that this release does not know. Errors that wrap it say
+// which.
+var errUnsupported = errors.New("this release reads version 1")
 
 // operation is one part of a command, with a result of its own. kind says which of the other fields count.
 type operation struct {
@@ -73,15 +80,17 @@ func encodeOperation(op operation) []byte {
 			body.uint(uint64(id))
 		}
 	}
-	w := writer{buf: make([]byte, 0, len(body.buf)+11)}
+	const needs = 1 // all fields of all kinds are of the first version
+	w := writer{buf: make([]byte, 0, len(body.buf)+12)}
 	w.byte(byte(op.kind))
+	w.uint(needs)
 	w.bytes(body.buf)
 	return w.buf
 }
 
 const writeDeletes byte = 1 // flag of a write that deletes its key
 
-// encodeTxn encodes a transaction: its conditions, its writes and its appends, each list behind its length.
+// encodeTxn encodes a transaction: its conditions, writes, appends and trims, each list behind its length.
 // decodeTxn decodes it; the two must agree.
 func (w *writer) encodeTxn(t Txn) {
 	w.uint(uint64(len(t.If)))
@@ -108,6 +117,11 @@ func (w *writer) encodeTxn(t Txn) {
 			w.bytes(rec)
 		}
 	}
+	w.uint(uint64(len(t.Trim)))
+	for _, trim := range t.Trim {
+		w.string(trim.Stream)
+		w.uint(trim.Before)
+	}
 }
 
 // decodeCommand decodes a command. Strings of bytes in the result are parts of b, not copies. It never
@@ -116,16 +130,20 @@ func (w *writer) encodeTxn(t Txn) {
 func decodeCommand(b []byte) (command, error) {
 	r := reader{buf: b}
 	if v := r.byte(); r.err == nil && v != commandV1 {
-		return command{}, errUnsupported
+		return command{}, fmt.Errorf("a command of version %d: %w", v, errUnsupported)
 	}
 	c := command{time: r.nonNegative()}
-	c.ops = make([]operation, r.count(2)) // an operation has at least 2 bytes: kind and length
+	c.ops = make([]operation, r.count(3)) // an operation has at least 3 bytes: kind, needs and length
 	for i := range c.ops {
-		k := kind(r.byte())
-		op, err := decodeOperation(k, r.bytes())
+		k, needs := kind(r.byte()), r.uint()
+		body := r.bytes()
 		if r.err != nil {
 			break
 		}
+		if needs < 1 || needs > memberVersion {
+			return command{}, fmt.Errorf("an operation that needs version %d: %w", needs, errUnsupported)
+		}
+		op, err := decodeOperation(k, body)
 		if err != nil {
 			return command{}, err
 		}
@@ -134,8 +152,8 @@ func decodeCommand(b []byte) (command, error) {
 	return c, r.end()
 }
 
-// decodeOperation decodes the body of an operation of kind k. Bytes that are left over are an error: they
-// would be fields of a newer release.
+// decodeOperation decodes the body of an operation of kind k. Bytes that are left over are an error: with
+// fields that this release does not know, the operation would need a higher version.
 func decodeOperation(k kind, body []byte) (operation, error) {
 	op := operation{kind: k}
 	r := reader{buf: body}
@@ -150,7 +168,7 @@ func decodeOperation(k kind, body []byte) (operation, error) {
 			op.leases[i] = LeaseID(r.uint())
 		}
 	default:
-		return op, errUnsupported
+		return op, fmt.Errorf("an operation of kind %d: %w", k, errUnsupported)
 	}
 	return op, r.end()
 }
@@ -182,6 +200,10 @@ func (r *reader) decodeTxn() (t Txn) {
 		for j := range t.Append[i].Records {
 			t.Append[i].Records[j] = r.bytes()
 		}
+	}
+	t.Trim = make([]Trim, r.count(2))
+	for i := range t.Trim {
+		t.Trim[i] = Trim{Stream: r.string(), Before: r.uint()}
 	}
 	// Commit refuses such a transaction, so no leader has proposed it: the bytes are damaged.
 	if r.err == nil && t.check() != nil {

@@ -57,13 +57,11 @@ func (o outcome) fault() error {
 	const op = "raftstore.Commit"
 	switch o.verdict {
 	case conditionFailed:
-		const remedy = "read it again and repeat the change"
-		return fault.New(fault.Conflict, op, quote(o.key)+" was changed meanwhile", remedy)
+		return keyChanged.New(op, fault.Args{"key": o.key})
 	case leaseEnded:
-		return fault.New(fault.Expired, op, "the lease has ended", "take a new lease and write again")
+		return leaseExpired.New(op)
 	case tooManyStreams:
-		const remedy = "append to a stream that exists"
-		return fault.New(fault.Exhausted, op, "no more streams can be created: "+quote(o.key), remedy)
+		return streamLimitReached.New(op, fault.Args{"stream": o.key})
 	}
 	return nil
 }
@@ -204,8 +202,7 @@ func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applyResult, error) {
 	case error:
 		return nil, response
 	}
-	const msg = "the state machine gave no answer"
-	return nil, fault.New(fault.Internal, "raftstore.Commit", msg, "restart auth")
+	return nil, commandUnanswered.New("raftstore.Commit")
 }
 
 // waitFuture waits for a future of raft and returns its error, or raft.ErrRaftShutdown when raft was shut

@@ -52,6 +52,7 @@ type Config struct {
 // Bounds are sizes that tests want small. Operators have no reason to change them.
 type Bounds struct {
 	SnapshotEntries  uint64        // log entries between snapshots; zero means 8192
+	SnapshotBytes    int           // bytes of log between snapshots; zero means 32 MiB
 	TrailingEntries  uint64        // entries kept behind a snapshot for slow followers; zero means 4096
 	LogSegmentBytes  int           // size of a raft log file, allocated in advance; zero means 16 MiB
 	StreamSegment    int64         // size in bytes from which a stream begins a new file; zero means 4 MiB
@@ -81,7 +82,8 @@ func (c *Config) check() error {
 		{c.Heartbeat < minHeartbeat, "a heartbeat under 5 ms"},
 		{bounds.LogSegmentBytes < 64<<10, "a log segment under 64 KiB"},
 		{
-			bounds.StreamSegment < 0 || bounds.WatchBytes < 0 || bounds.SnapshotInterval < 0,
+			bounds.StreamSegment < 0 || bounds.WatchBytes < 0 || bounds.SnapshotInterval < 0 ||
+				bounds.SnapshotBytes < 0,
 			"a negative bound",
 		},
 	} {
@@ -90,12 +92,7 @@ func (c *Config) check() error {
 		}
 	}
 	if len(faults) > 0 {
-		return fault.New(
-			fault.Invalid,
-			"raftstore.New",
-			"the store's configuration has "+strings.Join(faults, ", "),
-			"correct the auth section of the configuration file",
-		)
+		return storeConfigInvalid.New("raftstore.New", fault.Args{"faults": strings.Join(faults, ", ")})
 	}
 	c.Dir = filepath.Clean(c.Dir)
 	return nil
@@ -106,6 +103,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Heartbeat, defaultHeartbeat)
 	setDefault(&c.Log, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	setDefault(&c.Bounds.SnapshotEntries, 8192)
+	setDefault(&c.Bounds.SnapshotBytes, 32<<20)
 	setDefault(&c.Bounds.TrailingEntries, 4096)
 	setDefault(&c.Bounds.LogSegmentBytes, 16<<20)
 	setDefault(&c.Bounds.StreamSegment, 4<<20)

@@ -32,13 +32,7 @@ func makeDirs(dir string, names ...string) error {
 func lockDir(dir string) (unlock func(), err error) {
 	unlock, err = durable.Lock(dir)
 	if errors.Is(err, durable.ErrLocked) {
-		return nil, fault.Wrap(
-			err,
-			fault.Conflict,
-			"raftstore.Run",
-			"another process uses the data folder "+quote(dir),
-			"stop the other auth on this machine, or give this one its own data folder",
-		)
+		return nil, dataFolderInUse.Wrap(err, "raftstore.Run", fault.Args{"folder": dir})
 	}
 	return unlock, err
 }

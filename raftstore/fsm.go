@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -22,10 +23,12 @@ type fsm struct {
 	files *segmentFiles
 	ring  *ring
 	latch *wal.Latch
+	log   *slog.Logger
+	load  snapshotLoad
 }
 
-func newFSM(files *segmentFiles, ringBytes int, l *wal.Latch) *fsm {
-	f := &fsm{files: files, ring: newRing(ringBytes), latch: l}
+func newFSM(files *segmentFiles, ringBytes int, l *wal.Latch, log *slog.Logger) *fsm {
+	f := &fsm{files: files, ring: newRing(ringBytes), latch: l, log: log}
 	f.state.Store(newState())
 	return f
 }
@@ -64,27 +67,16 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	// First the state, then its events: a watch that gets an event can read at least that state.
 	f.state.Store(next.finish())
 	f.ring.add(next.revision, next.events)
+	f.load.add(len(entry.Data))
 	return result
 }
 
 // commandFault says why a command halts the replica: it is of a newer release, or it is damaged.
 func commandFault(err error) error {
 	if errors.Is(err, errUnsupported) {
-		return fault.Wrap(
-			err,
-			fault.Unavailable,
-			"raftstore",
-			"the log holds a command this release does not know: this replica has halted",
-			"upgrade this replica to the release of the newest member, then restart it; nothing is lost",
-		)
+		return commandTooNew.Wrap(err, "raftstore", fault.Args{"why": err.Error()})
 	}
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"raftstore",
-		"the log holds a damaged command: this replica has halted",
-		"restore this replica from a backup, or remove it and join it anew",
-	)
+	return commandDamaged.Wrap(err, "raftstore")
 }
 
 // Snapshot returns a snapshot of the current state, which Persist writes while further entries are applied.
@@ -92,6 +84,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.latch.Err(); err != nil {
 		return nil, err
 	}
+	f.load.reset()
 	return snapshot{f.state.Load(), f.files}, nil
 }
 
@@ -110,12 +103,16 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err := f.files.close(); err != nil {
 		return f.latch.Trip(wal.DiskFault(err))
 	}
+	f.files.keep(s)
 	f.state.Store(s)
 	f.ring.reset(s.revision)
+	f.load.reset()
 	return nil
 }
 
-// checkSegments returns a fault when a segment file that the state refers to is missing.
+// checkSegments returns a fault when a segment file that the state refers to is missing. It also checks the
+// header of each, and the digest of the last one of each stream. A damaged one is only logged: it keeps
+// nobody from appending to the stream, and only reads of that segment fail.
 func (f *fsm) checkSegments(s *state) error {
 	present, err := f.files.list()
 	if err != nil {
@@ -126,6 +123,24 @@ func (f *fsm) checkSegments(s *state) error {
 		if err := f.files.verify(string(name), st, present); err != nil {
 			return err
 		}
+		f.logDamage(string(name), st)
 	}
 	return nil
+}
+
+// logDamage logs the segments of a stream whose headers, or in the last one whose records, are not what the
+// state says.
+func (f *fsm) logDamage(name string, st stream) {
+	segs := st.segments()
+	for i, seg := range segs {
+		at := segmentAt{segment: seg, stream: name, before: st.digestBefore(i)}
+		check := f.files.checkHeader
+		if isTail := i == len(segs)-1; isTail {
+			check = f.files.checkDigest
+		}
+		if err := check(at); err != nil {
+			f.log.Error("a segment of a stream is damaged", "stream", name,
+				"file", segmentName(name, seg.base), "err", err, "remedy", restoreBackup)
+		}
+	}
 }

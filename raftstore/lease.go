@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // maxTTL bounds the time to live of a lease.
@@ -109,12 +107,7 @@ func (l *lessor) expired(now time.Time) (ended []LeaseID, next time.Duration) {
 // then it ends and its keys are removed. A ttl that is not between 1 ns and 24 h is fault Invalid.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	if ttl <= 0 || ttl > maxTTL {
-		return 0, fault.New(
-			fault.Invalid,
-			"raftstore.Grant",
-			"a lease lives for up to 24 hours",
-			"ask for a time between 1 ns and 24 h",
-		)
+		return 0, leaseTimeInvalid.New("raftstore.Grant")
 	}
 	op := encodeOperation(operation{kind: kindGrant, ttl: ttl})
 	r, err := s.submit(ctx, &proposal{bytes: op, exclusive: true, ttl: ttl})

@@ -2,8 +2,11 @@ package raftstore
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -21,7 +24,21 @@ type model struct {
 	items     map[string]Item
 	leases    map[LeaseID]bool
 	streams   map[string][]string
+	digests   map[string][32]byte // of streams, by their definition alone
 	lastLease LeaseID
+}
+
+// append adds a record to a stream.
+func (m *model) append(at Revision, stream, data string) {
+	m.streams[stream] = append(m.streams[stream], data)
+	digest, known := m.digests[stream]
+	if !known {
+		digest = sha256.Sum256([]byte("threshold stream v1\x00" + stream))
+	}
+	payload := binary.AppendUvarint(digest[:], uint64(len(m.streams[stream])))
+	payload = binary.AppendUvarint(payload, uint64(at))
+	payload = binary.AppendUvarint(payload, uint64(time.Unix(int64(at), 0).UnixNano()))
+	m.digests[stream] = sha256.Sum256(append(payload, data...))
 }
 
 // apply does what fsm.Apply should do, for one operation of a command with revision at.
@@ -50,7 +67,7 @@ func (m *model) apply(at Revision, op operation, written map[string]bool) verdic
 	}
 	for _, a := range op.txn.Append {
 		for _, r := range a.Records {
-			m.streams[a.Stream] = append(m.streams[a.Stream], string(r))
+			m.append(at, a.Stream, string(r))
 		}
 	}
 	for _, w := range op.txn.Then {
@@ -120,13 +137,23 @@ func (m *model) equal(t *testing.T, fsm *fsm) {
 	}
 	for name, want := range m.streams {
 		st, _ := s.streams.Get([]byte(name))
+		dropped := int(st.first()) - 1
 		recs, err := fsm.files.read(name, st, 1, 1<<20)
-		if err != nil || len(recs) != len(want) {
-			t.Fatalf("stream %s: got %d records, %v, want %d", name, len(recs), err, len(want))
+		if err != nil || len(recs) != len(want)-dropped {
+			t.Fatalf("stream %s: got %d records, %v, want %d", name, len(recs), err, len(want)-dropped)
 		}
 		for i, r := range recs {
-			if r.Number != uint64(i+1) || string(r.Data) != want[i] {
+			if i += dropped; r.Number != uint64(i+1) || string(r.Data) != want[i] {
 				t.Fatalf("stream %s: got record %d %q, want %d %q", name, r.Number, r.Data, i+1, want[i])
+			}
+		}
+		if st.tail.end != m.digests[name] {
+			t.Fatalf("stream %s: got digest %s, want %x", name, st.tail.end, m.digests[name])
+		}
+		for i, seg := range st.segments() {
+			at := segmentAt{segment: seg, stream: name, before: st.digestBefore(i)}
+			if err := fsm.files.checkDigest(at); err != nil {
+				t.Fatalf("stream %s, segment %d: %v", name, i, err)
 			}
 		}
 	}
@@ -160,6 +187,11 @@ func randomOperation(r *rand.Rand, m *model) operation {
 		stream := fmt.Sprint("s/", r.IntN(3))
 		op.txn.Append = []Append{{Stream: stream, Records: [][]byte{fmt.Append(nil, r.Uint64()), {}}}}
 	}
+	if r.IntN(40) == 0 {
+		stream := fmt.Sprint("s/", r.IntN(4))
+		newest := len(m.streams[stream])
+		op.txn.Trim = []Trim{{Stream: stream, Before: uint64(r.IntN(newest + 2))}}
+	}
 	return op
 }
 
@@ -170,12 +202,14 @@ func TestModel(t *testing.T) {
 	dir := t.TempDir()
 	newEmpty := func() *fsm {
 		l := wal.NewLatch()
-		return newFSM(newSegmentFiles(wal.Guard(wal.NewFS(), l), dir, 512), 1<<20, l)
+		files := newSegmentFiles(wal.Guard(wal.NewFS(), l), dir, 512)
+		return newFSM(files, 1<<20, l, slog.New(slog.DiscardHandler))
 	}
 	fsm, m := newEmpty(), &model{
 		items:   map[string]Item{},
 		leases:  map[LeaseID]bool{},
 		streams: map[string][]string{},
+		digests: map[string][32]byte{},
 	}
 	var saved []byte      // a snapshot
 	var since []*raft.Log // the log after it
@@ -210,6 +244,16 @@ func TestModel(t *testing.T) {
 		}
 	}
 	m.equal(t, fsm)
+	// Most of each stream was dropped, and the files of what was dropped long ago are gone.
+	names, err := fsm.files.fs.ListDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := 0
+	walk(fsm.state.Load().streams, func(_ []byte, st stream) { kept += len(st.segments()) })
+	if len(names) > kept+20 {
+		t.Errorf("got %d files of %d segments, want most dropped ones deleted", len(names), kept)
+	}
 }
 
 type bufferSink struct{ bytes.Buffer }
@@ -234,7 +278,8 @@ func persist(t *testing.T, m *fsm) []byte {
 func newTestFSM(t testing.TB) *fsm {
 	t.Helper()
 	l := wal.NewLatch()
-	return newFSM(newSegmentFiles(wal.Guard(wal.NewFS(), l), t.TempDir(), 1<<20), 1<<20, l)
+	files := newSegmentFiles(wal.Guard(wal.NewFS(), l), t.TempDir(), 1<<20)
+	return newFSM(files, 1<<20, l, slog.New(slog.DiscardHandler))
 }
 
 // A command that this release cannot read halts the replica: the state stays, later commands are refused and
@@ -244,7 +289,9 @@ func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 	known := encodeCommand(time.Unix(1, 0), [][]byte{op})
 	cases := map[string][]byte{
 		"a newer version":          {commandV1 + 1, 0, 0},
-		"a newer kind":             {commandV1, 0, 1, 200, 0},
+		"a newer kind":             {commandV1, 0, 1, 200, 1, 0},
+		"a kind with newer fields": {commandV1, 0, 1, byte(kindGrant), memberVersion + 1, 1, 7},
+		"an operation for nobody":  {commandV1, 0, 1, byte(kindGrant), 0, 1, 7},
 		"no bytes":                 {},
 		"a truncated command":      known[:len(known)-1],
 		"a command with more data": append(slices.Clone(known), 0),
@@ -299,12 +346,13 @@ func TestTruncatedOrUnsupportedSnapshotIsRefused(t *testing.T) {
 // decoding again.
 func FuzzDecodeCommand(f *testing.F) {
 	f.Add([]byte{})
-	f.Add([]byte{commandV1, 0, 1, 9, 0})
+	f.Add([]byte{commandV1, 0, 1, 9, 1, 0})
 	f.Add(encodeCommand(time.Unix(1, 0), [][]byte{
 		encodeOperation(operation{
 			kind: kindTxn,
 			txn: Txn{If: []Condition{Exists("a")}, Then: []Write{Put("k", []byte("v")), Delete("d")},
-				Append: []Append{{Stream: "audit", Records: [][]byte{[]byte("r")}}}},
+				Append: []Append{{Stream: "audit", Records: [][]byte{[]byte("r")}}},
+				Trim:   []Trim{{Stream: "audit", Before: 7}}},
 		}),
 		encodeOperation(operation{kind: kindGrant, ttl: time.Second}),
 		encodeOperation(operation{kind: kindRevoke, leases: []LeaseID{1, 2}}),

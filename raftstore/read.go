@@ -52,8 +52,7 @@ func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 	}
 	it, found := s.fsm.state.Load().items.Get([]byte(key))
 	if !found {
-		const remedy = "list the keys that exist"
-		return Item{}, fault.New(fault.NotFound, "raftstore.Get", "there is no "+quote(key), remedy)
+		return Item{}, keyUnknown.New("raftstore.Get", fault.Args{"key": key})
 	}
 	return it.clone(), nil
 }

@@ -19,9 +19,10 @@ import (
 //	snapshot = magic:8 section* end
 //	section  = kind:byte length:uvarint body
 //
-// The last byte of the magic is the version. Kinds are append-only; a snapshot with an unknown kind is
-// refused. Of a stream it has the list of segment files, not their bytes. raft's snapshot store adds a
-// checksum over the whole.
+// The last byte of the magic is the version. Kinds are append-only, and a kind that has other fields is a new
+// kind. Every section is critical: a snapshot with an unknown kind is refused, because the state without it
+// would differ from that of other replicas. Of a stream it has the list of segment files with their digests,
+// not their bytes. raft's snapshot store adds a checksum over the whole.
 const snapshotMagic = "thrsnap\x01"
 
 const (
@@ -56,7 +57,12 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
-	return sink.Close()
+	if err := sink.Close(); err != nil {
+		return err
+	}
+	// A file that cannot be deleted does no harm to the snapshot. If the disk failed, the latch has tripped.
+	_ = s.files.deleteDropped(s.state)
+	return nil
 }
 
 // Release does nothing: the state is immutable and shared.
@@ -121,26 +127,32 @@ func (w *writer) encodeItem(it *Item) {
 	w.uint(uint64(it.Lease))
 }
 
-// encodeStream encodes a stream as its next record number and the list of its segments.
+// encodeStream encodes a stream as its next record number, the digest of what was dropped, and the list of
+// its segments.
 func (w *writer) encodeStream(st stream) {
 	w.uint(st.nextNumber)
+	w.buf = append(w.buf, st.dropped[:]...)
 	segs := st.segments()
 	w.uint(uint64(len(segs)))
 	for _, seg := range segs {
 		w.uint(seg.base)
 		w.uint(uint64(seg.size))
+		w.uint(uint64(seg.newest))
+		w.buf = append(w.buf, seg.end[:]...)
 	}
 }
 
 // decodeStream decodes what encodeStream has encoded. The last segment is the tail.
 func (r *reader) decodeStream() (st stream) {
-	st.nextNumber = r.uint()
-	for n := r.count(2); n > 0; n-- { // a segment has at least 2 bytes
+	st.nextNumber, st.dropped = r.uint(), r.digest()
+	for n := r.count(3 + digestBytes); n > 0; n-- {
 		if st.hasTail {
 			st.sealed = append(st.sealed, st.tail)
 		}
 		const maxSize = 1<<62 - 1 // so that adding to a damaged size cannot overflow
-		st.tail, st.hasTail = segment{base: r.uint(), size: int64(r.uint() & maxSize)}, true
+		base, size := r.uint(), int64(r.uint()&maxSize)
+		st.tail = segment{base: base, size: size, newest: r.nonNegative(), end: r.digest()}
+		st.hasTail = true
 	}
 	return st
 }
@@ -155,7 +167,7 @@ func readSnapshot(from io.Reader) (*state, error) {
 		return nil, err
 	}
 	if string(magic[:]) != snapshotMagic {
-		return nil, errUnsupported
+		return nil, fmt.Errorf("it begins with %q: %w", magic, errUnsupported)
 	}
 	// Revision, term and clock start at 0: the sections set them. There are no stream files (nil), because no
 	// section appends to a stream.
@@ -235,10 +247,7 @@ func (s *stateBuilder) restoreSection(kind byte, r reader) error {
 // snapshotFault says why a snapshot cannot be restored: it is of a newer release, or it is damaged.
 func snapshotFault(err error) error {
 	if errors.Is(err, errUnsupported) {
-		const msg = "the snapshot is of a newer release"
-		const remedy = "start the release that wrote it, or a newer one"
-		return fault.Wrap(err, fault.Unavailable, "raftstore.Run", msg, remedy)
+		return snapshotTooNew.Wrap(err, "raftstore.Run", fault.Args{"why": err.Error()})
 	}
-	const msg, remedy = "the snapshot cannot be read", "restore the data folder from a backup"
-	return fault.Wrap(err, fault.Internal, "raftstore.Run", msg, remedy)
+	return snapshotUnreadable.Wrap(err, "raftstore.Run")
 }

@@ -141,6 +141,11 @@ func (s *stateBuilder) applyTxn(t Txn) (outcome, error) {
 		out.first[i] = next.nextNumber - uint64(len(a.Records))
 		s.streams.Insert([]byte(a.Stream), next)
 	}
+	for _, trim := range t.Trim {
+		if st, found := s.streams.Get([]byte(trim.Stream)); found {
+			s.streams.Insert([]byte(trim.Stream), st.trim(trim.Before))
+		}
+	}
 	for _, w := range t.Then {
 		s.writeKey(w)
 	}

@@ -51,10 +51,12 @@ func New(cfg Config) (*Store, error) {
 	latch := wal.NewLatch()
 	cfg.FS = wal.Guard(cfg.FS, latch)
 	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamDir), cfg.Bounds.StreamSegment)
+	machine := newFSM(files, cfg.Bounds.WatchBytes, latch, cfg.Log)
+	machine.load.limit, machine.load.due = cfg.Bounds.SnapshotBytes, make(chan struct{}, 1)
 	return &Store{
 		cfg:         cfg,
 		latch:       latch,
-		fsm:         newFSM(files, cfg.Bounds.WatchBytes, latch),
+		fsm:         machine,
 		lessor:      newLessor(),
 		queue:       make(chan *proposal),
 		open:        make(chan struct{}),
@@ -71,7 +73,7 @@ func (s *Store) ReplicaID() string { return s.cfg.ReplicaID }
 // still answered from memory after that. Only a new Store on the same folder can write again.
 func (s *Store) Run(ctx context.Context) error {
 	if s.started.Swap(true) {
-		return fault.New(fault.Internal, "raftstore.Run", "the store was run before", "make a new one")
+		return storeRunTwice.New("raftstore.Run")
 	}
 	defer close(s.stopped)
 	res, err := s.openResources()
@@ -91,9 +93,10 @@ func (s *Store) Run(ctx context.Context) error {
 	return s.latch.Err()
 }
 
-// serve runs the store's goroutines: the proposer, the watcher of leadership and the expiry of leases. They
-// end when ctx ends or the latch trips. serve then shuts raft down and returns when all of them have ended.
-// The order matters: drain waits for the command that is being applied, and raft is shut down after it.
+// serve runs the store's goroutines: the proposer, the watcher of leadership, the expiry of leases and the
+// snapshots by size. They end when ctx ends or the latch trips. serve then shuts raft down and returns when
+// all of them have ended. The order matters: drain waits for the command that is being applied, and raft is
+// shut down after it.
 func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -101,6 +104,7 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	goroutines.Go(func() { s.propose(ctx, r) })
 	goroutines.Go(func() { s.watchLeadership(ctx, r) })
 	goroutines.Go(func() { s.expireLeases(ctx) })
+	goroutines.Go(func() { s.snapshotBySize(ctx, r) })
 	select {
 	case <-ctx.Done():
 	case <-s.latch.Tripped():
@@ -303,19 +307,7 @@ func openFault(err error) error {
 	notUsable := errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) ||
 		errors.Is(err, syscall.ENOTDIR)
 	if notUsable {
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"raftstore.Run",
-			"the data folder cannot be used: "+err.Error(),
-			"check that auth's account owns the folder and may write there",
-		)
+		return dataFolderDenied.Wrap(err, "raftstore.Run", fault.Args{"why": err.Error()})
 	}
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"raftstore.Run",
-		"the data folder cannot be read: "+err.Error(),
-		"check the disk, then restore the data folder from a backup",
-	)
+	return dataFolderUnreadable.Wrap(err, "raftstore.Run", fault.Args{"why": err.Error()})
 }

@@ -3,7 +3,9 @@ package raftstore
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -29,32 +31,68 @@ type Record struct {
 
 // A stream is kept in segment files. A new file begins when the last one has reached the size limit:
 //
-//	segment = magic:8 frame*
+//	segment = magic:8 base:u64 digest:32 frame*          (little endian)
 //	frame   = length:u32 crc32c(payload):u32 payload     (little endian)
 //	payload = number:uvarint revision:uvarint time:uvarint data
+//
+// A stream has a running digest over all its records from the first on:
+//
+//	digest of no record = SHA-256("threshold stream v1" 0x00 name)
+//	next digest         = SHA-256(digest payload)
+//
+// The state has it for the end of every segment, and a segment's header for its beginning. So a segment can
+// be checked alone, and the records that remain after older ones were dropped can be checked against the
+// digest of those.
 //
 // The content of a segment follows from the log alone, so applying an entry again after a restart writes the
 // same bytes to the same place. The length of a segment is kept in the state and is not taken from the file's
 // size, so what a crash left behind the end is never read.
 const (
-	segmentMagic = "thrstrm\x01" // the last byte is the version
-	frameHeader  = 8
-	maxPayload   = MaxRecordBytes + 3*binary.MaxVarintLen64
-	maxReadBytes = 8 << 20 // data that one Read returns, unless its first record alone is larger
+	segmentMagic  = "thrstrm\x01" // the last byte is the version
+	segmentHeader = len(segmentMagic) + 8 + digestBytes
+	frameHeader   = 8
+	maxPayload    = MaxRecordBytes + 3*binary.MaxVarintLen64
+	maxReadBytes  = 8 << 20 // data that one Read returns, unless its first record alone is larger
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// digestBytes is the size of a Digest.
+const digestBytes = sha256.Size
+
+// Digest is the running SHA-256 of a stream, up to some record.
+type Digest [digestBytes]byte
+
+// String is the digest in hex.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// firstDigest is the digest of a stream without records.
+func firstDigest(name string) Digest {
+	return sha256.Sum256(append([]byte("threshold stream v1\x00"), name...))
+}
+
+// next is the digest after one more record.
+func (d Digest) next(payload []byte) (out Digest) {
+	h := sha256.New()
+	h.Write(d[:])
+	h.Write(payload)
+	h.Sum(out[:0])
+	return out
+}
+
 // segment is one file of a stream. A segment that has reached the size limit is sealed: it never changes
 // again.
 type segment struct {
-	base uint64 // number of its first record
-	size int64  // valid bytes; what follows them in the file is left over from a crash and does not count
+	base   uint64 // number of its first record
+	size   int64  // valid bytes; what follows them in the file is left over from a crash and does not count
+	newest int64  // time of its last record, ns since 1970
+	end    Digest // of the stream up to its last record
 }
 
 // stream is what the state has of one stream. Values are immutable: append makes a new one.
 type stream struct {
 	nextNumber uint64    // number of the next record; 0 means 1, before the first append
+	dropped    Digest    // of the stream up to the first segment
 	sealed     []segment // all but the last, in order
 	tail       segment   // the last, which grows
 	hasTail    bool      // false only before the first segment exists
@@ -66,6 +104,36 @@ func (st stream) segments() []segment {
 		return nil
 	}
 	return append(slices.Clip(st.sealed), st.tail)
+}
+
+// digestBefore is the digest of the stream up to the segment of index i in segments.
+func (st stream) digestBefore(i int) Digest {
+	if i == 0 {
+		return st.dropped
+	}
+	return st.sealed[i-1].end
+}
+
+// trim returns the stream without the segments whose records are all below the number before, but with its
+// last segment in any case.
+func (st stream) trim(before uint64) stream {
+	segs := st.segments()
+	n := 0 // how many to drop
+	for n+1 < len(segs) && segs[n+1].base <= before {
+		n++
+	}
+	if n > 0 {
+		st.dropped, st.sealed = st.sealed[n-1].end, slices.Clone(st.sealed[n:])
+	}
+	return st
+}
+
+// first is the number of the first record that is kept, and 1 before the first append.
+func (st stream) first() uint64 {
+	if segs := st.segments(); len(segs) > 0 {
+		return segs[0].base
+	}
+	return 1
 }
 
 // segmentFiles is the only place where the state machine does I/O. It appends to segment files, and makes
@@ -81,6 +149,7 @@ type segmentFiles struct {
 	mu      sync.Mutex
 	open    map[string]*segmentFile // by stream: the file of its tail
 	cursors map[string]cursor       // by stream: where its last Read ended
+	kept    map[string]uint64       // by stream: the first record of the last snapshot
 }
 
 // segmentFile is an open file of a stream's tail.
@@ -107,6 +176,7 @@ func newSegmentFiles(fs types.VFS, dir string, limit int64) *segmentFiles {
 		limit:   limit,
 		open:    map[string]*segmentFile{},
 		cursors: map[string]cursor{},
+		kept:    map[string]uint64{},
 	}
 }
 
@@ -130,7 +200,7 @@ func (s *segmentFiles) append(
 		return next, nil
 	}
 	if next.nextNumber == 0 {
-		next.nextNumber = 1
+		next.nextNumber, next.dropped = 1, firstDigest(name)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,12 +213,15 @@ func (s *segmentFiles) append(
 	}
 	var buf []byte
 	if next.tail.size == 0 {
-		buf = append(buf, segmentMagic...)
+		buf = appendSegmentHeader(buf, next.tail)
 	}
 	for _, data := range records {
+		frame := len(buf)
 		buf = appendFrame(buf, Record{Number: next.nextNumber, Revision: at, Data: data}, clock)
+		next.tail.end = next.tail.end.next(buf[frame+frameHeader:])
 		next.nextNumber++
 	}
+	next.tail.newest = clock
 	file.dirty = true // also if the write fails: some bytes may be in the file
 	if _, err := file.file.WriteAt(buf, next.tail.size); err != nil {
 		return next, err
@@ -174,7 +247,8 @@ func (s *segmentFiles) roll(name string, st *stream) error {
 		}
 		st.sealed = append(st.sealed, st.tail)
 	}
-	st.tail, st.hasTail = segment{base: st.nextNumber}, true
+	// A segment without records ends with the digest before it.
+	st.tail, st.hasTail = segment{base: st.nextNumber, end: st.digestBefore(len(st.sealed))}, true
 	return nil
 }
 
@@ -261,6 +335,7 @@ func (s *segmentFiles) close() error {
 	}
 	clear(s.open)
 	clear(s.cursors)
+	clear(s.kept)
 	return errors.Join(errs...)
 }
 
@@ -268,12 +343,10 @@ func (s *segmentFiles) close() error {
 func (s *segmentFiles) verify(name string, st stream, present map[string]bool) error {
 	for _, seg := range st.segments() {
 		if seg.size > 0 && !present[segmentName(name, seg.base)] {
-			return fault.New(
-				fault.Internal,
-				"raftstore.Run",
-				"a segment file of stream "+quote(name)+" is missing: "+segmentName(name, seg.base),
-				"restore the data folder from a backup, or remove this replica and join it anew",
-			)
+			return segmentMissing.New("raftstore.Run", fault.Args{
+				"stream": name,
+				"file":   segmentName(name, seg.base),
+			})
 		}
 	}
 	return nil
@@ -287,6 +360,13 @@ func (s *segmentFiles) list() (map[string]bool, error) {
 		present[n] = true
 	}
 	return present, err
+}
+
+// appendSegmentHeader appends the header of a segment that has no records yet.
+func appendSegmentHeader(buf []byte, seg segment) []byte {
+	buf = append(buf, segmentMagic...)
+	buf = binary.LittleEndian.AppendUint64(buf, seg.base)
+	return append(buf, seg.end[:]...)
 }
 
 // appendFrame appends a record as a frame. r.Time is not used: clock has the time in ns since 1970.
@@ -306,32 +386,41 @@ func appendFrame(buf []byte, r Record, clock int64) []byte {
 // readFrame reads the next frame and returns its record and its length in bytes. A frame that is not well
 // formed or whose checksum is wrong is errMalformed.
 func readFrame(r io.Reader) (rec Record, length int64, err error) {
-	var head [frameHeader]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	payload, err := readPayload(r)
+	if err != nil {
 		return Record{}, 0, err
-	}
-	size := binary.LittleEndian.Uint32(head[:])
-	if size > maxPayload {
-		return Record{}, 0, errMalformed
-	}
-	payload := make([]byte, size)
-	if _, err := io.ReadFull(r, payload); err != nil {
-		return Record{}, 0, errMalformed
-	}
-	if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
-		return Record{}, 0, errMalformed
 	}
 	fields := reader{buf: payload}
 	rec.Number, rec.Revision = fields.uint(), Revision(fields.uint())
 	rec.Time = time.Unix(0, int64(fields.uint()))
 	rec.Data = fields.buf // what is left
-	return rec, frameHeader + int64(size), fields.err
+	return rec, frameHeader + int64(len(payload)), fields.err
 }
 
-// read returns up to limit records of the stream, beginning with number from (0 means 1). It returns fewer
-// when their data reaches maxReadBytes, and none when from is behind the last record.
+// readPayload reads the next frame and returns its payload.
+func readPayload(r io.Reader) ([]byte, error) {
+	var head [frameHeader]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	size := binary.LittleEndian.Uint32(head[:])
+	if size > maxPayload {
+		return nil, errMalformed
+	}
+	payload := make([]byte, size)
+	if _, err := io.ReadFull(r, payload); err != nil {
+		return nil, errMalformed
+	}
+	if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
+		return nil, errMalformed
+	}
+	return payload, nil
+}
+
+// read returns up to limit records of the stream, beginning with number from, or with the first that is kept.
+// It returns fewer when their data reaches maxReadBytes, and none when from is behind the last record.
 func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]Record, error) {
-	from = max(from, 1)
+	from = max(from, st.first())
 	segs := st.segments()
 	// firstBehind is the first segment that begins behind record from, so the record is in the one before.
 	// The comparison never says "equal": the search then ends at the first segment for which it says 1.
@@ -347,15 +436,10 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 		if from >= st.nextNumber || len(out) >= limit || size >= maxReadBytes {
 			break
 		}
-		recs, err := s.readSegment(name, segs[i], from, limit-len(out), maxReadBytes-size)
+		at := segmentAt{segment: segs[i], stream: name, before: st.digestBefore(i)}
+		recs, err := s.readSegment(at, from, limit-len(out), maxReadBytes-size)
 		if err != nil {
-			return nil, fault.Wrap(
-				err,
-				fault.Internal,
-				"raftstore.Read",
-				"stream "+quote(name)+" cannot be read on this replica",
-				"check the disk, then restore the data folder from a backup",
-			)
+			return nil, streamUnreadable.Wrap(err, "raftstore.Read", fault.Args{"stream": name})
 		}
 		for _, rec := range recs {
 			size += len(rec.Data)
@@ -365,28 +449,52 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 	return out, nil
 }
 
+// segmentAt is a segment at its place in a stream.
+type segmentAt struct {
+	segment
+	stream string
+	before Digest // of the stream up to its first record
+}
+
+// openSegment opens the file of a segment to read, and checks its header.
+func (s *segmentFiles) openSegment(seg segmentAt) (types.ReadableFile, error) {
+	file, err := s.fs.OpenReader(s.dir, segmentName(seg.stream, seg.base))
+	if err != nil {
+		return nil, err
+	}
+	var header [segmentHeader]byte
+	if _, err := file.ReadAt(header[:], 0); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	want := appendSegmentHeader(nil, segment{base: seg.base, end: seg.before})
+	switch magic := header[:len(segmentMagic)]; {
+	case !bytes.Equal(magic, want[:len(segmentMagic)]):
+		return nil, errors.Join(fmt.Errorf("it begins with %q: %w", magic, errUnsupported), file.Close())
+	case !bytes.Equal(header[:], want):
+		return nil, errors.Join(errMalformed, file.Close())
+	}
+	return file, nil
+}
+
+// checkHeader returns an error if the header of a segment is not what the state says.
+func (s *segmentFiles) checkHeader(seg segmentAt) error {
+	file, err := s.openSegment(seg)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
 // readSegment returns records of one segment, beginning with number from. It ends at the end of the segment,
 // at limit records, or when their data has reached bytesLimit bytes. It remembers where it ended, so that the
 // next read of the stream need not decode the segment from its start.
-func (s *segmentFiles) readSegment(
-	name string,
-	seg segment,
-	from uint64,
-	limit, bytesLimit int,
-) ([]Record, error) {
-	file, err := s.fs.OpenReader(s.dir, segmentName(name, seg.base))
+func (s *segmentFiles) readSegment(seg segmentAt, from uint64, limit, bytesLimit int) ([]Record, error) {
+	file, err := s.openSegment(seg)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	var magic [len(segmentMagic)]byte
-	if _, err := file.ReadAt(magic[:], 0); err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(magic[:], []byte(segmentMagic)) {
-		return nil, errMalformed
-	}
-	place := s.findCursor(name, seg.base, from)
+	place := s.findCursor(seg.stream, seg.base, from)
 	r := bufio.NewReaderSize(io.NewSectionReader(file, place.offset, seg.size-place.offset), 64<<10)
 	var out []Record
 	bytesLeft := bytesLimit
@@ -403,7 +511,7 @@ func (s *segmentFiles) readSegment(
 			out, bytesLeft = append(out, rec), bytesLeft-len(rec.Data)
 		}
 	}
-	s.setCursor(name, place)
+	s.setCursor(seg.stream, place)
 	return out, nil
 }
 
@@ -415,7 +523,7 @@ func (s *segmentFiles) findCursor(name string, base, from uint64) cursor {
 	if c, ok := s.cursors[name]; ok && c.base == base && c.number <= from {
 		return c
 	}
-	return cursor{number: base, base: base, offset: int64(len(segmentMagic))}
+	return cursor{number: base, base: base, offset: int64(segmentHeader)}
 }
 
 // setCursor remembers where a read of the stream ended.

@@ -73,12 +73,20 @@ type Append struct {
 	Records [][]byte
 }
 
-// Txn writes Then and Append when every condition of If holds, and otherwise nothing. It may write each key
-// at most one time.
+// Trim drops the oldest records of a stream: those segments whose records are all below the number Before. It
+// never drops the last segment. What stays can be checked against the digest of what was dropped.
+type Trim struct {
+	Stream string
+	Before uint64
+}
+
+// Txn writes Then, Append and Trim when every condition of If holds, and otherwise nothing. It may write each
+// key at most one time. Records are appended before streams are trimmed.
 type Txn struct {
 	If     []Condition
 	Then   []Write
 	Append []Append
+	Trim   []Trim
 }
 
 // Result describes a committed transaction.
@@ -101,12 +109,17 @@ func (t Txn) check() error {
 			return err
 		}
 		if _, twice := seen[w.Key]; twice {
-			return invalidFault("a transaction writes the key " + quote(w.Key) + " twice")
+			return invalidFault("it writes the key " + quote(w.Key) + " twice")
 		}
 		seen[w.Key] = struct{}{}
 	}
 	for _, a := range t.Append {
 		if err := a.check(); err != nil {
+			return err
+		}
+	}
+	for _, trim := range t.Trim {
+		if err := checkStream(trim.Stream); err != nil {
 			return err
 		}
 	}
@@ -151,7 +164,6 @@ func checkStream(name string) error {
 	return nil
 }
 
-func invalidFault(msg string) error {
-	const remedy = "send less, or split it into several transactions"
-	return fault.New(fault.Invalid, "raftstore.Commit", msg, remedy)
+func invalidFault(why string) error {
+	return transactionInvalid.New("raftstore.Commit", fault.Args{"why": why})
 }

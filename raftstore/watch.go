@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // Event is one change of a key. When Deleted, Item is the zero value.
@@ -97,12 +95,7 @@ func (r *ring) after(
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if from < r.since {
-		return nil, from, nil, fault.New(
-			fault.Expired,
-			"raftstore.Watch",
-			"the changes since this revision are no longer kept",
-			"list again, then watch from the listing's revision",
-		)
+		return nil, from, nil, watchExpired.New("raftstore.Watch")
 	}
 	// i is the first kept revision after from. The comparison never says "equal": the search then ends at the
 	// first revision for which it says 1.

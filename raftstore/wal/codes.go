@@ -18,4 +18,11 @@ var (
 		Text:   "the disk of this replica is full: nothing more is written, nothing written is lost",
 		Remedy: "free space in the data folder's file system, then restart auth",
 	}
+
+	logDamaged = fault.Code{
+		Name:   "log-damaged",
+		Kind:   fault.Internal,
+		Text:   "the log is damaged before its end",
+		Remedy: "check the disk, then restore this replica from a backup",
+	}
 )

@@ -11,8 +11,6 @@ import (
 
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
-
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // raft-wal v0.4.0 does not survive every crash around the end of a segment file:
@@ -172,12 +170,7 @@ func checkRest(data []byte, complete logTail) error {
 
 // damagedLogFault is the fault of a log file in which acknowledged data is damaged.
 func damagedLogFault() error {
-	return fault.New(
-		fault.Internal,
-		"raftstore.Run",
-		"the log is damaged before its end",
-		"check the disk, then restore this replica from a backup",
-	)
+	return logDamaged.New("raftstore.Run")
 }
 
 // zeroRest overwrites the file behind end with zeros, and syncs it. data is the file's content: blocks that
