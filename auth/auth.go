@@ -24,6 +24,7 @@ import (
 
 	"github.com/threshold-access/threshold/auth/bootstrap"
 	"github.com/threshold-access/threshold/auth/port"
+	"github.com/threshold-access/threshold/ca/rootkey"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/lifecycle"
@@ -44,6 +45,9 @@ type Config struct {
 	ResumeBootstrap bool
 	// BootstrapName is what faults call the bootstrap file.
 	BootstrapName string
+	// RootKey says where the root key of a new cluster goes. It is required together with Bootstrap, unless
+	// that says that the store keeps the key, and used only when the cluster is created.
+	RootKey RootKeyFile
 	// ReplicaID names this replica among the members for ever: a lower-case host name. Required.
 	ReplicaID string
 	// Version is the release, for the audit log.
@@ -52,6 +56,14 @@ type Config struct {
 	Log *slog.Logger
 	// Now is the clock. Zero means time.Now.
 	Now func() time.Time
+}
+
+// RootKeyFile is the file to which the root key of a new cluster is written, encrypted by age: for
+// recipients, or with a passphrase. The file must not exist.
+type RootKeyFile struct {
+	Path       string
+	Recipients []string // of the form age1…
+	Passphrase []byte
 }
 
 // Server is one auth replica. All methods but Run may be called at any time by any goroutine.
@@ -94,6 +106,9 @@ func newServer(cfg Config, adjustStore func(*raftstore.Config)) (*Server, error)
 		if server.bootstrap, err = bootstrap.Parse(cfg.BootstrapName, cfg.Bootstrap); err != nil {
 			return nil, err
 		}
+		if err := checkRootKeyFile(server.bootstrap, cfg.RootKey); err != nil {
+			return nil, err
+		}
 	}
 	server.port, err = port.New(port.Config{Listener: cfg.Listener, Log: cfg.Log, Now: cfg.Now})
 	if err != nil {
@@ -112,6 +127,18 @@ func newServer(cfg Config, adjustStore func(*raftstore.Config)) (*Server, error)
 		return nil, err
 	}
 	return server, nil
+}
+
+// checkRootKeyFile returns a fault unless the configuration says where the root key of a new cluster goes, if
+// it must say it.
+func checkRootKeyFile(b *bootstrap.File, file RootKeyFile) error {
+	if b.RootInStore() {
+		return nil
+	}
+	if file.Path == "" {
+		return rootKeyHomeless.New("auth.New")
+	}
+	return rootkey.Protection{Recipients: file.Recipients, Passphrase: file.Passphrase}.Check()
 }
 
 // Run serves until ctx ends, and then returns nil. It returns a fault if the server cannot start, or if a

@@ -52,4 +52,12 @@ var (
 		Text:   "the replica id: {why}",
 		Remedy: "give auth.replica a lower-case host name",
 	}
+
+	rootKeyHomeless = fault.Code{
+		Name: "root-key-homeless",
+		Kind: fault.Invalid,
+		Text: "a new cluster needs a file for its root key, which no server keeps",
+		Remedy: "add --root-key-out FILE, with --root-key-recipient age1… or a passphrase, " +
+			"and keep the file away from the servers",
+	}
 )

@@ -64,6 +64,7 @@ version: v1
 metadata: {name: example.com}
 spec:
   seal: file://%s
+  root_key: store
   connector:
     name: corp
     type: oidc

@@ -22,6 +22,7 @@ import (
 	"github.com/threshold-access/threshold/auth/totp"
 	"github.com/threshold-access/threshold/ca"
 	"github.com/threshold-access/threshold/ca/keyring"
+	"github.com/threshold-access/threshold/ca/rootkey"
 	events "github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -43,13 +44,12 @@ type services struct {
 
 // open returns the services over the cluster in the store, with the cluster's keys open. If the server was
 // given a bootstrap file, open first creates the cluster. The caller wipes services.keys.
-func (s *Server) open(ctx context.Context) (*services, error) {
+func (s *Server) open(ctx context.Context) (_ *services, err error) {
 	records := state.New(s.store)
 	if err := s.createOnce(ctx, records); err != nil {
 		return nil, err
 	}
 	svc := &services{state: records}
-	var err error
 	if svc.cluster, err = records.Cluster(ctx); err != nil {
 		return nil, err
 	}
@@ -60,6 +60,11 @@ func (s *Server) open(ctx context.Context) (*services, error) {
 	if svc.keys, err = keyring.Open(ctx, records.Keyring, seal); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			svc.keys.Wipe()
+		}
+	}()
 	id, err := records.Replicas.Replica(ctx, s.cfg.ReplicaID, s.cfg.Now())
 	if err != nil {
 		return nil, err
@@ -70,7 +75,7 @@ func (s *Server) open(ctx context.Context) (*services, error) {
 		Name:    s.cfg.ReplicaID,
 		ID:      id,
 	}
-	if err := s.buildServices(svc, seal); err != nil {
+	if err := s.buildServices(svc); err != nil {
 		return nil, err
 	}
 	return svc, nil
@@ -106,16 +111,29 @@ func (s *Server) createCluster(ctx context.Context, st *state.State) error {
 		return err
 	}
 	return s.bootstrap.Create(ctx, bootstrap.Config{
-		Store: state.NewVault(st, seal),
-		Seal:  seal,
-		Now:   s.cfg.Now(),
-		Log:   s.cfg.Log,
+		Store:    func(secrets state.Seal) bootstrap.Store { return state.NewVault(st, secrets) },
+		Seal:     seal,
+		Now:      s.cfg.Now(),
+		Log:      s.cfg.Log,
+		KeepRoot: s.writeRootKey,
 	})
+}
+
+// writeRootKey writes the root key of a new cluster to the file that the configuration names.
+func (s *Server) writeRootKey(key *keyring.RootKey) error {
+	file := s.cfg.RootKey
+	protect := rootkey.Protection{Recipients: file.Recipients, Passphrase: file.Passphrase}
+	if err := rootkey.Write(file.Path, key, protect); err != nil {
+		return err
+	}
+	s.cfg.Log.Info("root key written: keep the file away from every server; without it no authority can be "+
+		"replaced", "file", file.Path)
+	return nil
 }
 
 // buildServices sets the services of svc, each after those that it needs. svc has the cluster, the replica,
 // the state and the keys already. It starts nothing.
-func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
+func (s *Server) buildServices(svc *services) error {
 	cluster, now, log := svc.cluster.Name, s.cfg.Now, s.cfg.Log
 	svc.publisher = rules.New(rules.Config{
 		Source:  svc.state.Rules,
@@ -155,8 +173,8 @@ func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
 		Now:      now,
 		Log:      log,
 	})
-	vault := state.NewVault(svc.state, seal)
-	if svc.logins, err = s.newLogin(svc, vault, seal); err != nil {
+	vault := state.NewVault(svc.state, svc.keys.Secrets())
+	if svc.logins, err = s.newLogin(svc, vault); err != nil {
 		return err
 	}
 	svc.api = s.newAPI(svc, vault.Connectors)
@@ -164,9 +182,9 @@ func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
 }
 
 // newLogin makes the login service with its OpenID Connect providers and its second factor. It opens the
-// login key with the seal, and overwrites it after the service has made its cipher from it.
-func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) (*login.Service, error) {
-	key, err := seal.Open(state.LoginKeySeal, svc.cluster.LoginKey)
+// login key, and overwrites it after the service has made its cipher from it.
+func (s *Server) newLogin(svc *services, vault *state.Vault) (*login.Service, error) {
+	key, err := svc.keys.Secrets().Open(state.LoginKeySeal, svc.cluster.LoginKey)
 	if err != nil {
 		return nil, err
 	}

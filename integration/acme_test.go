@@ -32,7 +32,9 @@ func TestTheProxyGetsItsWebCertificateByACME(t *testing.T) {
 	a := newWebAuthority(t)
 	startPebble(t, container, a)
 	start := startACMEServer(t, container)
-	server := start("--bootstrap", "/srv/bootstrap.yaml")
+	_, recipient := harness.NewRootIdentity(t)
+	server := start("--bootstrap", "/srv/bootstrap.yaml", "--root-key-out", "/srv/root.key.age",
+		"--root-key-recipient", recipient)
 	server.WaitFor(`msg="web certificate from the ACME authority"`)
 	roots := pebbleRoots(t, container, a)
 

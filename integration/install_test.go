@@ -39,16 +39,19 @@ type guideRun struct {
 	systemd    map[string]*harness.Systemd
 	roots      *x509.CertPool
 	token      string // the one that was printed last
+	recipient  string // of the administrator's age identity
 	printed    string // by the last command
 	enrolled   harness.User
 }
 
 // The commands of docs/install.md are run exactly as they are printed there, with three exceptions. A token
-// is pasted where the guide says so; harness.Systemd stands in for systemctl, because no service manager
-// runs in a container; and the test opens the page that tsh prints, because the laptop has no desktop.
+// and a recipient of age are pasted where the guide says so; harness.Systemd stands in for systemctl, because
+// no service manager runs in a container; and the test opens the page that tsh prints, because the laptop has
+// no desktop.
 func TestTheInstallationGuideWorksAsWritten(t *testing.T) {
 	g := &guideRun{t: t, containers: map[string]*harness.Container{}, systemd: map[string]*harness.Systemd{}}
 	g.build()
+	_, g.recipient = harness.NewRootIdentity(t)
 	text, err := os.ReadFile("../docs/install.md")
 	if err != nil {
 		t.Fatal(err)
@@ -93,10 +96,17 @@ func (g *guideRun) waitForReconnect() {
 	})
 }
 
-// commands splits a block into commands: one line each, with its here document.
+// commands splits a block into commands: one line each, with the lines that a backslash continues and its
+// here document.
 func commands(block string) (out []string) {
-	end := ""
+	end, continued := "", false
 	for line := range strings.Lines(block) {
+		wasContinued := continued
+		continued = strings.HasSuffix(line, "\\\n")
+		if wasContinued {
+			out[len(out)-1] += line
+			continue
+		}
 		if end != "" {
 			out[len(out)-1] += line
 			if strings.TrimSpace(line) == end {
@@ -134,6 +144,7 @@ func (g *guideRun) runTyped(machine, command string) {
 		}
 		command, g.token = strings.Replace(command, "PASTE THE TOKEN HERE", g.token, 1), ""
 	}
+	command = strings.Replace(command, "age1PASTE-YOUR-RECIPIENT-HERE", g.recipient, 1)
 	r := container.Run("bash", "-c", "set -e\n"+command)
 	g.printed = r.OK(g.t)
 	if token := regexp.MustCompile(`thjoin1\.[A-Za-z0-9._-]+`).FindString(g.printed); token != "" {

@@ -95,4 +95,32 @@ var (
 		Text:   "the web certificate cannot be used: {why}",
 		Remedy: "check spec.proxy.cert_file and key_file",
 	}
+
+	passphraseUnknown = fault.Code{
+		Name:   "passphrase-unknown",
+		Kind:   fault.Invalid,
+		Text:   "there is no terminal to ask for the passphrase of the root key",
+		Remedy: "add --root-key-recipient age1… or --root-key-passphrase-file FILE",
+	}
+
+	passphraseUnread = fault.Code{
+		Name:   "passphrase-unread",
+		Kind:   fault.Internal,
+		Text:   "the passphrase could not be read from the terminal",
+		Remedy: "try again, or add --root-key-passphrase-file FILE",
+	}
+
+	passphrasesDiffer = fault.Code{
+		Name:   "passphrases-differ",
+		Kind:   fault.Invalid,
+		Text:   "the two passphrases differ",
+		Remedy: "try again",
+	}
+
+	rootKeyOutMissing = fault.Code{
+		Name:   "root-key-out-missing",
+		Kind:   fault.Invalid,
+		Text:   "the root key has a recipient or passphrase, but no file",
+		Remedy: "add --root-key-out FILE",
+	}
 )

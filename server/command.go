@@ -28,7 +28,8 @@ const (
 const usage = `threshold is the server of a Threshold cluster.
 
   threshold start [--config FILE]                     run the parts that FILE names until SIGTERM
-  threshold start [--config FILE] --bootstrap FILE    create a new cluster first; refused where one exists
+  threshold start [--config FILE] --bootstrap FILE --root-key-out FILE
+                                                      create a new cluster first; refused where one exists
   threshold check [--config FILE] [--bootstrap FILE]  report every fault in the files, and start nothing
   threshold version                                   print the version
 
@@ -66,6 +67,7 @@ type command struct {
 
 	config     string
 	bootstrap  string
+	rootKey    rootKeyFlags
 	log        daemon.Log
 	untilReady bool
 	firstProxy bool
@@ -118,6 +120,7 @@ func (c *command) flags(name string) *flag.FlagSet {
 	if name != "start" {
 		return flags
 	}
+	c.rootKey.add(flags)
 	flags.StringVar(&c.log.Level, "log-level", "",
 		"least `level` that is logged: debug, info, warn or error; overrides the file")
 	flags.StringVar(&c.log.Format, "log-format", "", "`format` of the log: text or json; overrides the file")
@@ -246,6 +249,9 @@ func (c *command) serverConfig(s spec) (Config, error) {
 	}
 	var err error
 	cfg.Auth.BootstrapName = c.bootstrap
-	cfg.Auth.Bootstrap, err = readFile(c.bootstrap)
+	if cfg.Auth.Bootstrap, err = readFile(c.bootstrap); err != nil {
+		return cfg, err
+	}
+	cfg.Auth.RootKey, err = c.rootKey.file(c.stderr)
 	return cfg, err
 }

@@ -229,3 +229,38 @@ func TestExitStatus(t *testing.T) {
 		}
 	}
 }
+
+// The root key of a new cluster needs a file and a protection. What is wrong with them is said before
+// anything is created.
+func TestTheRootKeyNeedsAFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := strings.Replace(bootstrap, "  root_key: store\n", "", 1)
+	text = strings.Replace(text, "SEAL", filepath.Join(dir, "seal.key"), 1)
+	file := writeFile(t, "cluster.yaml", text)
+	spec := strings.Replace(header, "/nowhere", dir+"/data", 1) + auth
+	config := writeFile(t, "threshold.yaml", spec)
+	out := filepath.Join(dir, "root.key.age")
+	for _, tt := range []struct {
+		flags []string
+		want  string
+	}{
+		{nil, "--root-key-out FILE"},
+		{[]string{"--root-key-recipient", "age1x"}, "add --root-key-out FILE"},
+		{[]string{"--root-key-out", out, "--root-key-recipient", "age1x"}, "not of the form age1"},
+		{[]string{"--root-key-out", out, "--root-key-passphrase-file", writeFile(t, "pass", "short\n")},
+			"shorter than 12"},
+		{[]string{"--root-key-out", out, "--root-key-passphrase-file", "/nowhere/pass"}, "/nowhere/pass"},
+	} {
+		args := append([]string{"start", "--config", config, "--bootstrap", file}, tt.flags...)
+		status, output := run(t, args...)
+		if status != 1 || !strings.Contains(output, tt.want) {
+			t.Errorf("%q: got %d, %q, want %q in it", tt.flags, status, output, tt.want)
+		}
+	}
+	for _, path := range []string{out, filepath.Join(dir, "seal.key"), filepath.Join(dir, "data")} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("got %s created, want nothing", path)
+		}
+	}
+}

@@ -23,6 +23,7 @@ version: v1
 metadata: {name: x.example.com}
 spec:
   seal: file://SEAL
+  root_key: store
   connector:
     name: idp
     type: oidc

@@ -11,13 +11,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/threshold-access/threshold/auth/authorities"
 	"github.com/threshold-access/threshold/auth/rules"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/ca/keyring"
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
 // loginKeyBytes is the size of the login key, which seals (encrypts) login attempts.
@@ -30,10 +29,14 @@ type Store interface {
 
 // Config says what Create needs; all of it is required.
 type Config struct {
-	Store Store
-	Seal  keyring.Seal // from File.OpenSeal; encrypts the private keys and the login key
+	// Store returns the store that seals its secrets by these.
+	Store func(secrets state.Seal) Store
+	Seal  keyring.Seal // from File.OpenSeal; wraps the data key
 	Now   time.Time    // when the cluster is created; its first certificates begin here
 	Log   *slog.Logger
+	// KeepRoot takes the root key of the new cluster to where it is kept, durably, before the cluster exists:
+	// a cluster whose root is lost cannot be made. It is not called if the file says RootInStore.
+	KeepRoot func(*keyring.RootKey) error
 }
 
 // Create generates the keys of the cluster and stores everything that a cluster begins with: its record, the
@@ -43,38 +46,61 @@ type Config struct {
 func (f *File) Create(ctx context.Context, cfg Config) error {
 	now := cfg.Now.UTC()
 	var generated memoryStore
-	keys, err := keyring.Generate(ctx, f.cluster, &generated, cfg.Seal, now)
+	keys, root, err := keyring.Generate(ctx, keyring.NewCluster{
+		Cluster:     f.cluster,
+		Store:       &generated,
+		Seal:        cfg.Seal,
+		Now:         now,
+		RootInStore: f.rootStored,
+	})
 	if err != nil {
 		return err
 	}
+	defer root.Wipe()
 	defer keys.Wipe() // auth opens them again from the store, as after a restart
-	root, err := keys.RootSigner()
+	records, err := f.records(keys, root, generated.document, cfg.Seal.URI(), now)
 	if err != nil {
 		return err
 	}
-	authorities, err := rules.FirstAuthorities(root, f.cluster, authoritiesOf(keys.Public()), now)
-	if err != nil {
+	if !f.rootStored {
+		if err := cfg.KeepRoot(root); err != nil {
+			return err
+		}
+	}
+	if err := cfg.Store(keys.Secrets()).CreateCluster(ctx, records); err != nil {
 		return err
 	}
-	loginKey, err := newLoginKey(cfg.Seal)
+	cfg.Log.Info("cluster created", "cluster", f.cluster, "pin", keys.Pin().String())
+	return nil
+}
+
+// records returns everything that the cluster begins with.
+func (f *File) records(
+	keys *keyring.Keyring, root *keyring.RootKey, document []byte, seal string, now time.Time,
+) (state.InitialRecords, error) {
+	body, err := authorities.Of(keys)
 	if err != nil {
-		return err
+		return state.InitialRecords{}, err
 	}
-	pin := keys.Pin().String()
-	err = cfg.Store.CreateCluster(ctx, state.InitialRecords{
-		Cluster:     state.Cluster{Name: f.cluster, Seal: cfg.Seal.URI(), Created: now, LoginKey: loginKey},
-		Keyring:     generated.document,
-		Authorities: authorities,
+	first, err := rules.FirstAuthorities(root.Signer(), f.cluster, body, now)
+	if err != nil {
+		return state.InitialRecords{}, err
+	}
+	loginKey, err := newLoginKey(keys.Secrets())
+	if err != nil {
+		return state.InitialRecords{}, err
+	}
+	return state.InitialRecords{
+		Cluster:     state.Cluster{Name: f.cluster, Seal: seal, Created: now, LoginKey: loginKey},
+		Keyring:     document,
+		Authorities: first,
 		Roles:       f.roles,
 		Connectors:  f.connectors,
-		Events: []audit.Event{
-			audit.New(now, identity.Identity{}, audit.ClusterCreation{Cluster: f.cluster, Pin: pin}),
-		},
-	})
-	if err == nil {
-		cfg.Log.Info("cluster created", "cluster", f.cluster, "pin", pin)
-	}
-	return err
+		Events: []audit.Event{audit.New(now, identity.Identity{}, audit.ClusterCreation{
+			Cluster: f.cluster,
+			Pin:     keys.Pin().String(),
+		})},
+	}, nil
 }
 
 // OpenSeal opens the seal whose key URI is in the bootstrap file, and returns it. If the URI names a key file
@@ -94,11 +120,11 @@ func (f *File) OpenSeal(log *slog.Logger) (keyring.Seal, error) {
 }
 
 // newLoginKey draws the key that seals login attempts, and returns it sealed.
-func newLoginKey(seal keyring.Seal) ([]byte, error) {
+func newLoginKey(secrets *keyring.Secrets) ([]byte, error) {
 	key := make([]byte, loginKeyBytes)
 	defer clear(key)
 	_, _ = rand.Read(key) // crypto/rand never fails since Go 1.24
-	return seal.Seal(state.LoginKeySeal, key)
+	return secrets.Seal(state.LoginKeySeal, key)
 }
 
 // memoryStore is a keyring.Store that holds the keyring's document in memory: keyring.Generate saves into it,
@@ -108,7 +134,7 @@ type memoryStore struct{ document []byte }
 // Load implements keyring.Store.
 func (m *memoryStore) Load(context.Context) ([]byte, error) {
 	if m.document == nil {
-		return nil, fault.New(fault.NotFound, "bootstrap.Create", "there is no keyring yet", "generate one")
+		return nil, keyringNone.New("bootstrap.Create")
 	}
 	return m.document, nil
 }
@@ -117,17 +143,4 @@ func (m *memoryStore) Load(context.Context) ([]byte, error) {
 func (m *memoryStore) Save(_ context.Context, _, doc []byte) error {
 	m.document = slices.Clone(doc)
 	return nil
-}
-
-// authoritiesOf is the body of the first authorities document: the public keys and certificates of all
-// authorities, of which a new cluster has one each.
-func authoritiesOf(public keyring.Public) signed.Authorities {
-	const generation = 1
-	return signed.Authorities{Root: public.Root.Raw, Keys: []signed.AuthorityKey{
-		signed.SSHKey(signed.UserSSH, generation, signed.Active, public.UserSSH[0]),
-		signed.SSHKey(signed.HostSSH, generation, signed.Active, public.HostSSH[0]),
-		signed.X509Key(signed.UserX509, generation, signed.Active, public.UserX509[0]),
-		signed.X509Key(signed.ServiceX509, generation, signed.Active, public.ServiceX509[0]),
-		signed.SigningKey(generation, signed.Active, public.Rules[0]),
-	}}
 }

@@ -24,6 +24,7 @@ import (
 type File struct {
 	cluster    string // the cluster's name
 	seal       string // key URI
+	rootStored bool   // the store keeps the root key
 	roles      []access.Role
 	connectors []state.NamedConnector
 }
@@ -31,18 +32,34 @@ type File struct {
 // Cluster is the name of the cluster that the file creates.
 func (f *File) Cluster() string { return f.cluster }
 
+// RootInStore reports whether the store of the new cluster keeps the root key. Otherwise it must be written
+// to a file.
+func (f *File) RootInStore() bool { return f.rootStored }
+
 // clusterSpec is the spec of the cluster document.
 type clusterSpec struct {
 	Seal      string        `yaml:"seal"      config:"required"` // key URI; a missing file:// is created
 	Connector connectorSpec `yaml:"connector" config:"required"`
 	Admin     adminClaim    `yaml:"admin"     config:"required"`
+	// RootKey is "file" by default. "store" is for demos and tests: see keyring.NewCluster.
+	RootKey string `yaml:"root_key"`
 }
+
+// Values of clusterSpec.RootKey.
+const (
+	rootInFile  = "file"
+	rootInStore = "store"
+)
 
 // Check implements config.Checker.
 func (c clusterSpec) Check(report func(path, format string, args ...any)) {
 	u, err := url.Parse(c.Seal)
 	if err != nil || u.Scheme == "" {
 		report("seal", "is not a key URI: name a key file, for example file:///etc/threshold/seal.key")
+	}
+	if c.RootKey != "" && c.RootKey != rootInFile && c.RootKey != rootInStore {
+		report("root_key", "is %q: it is %s, or %s for a cluster that nobody relies on",
+			c.RootKey, rootInFile, rootInStore)
 	}
 }
 
@@ -143,7 +160,7 @@ func (f *File) setCluster(doc config.Document) error {
 	if err != nil {
 		return err
 	}
-	f.cluster, f.seal = doc.Metadata.Name, spec.Seal
+	f.cluster, f.seal, f.rootStored = doc.Metadata.Name, spec.Seal, spec.RootKey == rootInStore
 	admin := oidc.RoleRule{
 		Claim: spec.Admin.Claim,
 		Value: spec.Admin.Value,

@@ -51,7 +51,7 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{
 		t:     t,
 		state: s,
-		vault: state.NewVault(s, keyringtest.Seal(t)),
+		vault: state.NewVault(s, keyringtest.Secrets(t)),
 		now:   time.Unix(1_800_000_000, 0),
 	}
 	f.restart()

@@ -87,7 +87,7 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{
 		t:     t,
 		state: s,
-		vault: state.NewVault(s, keyringtest.Seal(t)),
+		vault: state.NewVault(s, keyringtest.Secrets(t)),
 		now:   time.Now().Truncate(30 * time.Second),
 	}
 	server := httptest.NewServer(

@@ -43,7 +43,7 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{T: t, st: state.New(raftstoretest.Open(t)), keys: clustertest.NewInMemory(t)}
 	first, err := rules.FirstAuthorities(f.keys.RootKey(), cluster, f.keys.Authorities(), time.Now())
 	f.must(err)
-	f.must(state.NewVault(f.st, keyringtest.Seal(t)).CreateCluster(t.Context(), state.InitialRecords{
+	f.must(state.NewVault(f.st, keyringtest.Secrets(t)).CreateCluster(t.Context(), state.InitialRecords{
 		Cluster:     state.Cluster{Name: cluster, Created: time.Now()},
 		Keyring:     json.RawMessage(`{}`),
 		Authorities: first,

@@ -10,10 +10,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // Version of the document that this code writes, and the newest that it reads.
@@ -63,11 +65,12 @@ func (s State) rank() int {
 
 // document is what the Store keeps, as JSON.
 type document struct {
-	V       int         `json:"v"` // Version of the release that wrote it
-	Cluster string      `json:"cluster"`
-	Seal    string      `json:"seal"` // key URI of the seal, to tell an operator which key file to look for
-	Created time.Time   `json:"born"` // the JSON name is older than the field's, and stays
-	Keys    []storedKey `json:"keys"`
+	V        int             `json:"v"` // Version of the release that wrote it
+	Critical wire.Critical   `json:"critical,omitempty"`
+	Cluster  string          `json:"cluster"`
+	Created  time.Time       `json:"created"`
+	DataKeys []storedDataKey `json:"data_keys"`
+	Keys     []storedKey     `json:"keys"`
 }
 
 // storedKey is one key of the document, with its private part sealed.
@@ -79,24 +82,21 @@ type storedKey struct {
 	Public     []byte    `json:"public"`           // SubjectPublicKeyInfo, DER
 	Cert       []byte    `json:"cert,omitempty"`   // root, user-x509, service-x509: DER
 	Sealed     []byte    `json:"sealed,omitempty"` // PKCS #8, sealed; absent only for an offline root
+	// Critical says that a program which does not know the authority must not open the document. Others
+	// ignore a key of an authority that they do not know.
+	Critical bool `json:"critical,omitempty"`
 }
 
-// sealName is the name under which a private key is sealed. It binds the sealed key to its place in the
-// document: copied to another cluster, authority or generation, it cannot be opened.
-func sealName(cluster string, a Authority, generation int) string {
-	return fmt.Sprintf("threshold/keyring/1/%s/%s/%d", cluster, a, generation)
+// keyName is the name under which a private key is sealed. It binds the sealed key to its place in the
+// document and to the root: copied to another authority or generation, or beside another root, it cannot be
+// opened. The last is needed because nothing else protects the root's certificate when its key is offline.
+func keyName(pin identity.Pin, a Authority, generation int) string {
+	return fmt.Sprintf("keyring/%s/%s/%d", pin, a, generation)
 }
 
-// damagedFault is the fault of a document that cannot be used: Internal, with the message "the stored keyring
-// is damaged: " and then what.
+// damagedFault is the fault of a document that cannot be used.
 func damagedFault(what string, err error) error {
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"keyring.Open",
-		"the stored keyring is damaged: "+what,
-		"restore the auth store from a backup",
-	)
+	return keyringDamaged.Wrap(err, opOpen, fault.Args{"what": what})
 }
 
 // decode decodes a document and checks that it is complete. It does not unseal the keys. A document of a
@@ -109,16 +109,15 @@ func decode(raw []byte) (*document, error) {
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, damagedFault("unreadable", err)
 	}
-	if doc.V > Version {
-		return nil, fault.New(
-			fault.Invalid,
-			"keyring.Open",
-			fmt.Sprintf("the stored keyring is of version %d, this program reads up to %d", doc.V, Version),
-			"start the newer release of threshold that wrote it",
-		)
-	}
 	if doc.V < 1 {
 		return nil, damagedFault("no version", errors.New("v is missing"))
+	}
+	err := wire.Check("the stored keyring", doc.V, Version, doc.Critical, wire.Fields(document{})...)
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.dropUnknown(); err != nil {
+		return nil, err
 	}
 	if err := doc.check(); err != nil {
 		return nil, damagedFault("incomplete", err)
@@ -126,10 +125,29 @@ func decode(raw []byte) (*document, error) {
 	return &doc, nil
 }
 
-// check returns an error unless the document has a valid cluster name, one root key and exactly one active
-// key for each authority, and no two keys of the same authority and generation.
+// dropUnknown removes the keys of authorities that this program does not know: a newer release has added
+// them, and they are not needed for what this one signs. A critical one is fault Invalid.
+func (d *document) dropUnknown() error {
+	known := d.Keys[:0]
+	for _, stored := range d.Keys {
+		switch {
+		case stored.Authority == root || slices.Contains(authorities, stored.Authority):
+			known = append(known, stored)
+		case stored.Critical:
+			return authorityUnknown.New(opOpen, fault.Args{"authority": stored.Authority})
+		}
+	}
+	d.Keys = known
+	return nil
+}
+
+// check returns an error unless the document has a valid cluster name, a data key, one root key and exactly
+// one active key for each authority, and no two keys of the same authority and generation.
 func (d *document) check() error {
 	if err := identity.CheckCluster(d.Cluster); err != nil {
+		return err
+	}
+	if err := d.checkDataKeys(); err != nil {
 		return err
 	}
 	type keyID struct {
@@ -161,10 +179,25 @@ func (d *document) check() error {
 	return nil
 }
 
+// checkDataKeys returns an error unless there is a data key, and each generation once.
+func (d *document) checkDataKeys() error {
+	seen := map[uint32]bool{}
+	for _, k := range d.DataKeys {
+		if k.Generation < 1 || seen[k.Generation] {
+			return fmt.Errorf("data key: generation %d is not unique or not positive", k.Generation)
+		}
+		seen[k.Generation] = true
+	}
+	if len(seen) == 0 {
+		return errors.New("there is no data key")
+	}
+	return nil
+}
+
 // open unseals one key and returns it as an entry of the keyring. It checks that the private key, the public
 // key and the certificate belong together. A root key that is kept offline has no sealed part: the entry's
 // key is then nil.
-func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
+func (s storedKey) open(pin identity.Pin, secrets *Secrets) (*entry, error) {
 	opened := &entry{authority: s.Authority, generation: s.Generation, state: s.State}
 	var err error
 	if opened.public, err = x509.ParsePKIXPublicKey(s.Public); err != nil {
@@ -187,7 +220,7 @@ func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 	if keptOffline {
 		return opened, nil
 	}
-	if opened.key, err = s.unseal(cluster, seal); err != nil {
+	if opened.key, err = s.unseal(pin, secrets); err != nil {
 		return nil, err
 	}
 	return opened, nil
@@ -195,8 +228,8 @@ func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 
 // unseal decrypts the private key and checks that it belongs to the public key beside it. Without this check,
 // whoever can write to the store could exchange the public key, and verifiers would trust a foreign key.
-func (s storedKey) unseal(cluster string, seal Seal) (*secret, error) {
-	plain, err := seal.Open(sealName(cluster, s.Authority, s.Generation), s.Sealed)
+func (s storedKey) unseal(pin identity.Pin, secrets *Secrets) (*secret, error) {
+	plain, err := secrets.Open(keyName(pin, s.Authority, s.Generation), s.Sealed)
 	if err != nil {
 		return nil, fmt.Errorf("open the %s key: %w", s.Authority, err)
 	}

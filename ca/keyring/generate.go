@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/big"
 	"time"
@@ -30,118 +29,180 @@ const (
 // maxCN is the upper bound of a commonName or organizationName (RFC 5280 appendix A.1, ub-common-name).
 const maxCN = 64
 
+// NewCluster is what Generate needs. All but RootInStore is required.
+type NewCluster struct {
+	Cluster string
+	Store   Store
+	Seal    Seal
+	Now     time.Time
+	// RootInStore keeps the root's private key in the store, sealed. It is for clusters that nobody relies
+	// on: whoever takes over a running replica has the root too.
+	RootInStore bool
+}
+
 // Generate creates the keys of a new cluster, of its root and its five authorities, saves them sealed, and
-// returns them opened. When the store holds a keyring already, it returns fault Conflict and saves nothing.
-// An unusable cluster name is fault Invalid.
-func Generate(ctx context.Context, cluster string, store Store, seal Seal, now time.Time) (*Keyring, error) {
-	const op = "keyring.Generate"
-	if err := identity.CheckCluster(cluster); err != nil {
-		const remedy = "choose a lower-case domain name such as access.example.com"
-		return nil, fault.Wrap(err, fault.Invalid, op, "the cluster name is not usable", remedy)
+// returns them opened, with the root key. Unless the cluster keeps the root key, nobody else has it: the
+// caller must keep it, before it makes what Generate saved known to anybody, and wipe it. When the store
+// holds a keyring already, Generate returns fault Conflict and saves nothing. An unusable cluster name is
+// fault Invalid.
+func Generate(ctx context.Context, n NewCluster) (*Keyring, *RootKey, error) {
+	if err := identity.CheckCluster(n.Cluster); err != nil {
+		return nil, nil, clusterNameUnusable.Wrap(err, opGenerate, fault.Args{"why": err.Error()})
 	}
-	existsFault := func(err error) error {
-		return fault.Wrap(err, fault.Conflict, op, "this cluster exists already", "start without --bootstrap")
-	}
-	switch _, err := store.Load(ctx); {
+	switch _, err := n.Store.Load(ctx); {
 	case err == nil:
-		return nil, existsFault(errors.New("the store holds a keyring"))
+		return nil, nil, keyringExists.New(opGenerate)
 	case !fault.Is(err, fault.NotFound):
-		return nil, fmt.Errorf("look for an older keyring: %w", err)
+		return nil, nil, fmt.Errorf("look for an older keyring: %w", err)
 	}
-	doc, err := newDocument(cluster, seal, now.UTC().Truncate(time.Second))
+	doc, rootKey, err := n.newDocument()
 	if err != nil {
-		return nil, fmt.Errorf("make the cluster's keys: %w", err)
+		return nil, nil, fmt.Errorf("make the cluster's keys: %w", err)
 	}
+	keys, err := n.save(ctx, doc)
+	if err != nil {
+		rootKey.Wipe()
+		return nil, nil, err
+	}
+	return keys, rootKey, nil
+}
+
+// save saves the document of a new cluster and returns it opened, so the new keys pass the same checks as
+// after a restart.
+func (n NewCluster) save(ctx context.Context, doc *document) (*Keyring, error) {
 	raw, err := json.Marshal(doc)
 	if err != nil {
 		return nil, fmt.Errorf("encode the keyring: %w", err)
 	}
 	var noOld []byte // Save creates the document, and does not replace one that came since Load
-	if err := store.Save(ctx, noOld, raw); fault.Is(err, fault.Conflict) {
-		return nil, existsFault(err)
+	if err := n.Store.Save(ctx, noOld, raw); fault.Is(err, fault.Conflict) {
+		return nil, keyringExists.Wrap(err, opGenerate)
 	} else if err != nil {
 		return nil, fmt.Errorf("save the keyring: %w", err)
 	}
-	return doc.open(seal) // so the new keys pass the same checks as after a restart
+	return doc.open(n.Seal)
 }
 
-// newDocument creates the keys and certificates of the root and of all authorities, and returns the document
-// with the private keys sealed. It saves nothing.
-func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
-	doc := &document{V: Version, Cluster: cluster, Seal: seal.URI(), Created: now}
-	rootKey, err := newKey(root)
+// newDocument creates the data key, and the keys and certificates of the root and of all authorities. It
+// returns the document with the private keys sealed, and the root key. It saves nothing.
+func (n NewCluster) newDocument() (*document, *RootKey, error) {
+	now := n.Now.UTC().Truncate(time.Second)
+	secrets, dataKey, err := newDataKey(n.Cluster, 1, n.Seal, now)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	rootCert, err := signAuthority(root, cluster, now, rootKey.Public(), nil /* self-signed */, rootKey)
+	defer secrets.Wipe()
+	rootKey, err := newRootKey(n.Cluster, now)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := doc.addKey(root, rootKey, rootCert, seal, now); err != nil {
-		return nil, err
+	doc := &document{V: Version, Cluster: n.Cluster, Created: now, DataKeys: []storedDataKey{dataKey}}
+	g := generator{doc: doc, secrets: secrets, root: rootKey, now: now}
+	if err := g.addRoot(n.RootInStore); err != nil {
+		rootKey.Wipe()
+		return nil, nil, err
 	}
 	for _, a := range authorities {
-		if err := doc.addAuthority(a, rootCert, rootKey, seal, now); err != nil {
-			return nil, fmt.Errorf("%s: %w", a, err)
+		if err := g.addAuthority(authorityName{a, 1}, Active); err != nil {
+			rootKey.Wipe()
+			return nil, nil, fmt.Errorf("%s: %w", a, err)
 		}
 	}
-	return doc, nil
+	return doc, rootKey, nil
 }
 
-// addAuthority creates the first key of an authority and adds it to the document, with the private key sealed
-// (encrypted by seal). An X.509 authority also gets a certificate: that of service-x509 is signed by the
-// root, that of user-x509 by itself. The SSH and rules authorities have a key alone.
-func (d *document) addAuthority(
-	authority Authority,
-	rootCert *x509.Certificate,
-	rootKey crypto.Signer,
-	seal Seal,
-	now time.Time,
-) error {
-	key, err := newKey(authority)
+// newRootKey creates the key and the certificate of a new cluster's root.
+func newRootKey(cluster string, now time.Time) (*RootKey, error) {
+	key, err := newKey(root)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := signAuthority(authorityName{root, 1}, cluster, now, key.Public(), nil /* self-signed */, key)
+	if err != nil {
+		return nil, err
+	}
+	return NewRootKey(cluster, cert, key)
+}
+
+// generator adds keys to a document.
+type generator struct {
+	doc     *document
+	secrets *Secrets
+	root    *RootKey
+	now     time.Time
+}
+
+// addRoot adds the root's public side to the document, and its private key too if the cluster keeps it.
+func (g generator) addRoot(inStore bool) error {
+	var private *secret
+	if inStore {
+		private = g.root.key
+	}
+	return g.addKey(authorityName{root, 1}, Active, g.root.key.Public(), private, g.root.cert)
+}
+
+// addAuthority creates a key of an authority and adds it to the document, with the private key sealed. An
+// X.509 authority also gets a certificate: that of service-x509 is signed by the root, that of user-x509 by
+// itself. The SSH and rules authorities have a key alone.
+func (g generator) addAuthority(name authorityName, state State) error {
+	plain, err := newKey(name.authority)
 	if err != nil {
 		return err
 	}
+	key := newSecret(plain)
+	defer key.wipe()
 	var cert *x509.Certificate // nil for an authority without a certificate
-	switch authority {
+	switch name.authority {
 	case userX509:
-		cert, err = signAuthority(authority, d.Cluster, now, key.Public(), nil /* self-signed */, key)
+		cert, err = signAuthority(name, g.doc.Cluster, g.now, key.Public(), nil /* self-signed */, key)
 	case serviceX509:
-		cert, err = signAuthority(authority, d.Cluster, now, key.Public(), rootCert, rootKey)
+		cert, err = signAuthority(name, g.doc.Cluster, g.now, key.Public(), g.root.cert, g.root.key)
 	}
 	if err != nil {
 		return err
 	}
-	return d.addKey(authority, key, cert, seal, now)
+	return g.addKey(name, state, key.Public(), key, cert)
 }
 
-// addKey adds the first key of an authority to the document: the public key and the certificate as they are,
-// the private key sealed under sealName. cert is nil for an authority without a certificate.
-func (d *document) addKey(
-	authority Authority,
-	key crypto.Signer,
+// addKey adds a key to the document: the public key and the certificate as they are, the private key sealed
+// under keyName. private is nil for an offline root, cert for an authority without a certificate.
+func (g generator) addKey(
+	name authorityName,
+	state State,
+	public crypto.PublicKey,
+	private *secret,
 	cert *x509.Certificate,
-	seal Seal,
-	now time.Time,
 ) error {
-	const generation = 1
-	plain, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("encode key: %w", err)
+	stored := storedKey{
+		Authority:  name.authority,
+		Generation: name.generation,
+		State:      state,
+		Created:    g.now,
 	}
-	defer clear(plain)
-	stored := storedKey{Authority: authority, Generation: generation, State: Active, Created: now}
-	if stored.Sealed, err = seal.Seal(sealName(d.Cluster, authority, generation), plain); err != nil {
-		return fmt.Errorf("seal key: %w", err)
-	}
-	if stored.Public, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+	var err error
+	if stored.Public, err = x509.MarshalPKIXPublicKey(public); err != nil {
 		return fmt.Errorf("encode public key: %w", err)
 	}
 	if cert != nil {
 		stored.Cert = cert.Raw
 	}
-	d.Keys = append(d.Keys, stored)
+	if private != nil {
+		if stored.Sealed, err = g.sealKey(name, private); err != nil {
+			return err
+		}
+	}
+	g.doc.Keys = append(g.doc.Keys, stored)
 	return nil
+}
+
+// sealKey returns a private key as PKCS #8, sealed.
+func (g generator) sealKey(name authorityName, key *secret) ([]byte, error) {
+	plain, err := x509.MarshalPKCS8PrivateKey(key.reveal())
+	if err != nil {
+		return nil, fmt.Errorf("encode key: %w", err)
+	}
+	defer clear(plain)
+	return g.secrets.Seal(keyName(g.root.Pin(), name.authority, name.generation), plain)
 }
 
 // newKey creates a key of the authority's type (see Authority.fits).
@@ -157,7 +218,7 @@ func newKey(a Authority) (crypto.Signer, error) {
 // parent, and key is the issuer's private key. A nil parent means self-signed: the certificate is its own
 // issuer, and key is its own private key.
 func signAuthority(
-	authority Authority,
+	name authorityName,
 	cluster string,
 	now time.Time,
 	pub crypto.PublicKey,
@@ -171,7 +232,7 @@ func signAuthority(
 	}
 	template := &x509.Certificate{
 		SerialNumber:          serial.Add(serial, big.NewInt(1)), // never zero
-		Subject:               subject(authority, cluster),
+		Subject:               name.subject(cluster),
 		NotBefore:             now.Add(-identity.Skew),
 		NotAfter:              now.AddDate(authorityYears, 0, 0),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -181,7 +242,7 @@ func signAuthority(
 	}
 	// The extended key usages of an authority limit those of its certificates: no certificate under user-x509
 	// is valid for a server.
-	switch authority {
+	switch name.authority {
 	case root: // it signs one level of authorities
 		template.NotAfter = now.AddDate(rootYears, 0, 0)
 		template.MaxPathLen, template.MaxPathLenZero = 1, false
@@ -196,11 +257,17 @@ func signAuthority(
 	return x509util.CreateCertificate(template, parent, pub, key)
 }
 
-// subject is the name in an authority's certificate. A cluster name that is too long is left out.
-func subject(a Authority, cluster string) pkix.Name {
-	n := pkix.Name{CommonName: "Threshold " + string(a) + " 1"}
+// authorityName names one key of one authority.
+type authorityName struct {
+	authority  Authority
+	generation int // 1 at first, one more with each new key
+}
+
+// subject is the name in the authority's certificate. A cluster name that is too long is left out.
+func (n authorityName) subject(cluster string) pkix.Name {
+	out := pkix.Name{CommonName: fmt.Sprintf("Threshold %s %d", n.authority, n.generation)}
 	if len(cluster) <= maxCN {
-		n.Organization = []string{cluster}
+		out.Organization = []string{cluster}
 	}
-	return n
+	return out
 }

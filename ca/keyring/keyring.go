@@ -2,10 +2,12 @@
 //
 // A cluster has one root and five authorities, each with a key of its own: user-ssh, host-ssh, user-x509,
 // service-x509 and rules. They are generated together and kept as one versioned document in a Store. Every
-// private key in the document is sealed: encrypted with a seal key that the Store never sees (Seal). To open,
-// or unseal, is to decrypt it again. Open checks each private key against the public key and the certificate
-// beside it. So whoever can write to the store but does not have the seal key cannot add a key that verifiers
-// would trust.
+// private key in the document is sealed: encrypted with the cluster's data key (Secrets), which is stored
+// there too, wrapped by a seal key that the Store never sees (Seal). To open, or unseal, is to decrypt it
+// again. Open checks each private key against the public key and the certificate beside it. So whoever can
+// write to the store but does not have the seal key cannot add a key that verifiers would trust.
+//
+// The root's private key is not in the document (RootKey), unless the cluster was created that way.
 //
 // Only ca and the wiring of auth call it. A Keyring does not change after it was opened, and is safe for
 // concurrent use: after a rotation, auth must be restarted to use the new keys.
@@ -18,6 +20,7 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -40,6 +43,7 @@ type Store interface {
 // Keyring holds a cluster's keys, unsealed in memory.
 type Keyring struct {
 	cluster string
+	secrets *Secrets
 	root    *entry
 	sets    map[Authority][]*entry // by authority, without the root: its keys, the active one first
 	userSSH ssh.Signer
@@ -60,11 +64,9 @@ type entry struct {
 // without a document is fault NotFound; a seal with another key, or a document of a newer release, is fault
 // Invalid; a document that is damaged is fault Internal.
 func Open(ctx context.Context, store Store, seal Seal) (*Keyring, error) {
-	const op = "keyring.Open"
 	raw, err := store.Load(ctx)
 	if fault.Is(err, fault.NotFound) {
-		const remedy = "run once: threshold start --bootstrap FILE"
-		return nil, fault.Wrap(err, fault.NotFound, op, "this cluster has no keys yet", remedy)
+		return nil, keyringMissing.Wrap(err, opOpen)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the keyring: %w", err)
@@ -77,11 +79,25 @@ func Open(ctx context.Context, store Store, seal Seal) (*Keyring, error) {
 }
 
 // open unseals every private key of the document and returns the keyring. It checks each key (storedKey.open)
-// and that the certificates belong together (checkTrees).
-func (d *document) open(seal Seal) (*Keyring, error) {
-	keys := &Keyring{cluster: d.Cluster, sets: map[Authority][]*entry{}}
+// and that the certificates belong together (checkTrees). After an error nothing that it has unsealed stays
+// in memory.
+func (d *document) open(seal Seal) (_ *Keyring, err error) {
+	secrets, err := d.openSecrets(seal)
+	if err != nil {
+		return nil, err
+	}
+	keys := &Keyring{cluster: d.Cluster, secrets: secrets, sets: map[Authority][]*entry{}}
+	defer func() {
+		if err != nil {
+			keys.Wipe()
+		}
+	}()
+	pin, err := d.pin()
+	if err != nil {
+		return nil, err
+	}
 	for _, stored := range d.Keys {
-		opened, err := stored.open(d.Cluster, seal)
+		opened, err := stored.open(pin, secrets)
 		if err != nil {
 			return nil, err
 		}
@@ -101,6 +117,20 @@ func (d *document) open(seal Seal) (*Keyring, error) {
 		return nil, err
 	}
 	return keys, nil
+}
+
+// pin returns the pin of the root's certificate.
+func (d *document) pin() (identity.Pin, error) {
+	for _, stored := range d.Keys {
+		if stored.Authority == root {
+			cert, err := x509.ParseCertificate(stored.Cert)
+			if err != nil {
+				return identity.Pin{}, damagedFault("root has no readable certificate", err)
+			}
+			return identity.PinOf(cert), nil
+		}
+	}
+	return identity.Pin{}, damagedFault("incomplete", errors.New("there is no root"))
 }
 
 // checkTrees returns an error unless the certificates of the root and of user-x509 are self-signed, the root
@@ -143,6 +173,9 @@ func (k *Keyring) makeSSH() (err error) {
 // active is the entry that signs. decode has checked that there is exactly one.
 func (k *Keyring) active(a Authority) *entry { return k.sets[a][0] }
 
+// Secrets seals and opens everything else that the cluster keeps secret. It works until Wipe.
+func (k *Keyring) Secrets() *Secrets { return k.secrets }
+
 // Cluster is the name of the cluster that the keys were generated for.
 func (k *Keyring) Cluster() string { return k.cluster }
 
@@ -175,18 +208,33 @@ func (k *Keyring) ServiceX509() (*x509.Certificate, crypto.Signer) {
 // RulesSigner signs the rules documents, with Ed25519.
 func (k *Keyring) RulesSigner() crypto.Signer { return k.active(rules).key }
 
-// RootSigner signs the first authorities document, and later ones in emergencies. It returns
-// fault.Unavailable when the root key is kept offline.
-func (k *Keyring) RootSigner() (crypto.Signer, error) {
+// RootKey returns the root key of a cluster that keeps it in the store, and false for one that does not.
+func (k *Keyring) RootKey() (*RootKey, bool) {
 	if k.root.key == nil {
-		return nil, fault.New(
-			fault.Unavailable,
-			"keyring.RootSigner",
-			"the cluster root key is kept offline",
-			"bring the root key back for this operation",
-		)
+		return nil, false
 	}
-	return k.root.key, nil
+	return &RootKey{cluster: k.cluster, cert: k.root.cert, key: k.root.key}, true
+}
+
+// TrustedKey is the public side of one key that verifiers trust.
+type TrustedKey struct {
+	Authority  Authority
+	Generation int
+	State      State
+	Public     crypto.PublicKey
+	Cert       *x509.Certificate // user-x509 and service-x509
+}
+
+// Trusted returns the public side of every key of the authorities, without the root. For each authority the
+// active key comes first.
+func (k *Keyring) Trusted() []TrustedKey {
+	var out []TrustedKey
+	for _, a := range authorities {
+		for _, e := range k.sets[a] {
+			out = append(out, TrustedKey{e.authority, e.generation, e.state, e.public, e.cert})
+		}
+	}
+	return out
 }
 
 // Public has the public keys and certificates that verifiers trust. For each authority the active key comes
@@ -231,15 +279,17 @@ func (k *Keyring) certs(a Authority) []*x509.Certificate {
 	return out
 }
 
-// Wipe overwrites the private keys. Every later signature fails. The standard library may keep derived
-// copies of a key until they are garbage-collected; Go gives no way to overwrite those.
+// Wipe overwrites the private keys and the data key. Every later signature fails, and Secrets opens nothing.
+// The standard library may keep derived copies of a key until they are garbage-collected; Go gives no way to
+// overwrite those.
 func (k *Keyring) Wipe() {
+	k.secrets.Wipe()
 	for _, set := range k.sets {
 		for _, e := range set {
 			e.key.wipe()
 		}
 	}
-	if k.root.key != nil {
+	if k.root != nil && k.root.key != nil {
 		k.root.key.wipe()
 	}
 }

@@ -11,8 +11,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -33,11 +36,16 @@ var createdAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func newKeyring(t *testing.T) (*keyring.Keyring, *keyringtest.Store, keyring.Seal) {
 	t.Helper()
 	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
-	k, err := keyring.Generate(t.Context(), cluster, st, seal, createdAt)
+	k, _, err := keyring.Generate(t.Context(), newCluster(st, seal))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return k, st, seal
+}
+
+// newCluster is a cluster that keeps its root key, so that the tests see it sealed.
+func newCluster(st keyring.Store, seal keyring.Seal) keyring.NewCluster {
+	return keyring.NewCluster{Cluster: cluster, Store: st, Seal: seal, Now: createdAt, RootInStore: true}
 }
 
 // wantFault checks that err is a fault of the kind, with a remedy.
@@ -71,11 +79,11 @@ func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
 		t.Errorf("got %v, want a rules signature that verifies", err)
 	}
 	digest := sha256.Sum256(msg)
-	rootKey, err := again.RootSigner()
-	if err != nil {
-		t.Fatal(err)
+	rootKey, kept := again.RootKey()
+	if !kept {
+		t.Fatal("got no root key")
 	}
-	sig, err = rootKey.Sign(rand.Reader, digest[:], crypto.SHA256)
+	sig, err = rootKey.Signer().Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil || p.Root.CheckSignature(x509.ECDSAWithSHA256, msg, sig) != nil {
 		t.Errorf("got %v, want a root signature that verifies", err)
 	}
@@ -131,7 +139,7 @@ func TestPublicReturnsACopy(t *testing.T) {
 func TestGenerateRefusesASecondTime(t *testing.T) {
 	t.Parallel()
 	k, st, seal := newKeyring(t)
-	_, err := keyring.Generate(t.Context(), cluster, st, seal, createdAt)
+	_, _, err := keyring.Generate(t.Context(), newCluster(st, seal))
 	wantFault(t, "second call", err, fault.Conflict)
 	if again, err := keyring.Open(t.Context(), st, seal); err != nil || again.Pin() != k.Pin() {
 		t.Errorf("got %v, %v, want the first keys untouched", again, err)
@@ -145,7 +153,7 @@ func TestConcurrentGenerateCallsCreateOneKeyring(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
 	for i := range errs {
-		wg.Go(func() { _, errs[i] = keyring.Generate(t.Context(), cluster, st, seal, createdAt) })
+		wg.Go(func() { _, _, errs[i] = keyring.Generate(t.Context(), newCluster(st, seal)) })
 	}
 	wg.Wait()
 	succeeded := 0
@@ -164,7 +172,9 @@ func TestConcurrentGenerateCallsCreateOneKeyring(t *testing.T) {
 func TestGenerateRefusesABadClusterName(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"", "Access.example.com", "a/b", "10.0.0.1", "a b"} {
-		_, err := keyring.Generate(t.Context(), name, new(keyringtest.Store), keyringtest.Seal(t), createdAt)
+		n := newCluster(new(keyringtest.Store), keyringtest.Seal(t))
+		n.Cluster = name
+		_, _, err := keyring.Generate(t.Context(), n)
 		wantFault(t, name, err, fault.Invalid)
 	}
 }
@@ -189,7 +199,7 @@ func TestStoreFailuresAreNotTakenForAnEmptyStore(t *testing.T) {
 	down := fault.New(fault.Unavailable, "store", "no leader", "wait")
 	seal := keyringtest.Seal(t)
 	for _, st := range []*brokenStore{{load: down}, {save: down}} {
-		if _, err := keyring.Generate(t.Context(), cluster, st, seal, createdAt); !errors.Is(err, down) {
+		if _, _, err := keyring.Generate(t.Context(), newCluster(st, seal)); !errors.Is(err, down) {
 			t.Errorf("Generate: got %v, want the store's error", err)
 		}
 	}
@@ -209,11 +219,25 @@ func TestAnotherSealDoesNotOpen(t *testing.T) {
 
 // doc is the stored document, as somebody with write access to the store sees it.
 type doc struct {
-	V       int       `json:"v"`
-	Cluster string    `json:"cluster"`
-	Seal    string    `json:"seal"`
-	Created time.Time `json:"born"`
-	Keys    []docKey  `json:"keys"`
+	V        int          `json:"v"`
+	Critical []string     `json:"critical,omitempty"`
+	Cluster  string       `json:"cluster"`
+	Created  time.Time    `json:"created"`
+	DataKeys []docDataKey `json:"data_keys"`
+	Keys     []docKey     `json:"keys"`
+	Future   string       `json:"future,omitempty"`
+}
+
+type docDataKey struct {
+	Generation int       `json:"generation"`
+	Created    time.Time `json:"created"`
+	Wraps      []docWrap `json:"wraps"`
+}
+
+type docWrap struct {
+	Seal   string `json:"seal"`
+	URI    string `json:"uri"`
+	Sealed []byte `json:"sealed"`
 }
 
 type docKey struct {
@@ -224,6 +248,7 @@ type docKey struct {
 	Public     []byte    `json:"public"`
 	Cert       []byte    `json:"cert,omitempty"`
 	Sealed     []byte    `json:"sealed,omitempty"`
+	Critical   bool      `json:"critical,omitempty"`
 }
 
 func (d *doc) key(authority string) *docKey {
@@ -288,7 +313,15 @@ func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 		{"another cluster's name", func(d *doc) { d.Cluster = "other.example.com" }, fault.Invalid},
 		{"a flipped bit in a sealed key", func(d *doc) { d.key("rules").Sealed[40] ^= 1 }, fault.Invalid},
 		{"a flipped bit in a nonce", func(d *doc) { d.key("rules").Sealed[2] ^= 1 }, fault.Invalid},
-		{"an unknown sealed form", func(d *doc) { d.key("rules").Sealed[0] = 2 }, fault.Invalid},
+		{"an unknown sealed form", func(d *doc) { d.key("rules").Sealed[0] = 1 }, fault.Invalid},
+		{"another data key generation", func(d *doc) { d.key("rules").Sealed[4] = 2 }, fault.Invalid},
+		{"no data key", func(d *doc) { d.DataKeys = nil }, fault.Internal},
+		{"a data key twice", func(d *doc) { d.DataKeys = append(d.DataKeys, d.DataKeys[0]) }, fault.Internal},
+		{"a data key without wraps", func(d *doc) { d.DataKeys[0].Wraps = nil }, fault.Invalid},
+		{"a data key wrapped for another generation", func(d *doc) { d.DataKeys[0].Generation = 2 },
+			fault.Invalid},
+		{"a flipped bit in a wrap", func(d *doc) { d.DataKeys[0].Wraps[0].Sealed[40] ^= 1 }, fault.Invalid},
+		{"another cluster's data key", func(d *doc) { d.DataKeys = foreign.DataKeys }, fault.Invalid},
 		{
 			"a truncated sealed key",
 			func(d *doc) { d.key("rules").Sealed = d.key("rules").Sealed[:20] }, fault.Invalid,
@@ -311,7 +344,7 @@ func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 		{"another cluster's root, kept offline", func(d *doc) {
 			*d.key("root") = *foreign.key("root")
 			d.key("root").Sealed = nil
-		}, fault.Internal},
+		}, fault.Invalid},
 		{"no certificate", func(d *doc) { d.key("service-x509").Cert = nil }, fault.Internal},
 		{
 			"an unreadable certificate",
@@ -338,6 +371,11 @@ func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 		{"a generation below one", func(d *doc) { d.key("rules").Generation = 0 }, fault.Internal},
 		{"no version", func(d *doc) { d.V = 0 }, fault.Internal},
 		{"a newer version", func(d *doc) { d.V = keyring.Version + 1 }, fault.Invalid},
+		{"an unknown critical field", func(d *doc) { d.Critical = []string{"future"} }, fault.Invalid},
+		{"an unknown critical authority", func(d *doc) {
+			k := docKey{Authority: "recording", Generation: 1, State: "active", Critical: true}
+			d.Keys = append(d.Keys, k)
+		}, fault.Invalid},
 		{"a bad cluster name", func(d *doc) { d.Cluster = "a/b" }, fault.Internal},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -372,12 +410,137 @@ func TestRootKeptOffline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := again.RootSigner(); err == nil || again.Pin() != k.Pin() {
-		t.Errorf("got %v, want no root signer and the same pin", err)
-	} else {
-		wantFault(t, "offline root", err, fault.Unavailable)
+	if _, kept := again.RootKey(); kept || again.Pin() != k.Pin() {
+		t.Error("got a root key, want none and the same pin")
 	}
 	again.Wipe() // works without a root key
+}
+
+// Unless the cluster keeps it, the root's private key is in the hands of the caller alone.
+func TestTheRootKeyIsNotInTheStore(t *testing.T) {
+	t.Parallel()
+	n := newCluster(new(keyringtest.Store), keyringtest.Seal(t))
+	n.RootInStore = false
+	keys, rootKey, err := keyring.Generate(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := keyring.Open(t.Context(), n.Store, n.Seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, k := range map[string]*keyring.Keyring{"generated": keys, "opened": again} {
+		if _, kept := k.RootKey(); kept || k.Pin() != rootKey.Pin() {
+			t.Errorf("%s: got a root key, or another pin", name)
+		}
+	}
+	rewriteDocument(t, n.Store.(*keyringtest.Store), func(d *doc) {
+		if d.key("root").Sealed != nil {
+			t.Errorf("got %d bytes of a sealed root key in the store, want none", len(d.key("root").Sealed))
+		}
+	})
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cert, err := rootKey.SignService(2, public, createdAt); err == nil {
+		t.Errorf("got %v for an Ed25519 key, want it refused", cert.Subject)
+	}
+	cert, err := rootKey.SignService(2, keys.Public().ServiceX509[0].PublicKey, createdAt)
+	if err != nil || cert.CheckSignatureFrom(keys.Root()) != nil ||
+		cert.Subject.CommonName != "Threshold service-x509 2" {
+		t.Errorf("got %v, %v, want the second service authority under the root", cert, err)
+	}
+	rootKey.Wipe()
+	if _, err := rootKey.PKCS8(); err == nil {
+		t.Error("got a root key after Wipe")
+	}
+}
+
+// What a newer release has added is ignored and kept, unless it is critical.
+func TestNewerDocumentsAreReadAndKept(t *testing.T) {
+	t.Parallel()
+	_, st, seal := newKeyring(t)
+	rewriteDocument(t, st, func(d *doc) {
+		d.Future = "x"
+		d.Keys = append(d.Keys, docKey{Authority: "recording", Generation: 1, State: "resting"})
+	})
+	if _, err := keyring.Open(t.Context(), st, seal); err != nil {
+		t.Errorf("got %v for an unknown field and authority, want them ignored", err)
+	}
+	other := keyringtest.Seal(t)
+	if err := keyring.AddSeal(t.Context(), st, seal, other); err != nil {
+		t.Fatal(err)
+	}
+	rewriteDocument(t, st, func(d *doc) {
+		if d.Future != "x" || d.key("recording") == nil || d.key("recording").State != "resting" {
+			t.Errorf("got %+v, want what a newer release wrote kept", d)
+		}
+	})
+}
+
+// Replicas may have different seals: each of them opens the same keys.
+func TestEachSealOpensTheKeyring(t *testing.T) {
+	t.Parallel()
+	k, st, first := newKeyring(t)
+	sealed, err := k.Secrets().Seal("x", []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, third := keyringtest.Seal(t), keyringtest.Seal(t)
+	wantFault(t, "a seal that opens nothing adds another", keyring.AddSeal(t.Context(), st, second, third),
+		fault.Invalid)
+	for range 2 { // the second time changes nothing
+		if err := keyring.AddSeal(t.Context(), st, first, second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rewriteDocument(t, st, func(d *doc) {
+		if got := len(d.DataKeys[0].Wraps); got != 2 {
+			t.Errorf("got %d wraps, want one for each seal", got)
+		}
+	})
+	for _, seal := range []keyring.Seal{first, second} {
+		again, err := keyring.Open(t.Context(), st, seal)
+		if err != nil || again.Pin() != k.Pin() {
+			t.Fatalf("got %v, %v, want the same keys", again, err)
+		}
+		if plain, err := again.Secrets().Open("x", sealed); err != nil || string(plain) != "secret" {
+			t.Errorf("got %q, %v, want the secret", plain, err)
+		}
+	}
+	_, err = keyring.Open(t.Context(), st, third)
+	wantFault(t, "a third seal", err, fault.Invalid)
+}
+
+// A secret opens only in its cluster and under its name, unaltered, and not after Wipe.
+func TestSecretsAreBoundToClusterAndName(t *testing.T) {
+	t.Parallel()
+	secrets := keyringtest.New(t, cluster, createdAt).Secrets()
+	sealed, err := secrets.Seal("a", []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := secrets.Open("a", sealed); err != nil || string(got) != "secret" {
+		t.Fatalf("got %q, %v, want the secret", got, err)
+	}
+	for i := range sealed {
+		bad := bytes.Clone(sealed)
+		bad[i] ^= 0x80
+		_, err := secrets.Open("a", bad)
+		wantFault(t, fmt.Sprintf("byte %d flipped", i), err, fault.Invalid)
+		_, err = secrets.Open("a", sealed[:i])
+		wantFault(t, fmt.Sprintf("cut to %d", i), err, fault.Invalid)
+	}
+	_, err = secrets.Open("b", sealed)
+	wantFault(t, "another name", err, fault.Invalid)
+	_, err = keyringtest.New(t, "other.example.com", createdAt).Secrets().Open("a", sealed)
+	wantFault(t, "another cluster", err, fault.Invalid)
+	secrets.Wipe()
+	_, err = secrets.Open("a", sealed)
+	wantFault(t, "after Wipe", err, fault.Invalid)
+	_, err = secrets.Seal("a", nil)
+	wantFault(t, "sealed after Wipe", err, fault.Internal)
 }
 
 // spySeal records the plaintext of every key that it seals.
@@ -385,6 +548,8 @@ type spySeal struct {
 	inner keyring.Seal
 	seen  [][]byte
 }
+
+func (s *spySeal) ID() string { return s.inner.ID() }
 
 func (s *spySeal) URI() string { return s.inner.URI() }
 
@@ -400,11 +565,7 @@ func (s *spySeal) Seal(name string, plain []byte) ([]byte, error) {
 func TestNothingShowsPrivateKeys(t *testing.T) {
 	t.Parallel()
 	st, spy := new(keyringtest.Store), &spySeal{inner: keyringtest.Seal(t)}
-	k, err := keyring.Generate(t.Context(), cluster, st, spy, createdAt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rootKey, err := k.RootSigner()
+	k, rootKey, err := keyring.Generate(t.Context(), newCluster(st, spy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -417,6 +578,7 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 	values := map[string]any{
 		"keyring":   k,
 		"root":      rootKey,
+		"secrets":   k.Secrets(),
 		"rules":     k.RulesSigner(),
 		"user-x509": userKey,
 		"user-ssh":  k.UserSSH(),
@@ -438,11 +600,15 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 			fmt.Appendf(nil, "%v %+v %#v %s %x %d", in, in, in, in, in, in),
 		)
 	}
-	if len(spy.seen) != 6 {
-		t.Fatalf("got %d sealed keys, want 6", len(spy.seen))
+	if len(spy.seen) != 1 {
+		t.Fatalf("got %d values sealed by the seal, want the data key alone", len(spy.seen))
 	}
-	for _, der := range spy.seen {
-		for _, secret := range encodings(t, der) {
+	private := privateKeys(t, st, k)
+	if len(private) != 6 {
+		t.Fatalf("got %d private keys, want 6", len(private))
+	}
+	for _, secret := range append(private, spy.seen[0][4:28]) {
+		for _, secret := range encodings(secret) {
 			for what, text := range shown {
 				if bytes.Contains(text, secret) || bytes.Contains(decodeAll(text), secret) {
 					t.Errorf("%s shows bytes of a private key", what)
@@ -452,26 +618,41 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 	}
 }
 
-// encodings are the forms in which a private key could be printed: raw, in hex, in base64, and as fmt
-// prints a slice of bytes.
-func encodings(t *testing.T, der []byte) [][]byte {
+// privateKeys returns a part of each private key in the document, which is found whatever stands before and
+// after it.
+func privateKeys(t *testing.T, st *keyringtest.Store, k *keyring.Keyring) (out [][]byte) {
 	t.Helper()
-	key, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var secret []byte
-	switch k := key.(type) {
-	case ed25519.PrivateKey:
-		secret = k.Seed()
-	case interface{ Bytes() ([]byte, error) }: // *ecdsa.PrivateKey
-		if secret, err = k.Bytes(); err != nil {
-			t.Fatal(err)
+	rewriteDocument(t, st, func(d *doc) {
+		for _, stored := range d.Keys {
+			name := fmt.Sprintf("keyring/%s/%s/%d", k.Pin(), stored.Authority, stored.Generation)
+			der, err := k.Secrets().Open(name, stored.Sealed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, err := x509.ParsePKCS8PrivateKey(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var secret []byte
+			switch key := key.(type) {
+			case ed25519.PrivateKey:
+				secret = key.Seed()
+			case interface{ Bytes() ([]byte, error) }: // *ecdsa.PrivateKey
+				if secret, err = key.Bytes(); err != nil {
+					t.Fatal(err)
+				}
+			default:
+				t.Fatalf("unexpected key %T", key)
+			}
+			out = append(out, secret[4:28])
 		}
-	default:
-		t.Fatalf("unexpected key %T", key)
-	}
-	secret = secret[4:28] // a part, which is found whatever stands before and after it
+	})
+	return out
+}
+
+// encodings are the forms in which a secret could be printed: raw, in hex, in base64, and as fmt prints a
+// slice of bytes.
+func encodings(secret []byte) [][]byte {
 	return [][]byte{
 		secret,
 		fmt.Appendf(nil, "%x", secret),
@@ -496,13 +677,10 @@ func TestWipedKeysRefuseToSign(t *testing.T) {
 	t.Parallel()
 	k, st, seal := newKeyring(t)
 	signers := []crypto.Signer{k.RulesSigner()}
-	rootKey, err := k.RootSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
+	rootKey, _ := k.RootKey()
 	_, user := k.UserX509()
 	_, service := k.ServiceX509()
-	signers = append(signers, rootKey, user, service)
+	signers = append(signers, rootKey.Signer(), user, service)
 	k.Wipe()
 	for i, s := range signers {
 		if sig, err := s.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
@@ -520,10 +698,77 @@ func TestWipedKeysRefuseToSign(t *testing.T) {
 	}
 }
 
+var update = flag.Bool("update", false, "write the golden files")
+
+// A keyring of an earlier release, with its seal, is opened by this one.
+func TestGoldenKeyringIsOpened(t *testing.T) {
+	t.Parallel()
+	if *update {
+		writeGolden(t)
+	}
+	raw, err := os.ReadFile("testdata/keyring.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealKey, err := os.ReadFile("testdata/seal.key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "seal.key")
+	if err := os.WriteFile(path, sealKey, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	seal, err := keyring.OpenSeal("file://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := new(keyringtest.Store)
+	if err := st.Save(t.Context(), nil, raw); err != nil {
+		t.Fatal(err)
+	}
+	k, err := keyring.Open(t.Context(), st, seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := os.ReadFile("testdata/secret.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := k.Secrets().Open("golden", secret); err != nil || string(plain) != "a secret" ||
+		k.Cluster() != cluster {
+		t.Errorf("got %q, %v of %s, want the secret", plain, err, k.Cluster())
+	}
+}
+
+// writeGolden writes the golden files of a new keyring. No cluster has these keys.
+func writeGolden(t *testing.T) {
+	t.Helper()
+	k, st, seal := newKeyring(t)
+	raw, err := st.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.ReplaceAll(raw, []byte(seal.URI()), []byte("file:///etc/threshold/seal.key"))
+	key, err := os.ReadFile(strings.TrimPrefix(seal.URI(), "file://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := k.Secrets().Seal("golden", []byte("a secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{"keyring.json": raw, "seal.key.pem": key, "secret.bin": secret}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join("testdata", name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Whatever the store holds, Open returns a keyring or a fault with a remedy, and does not panic.
 func FuzzOpen(f *testing.F) {
 	st, seal := new(keyringtest.Store), keyringtest.Seal(f)
-	if _, err := keyring.Generate(f.Context(), cluster, st, seal, createdAt); err != nil {
+	if _, _, err := keyring.Generate(f.Context(), newCluster(st, seal)); err != nil {
 		f.Fatal(err)
 	}
 	raw, err := st.Load(f.Context())

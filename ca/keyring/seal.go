@@ -2,7 +2,10 @@ package keyring
 
 import (
 	"crypto/cipher"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,12 +16,13 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Seal encrypts secrets before they are stored (it seals them), and decrypts them again (it opens them). The
-// name is bound to the ciphertext as associated data: what was sealed under one name does not open under
-// another.
+// Seal encrypts the data key before it is stored (it wraps it), and decrypts it again. The name is bound to
+// the ciphertext as associated data: what was sealed under one name does not open under another.
 type Seal interface {
 	Seal(name string, plaintext []byte) ([]byte, error)
 	Open(name string, sealed []byte) ([]byte, error)
+	// ID says which key it is, and is not secret: two seals have the same id only if they have the same key.
+	ID() string
 	URI() string // of the seal key; not secret
 }
 
@@ -26,18 +30,17 @@ type Seal interface {
 // file:///etc/threshold/seal.key; any other URI is fault Invalid. OpenSeal reads the file and checks that no
 // other account can read it (readSealFile).
 func OpenSeal(rawURI string) (Seal, error) {
-	const op, remedy = "keyring.OpenSeal", "name a key file, such as file:///etc/threshold/seal.key"
 	parsed, err := uri.Parse(rawURI)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, op, "the seal is not a key URI", remedy)
+		return nil, sealURIInvalid.Wrap(err, opOpenSeal, fault.Args{"why": "it is not a key URI"})
 	}
 	if scheme := strings.ToLower(parsed.Scheme); scheme != "file" {
-		msg := fmt.Sprintf("seals of the kind %.40q are not supported, only: file", scheme)
-		return nil, fault.New(fault.Invalid, op, msg, remedy)
+		why := fmt.Sprintf("seals of the kind %.40q are not supported, only: file", scheme)
+		return nil, sealURIInvalid.New(opOpenSeal, fault.Args{"why": why})
 	}
 	onlyPath := parsed.Host == "" && parsed.Opaque == "" && parsed.RawQuery == "" && parsed.Fragment == ""
 	if !onlyPath || !strings.HasPrefix(parsed.Path, "/") {
-		return nil, fault.New(fault.Invalid, op, "the seal URI is not file:// and an absolute path", remedy)
+		return nil, sealURIInvalid.New(opOpenSeal, fault.Args{"why": "it is not file:// and an absolute path"})
 	}
 	key, err := readSealFile(parsed.Path)
 	if err != nil {
@@ -46,10 +49,13 @@ func OpenSeal(rawURI string) (Seal, error) {
 	defer clear(key)
 	aead, err := chacha20poly1305.NewX(key)
 	if err != nil {
-		const remedy = "make a new seal key and restore from a backup"
-		return nil, fault.Wrap(err, fault.Internal, op, "the seal key cannot be used", remedy)
+		return nil, sealKeyUnusable.Wrap(err, opOpenSeal)
 	}
-	return &aeadSeal{uri: uri.NewFile(parsed.Path).String(), aead: func() cipher.AEAD { return aead }}, nil
+	return &aeadSeal{
+		id:   sealID(key),
+		uri:  uri.NewFile(parsed.Path).String(),
+		aead: func() cipher.AEAD { return aead },
+	}, nil
 }
 
 // sealFormat is the first byte of every sealed value: XChaCha20-Poly1305, a random 24-byte nonce, then the
@@ -58,11 +64,21 @@ const sealFormat = 1
 
 // aeadSeal seals with a key in memory. Nonces are 192 random bits, so none ever repeats in practice.
 type aeadSeal struct {
+	id   string
 	uri  string
 	aead func() cipher.AEAD // a function for the same reason as secret.key
 }
 
+func (s *aeadSeal) ID() string { return s.id }
+
 func (s *aeadSeal) URI() string { return s.uri }
+
+// sealID is an HMAC with the key as its key, which shows nothing of it.
+func sealID(key []byte) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("threshold seal id v1"))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
 
 // String returns the URI of the seal, for logs.
 func (s *aeadSeal) String() string { return "seal " + s.uri }
@@ -91,11 +107,5 @@ func (s *aeadSeal) Open(name string, sealed []byte) ([]byte, error) {
 }
 
 func (s *aeadSeal) cannotOpen(err error) error {
-	return fault.Wrap(
-		err,
-		fault.Invalid,
-		"keyring.Seal",
-		"the seal "+s.uri+" does not open this secret: it is another key, or the secret was altered",
-		"configure the seal key that this cluster was created with",
-	)
+	return sealForeign.Wrap(err, opSecret, fault.Args{"seal": s.uri})
 }

@@ -31,21 +31,17 @@ func CreateSealFile(path string) error {
 	const op = "keyring.CreateSealFile"
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		const remedy = "keep it: what it has sealed opens with no other key"
-		return fault.Wrap(err, fault.Conflict, op, "the seal key file "+path+" exists already", remedy)
+		return sealFileExists.Wrap(err, op, fault.Args{"file": path})
 	}
 	if err != nil {
-		const msg = "the seal key file cannot be created"
-		return fault.Wrap(err, fault.Internal, op, msg, "check the folder of "+path)
+		return sealFileNotWritten.Wrap(err, op, fault.Args{"file": path})
 	}
 	if err := errors.Join(writeSealKey(file), file.Close()); err != nil {
 		err = errors.Join(err, os.Remove(path))
-		remedy := "check the free space and the permissions of " + path
-		return fault.Wrap(err, fault.Internal, op, "the seal key file cannot be written", remedy)
+		return sealFileNotWritten.Wrap(err, op, fault.Args{"file": path})
 	}
 	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
-		const msg = "the folder of the seal key file cannot be synced"
-		return fault.Wrap(err, fault.Internal, op, msg, "check the disk of "+path)
+		return sealFileNotWritten.Wrap(err, op, fault.Args{"file": path})
 	}
 	return nil
 }
@@ -67,31 +63,25 @@ func writeSealKey(f *os.File) error {
 // is fault NotFound, one that others could read or have put there fault Denied, and one without a key fault
 // Invalid.
 func readSealFile(path string) ([]byte, error) {
-	const op = "keyring.OpenSeal"
 	// O_NONBLOCK: a FIFO in its place must not block the start. O_NOFOLLOW: the file that is checked is the
 	// file that is named.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		const remedy = "put the seal key there, as a plain file of this account"
-		return nil, fault.Wrap(err, fault.NotFound, op, "the seal key file "+path+" cannot be opened", remedy)
+		return nil, sealFileMissing.Wrap(err, opOpenSeal, fault.Args{"file": path})
 	}
 	defer file.Close()
 	if err := checkSealFile(file); err != nil {
-		msg := "the seal key file " + path + " is not safe to use: " + err.Error()
-		remedy := "make it a file of this account with mode 0600: " + path
-		return nil, fault.Wrap(err, fault.Denied, op, msg, remedy)
+		return nil, sealFileUnsafe.Wrap(err, opOpenSeal, fault.Args{"file": path, "why": err.Error()})
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxSealFile))
 	defer clear(text)
 	if err != nil {
-		msg := "the seal key file " + path + " cannot be read"
-		return nil, fault.Wrap(err, fault.Internal, op, msg, "check the disk")
+		return nil, sealFileUnreadable.Wrap(err, opOpenSeal, fault.Args{"file": path})
 	}
 	block, rest := pem.Decode(text)
 	isKey := block != nil && block.Type == sealPEMType && len(block.Bytes) == chacha20poly1305.KeySize
 	if !isKey || len(bytes.TrimSpace(rest)) != 0 {
-		const remedy = "restore the seal key from its backup"
-		return nil, fault.New(fault.Invalid, op, "the file "+path+" is not a seal key", remedy)
+		return nil, sealFileNoKey.New(opOpenSeal, fault.Args{"file": path})
 	}
 	return block.Bytes, nil
 }

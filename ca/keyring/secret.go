@@ -36,6 +36,16 @@ func (s *secret) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]
 	return s.key().Sign(rand, digest, opts)
 }
 
+// reveal returns the key itself, and nil after wipe.
+func (s *secret) reveal() crypto.Signer {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.key == nil {
+		return nil
+	}
+	return s.key()
+}
+
 // wipe overwrites the key. Sign fails from then on.
 func (s *secret) wipe() {
 	s.mu.Lock()

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"filippo.io/age"
 )
 
 // Connector is the name of the connector in every cluster that Bootstrap describes.
@@ -34,6 +36,9 @@ type Server struct {
 	CAFile  string // certificates to trust for the public port
 	Process *Process
 	config  string // path of its configuration file
+
+	// RootKeyFile is the root key of the cluster, RootIdentity the identity file of age that opens it.
+	RootKeyFile, RootIdentity string
 }
 
 // The ports that FreeAddr gives. They are below those that the kernel gives to listeners on port 0 and to
@@ -150,8 +155,29 @@ spec:
 		spec += fmt.Sprintf("  node: {name: %s, labels: {self.env: story}}\n", node)
 	}
 	s.config = WriteFile(t, s.Dir, "threshold.yaml", spec)
-	s.start(t, "--bootstrap", file)
+	flags := []string{"--bootstrap", file}
+	s.start(t, append(flags, s.rootKeyFlags(t)...)...)
 	return s
+}
+
+// rootKeyFlags make the root key of a new cluster a file of the server's folder, whose identity stands beside
+// it: RootKeyFile and RootIdentity.
+func (s *Server) rootKeyFlags(t testing.TB) []string {
+	t.Helper()
+	identity, recipient := NewRootIdentity(t)
+	s.RootKeyFile = filepath.Join(s.Dir, "root.key.age")
+	s.RootIdentity = WriteFile(t, s.Dir, "root-identity.txt", identity)
+	return []string{"--root-key-out", s.RootKeyFile, "--root-key-recipient", recipient}
+}
+
+// NewRootIdentity returns the text of an identity file of age, and the recipient that it opens for.
+func NewRootIdentity(t testing.TB) (identity, recipient string) {
+	t.Helper()
+	key, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.String() + "\n", key.Recipient().String()
 }
 
 // start runs threshold with the server's configuration and further flags, and waits until it is ready.

@@ -74,7 +74,7 @@ var internalImports = map[string][]string{
 // never back, never sideways.
 var layers = map[string]map[string]int{
 	"auth": {
-		"port": 0, "api": 0, "bootstrap": 0, "owncert": 0, "issue": 1, "resources": 1, "login": 2, "join": 2,
+		"port": 0, "api": 0, "bootstrap": 0, "owncert": 0, "authorities": 3, "issue": 1, "resources": 1, "login": 2, "join": 2,
 		"totp": 2, "oidc": 3, "factor": 3, "rules": 4, "attachments": 4, "audit": 4, "state": 5,
 	},
 	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "rules": 4, "mux": 4, "webcert": 4},
@@ -86,14 +86,14 @@ var layers = map[string]map[string]int{
 		"profile": 0, "forward": 0, "transfer": 0, "output": 0, "loopback": 0, "sshagent": 0, "sshclient": 1,
 		"terminal": 2,
 	},
-	"ca": {"keyring": 0},
+	"ca": {"rootkey": 0, "keyring": 1},
 
 	"raftstore": {"wal": 0},
 }
 
 // restricted are components that only these packages may import. A component's root is named by its folder.
 var restricted = map[string][]string{
-	"ca":        {"auth", "auth/bootstrap", "auth/issue"},
+	"ca":        {"auth", "auth/bootstrap", "auth/authorities", "auth/issue"},
 	"raftstore": {"auth", "auth/state"},
 }
 

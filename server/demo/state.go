@@ -102,6 +102,7 @@ version: v1
 metadata: {name: %s}
 spec:
   seal: file://%s
+  root_key: store # nobody relies on a demo: see docs/cli.md
   connector:
     name: demo
     type: oidc

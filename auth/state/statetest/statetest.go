@@ -22,7 +22,7 @@ const Cluster = "example.com"
 func NewCluster(t testing.TB, roles ...access.Role) (*state.State, *state.Vault) {
 	t.Helper()
 	st := state.New(raftstoretest.Open(t))
-	vault := state.NewVault(st, keyringtest.Seal(t))
+	vault := state.NewVault(st, keyringtest.Secrets(t))
 	err := vault.CreateCluster(t.Context(), state.InitialRecords{
 		Cluster: state.Cluster{Name: Cluster, Seal: "file:///seal.key", Created: time.Now().UTC()},
 		Keyring: json.RawMessage(`{}`),

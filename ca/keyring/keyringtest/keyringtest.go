@@ -58,9 +58,27 @@ func Seal(t testing.TB) keyring.Seal {
 // New generates the keys of a cluster at the time now.
 func New(t testing.TB, cluster string, now time.Time) *keyring.Keyring {
 	t.Helper()
-	k, err := keyring.Generate(t.Context(), cluster, new(Store), Seal(t), now)
+	keys, _ := NewWithRoot(t, cluster, now)
+	return keys
+}
+
+// NewWithRoot generates the keys of a cluster, and returns its root key too.
+func NewWithRoot(t testing.TB, cluster string, now time.Time) (*keyring.Keyring, *keyring.RootKey) {
+	t.Helper()
+	keys, root, err := keyring.Generate(t.Context(), keyring.NewCluster{
+		Cluster: cluster,
+		Store:   new(Store),
+		Seal:    Seal(t),
+		Now:     now,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return k
+	return keys, root
+}
+
+// Secrets makes the secrets of a cluster.
+func Secrets(t testing.TB) *keyring.Secrets {
+	t.Helper()
+	return New(t, "example.com", time.Now()).Secrets()
 }
