@@ -63,7 +63,9 @@ type Request struct {
 	Action   Action
 	Resource Resource // when set, the request is about documents, and Target and Login are empty
 	Now      time.Time
-	From     netip.Addr // the client's address; zero when it is not known. No grant of this version uses it
+	// From is the client's address; zero when it is not known. No grant of this version uses it.
+	From  netip.Addr
+	Proxy identity.MachineID // by which Who is connected; empty when it is not known
 }
 
 // Decision is the answer. Its zero value denies.

@@ -32,7 +32,9 @@ type Facts struct {
 	Role      string             `json:"role,omitempty"`          // one of those in the certificate
 	Account   identity.Login     `json:"account,omitempty"`       // as which the action is done
 	Machine   identity.MachineID `json:"machine,omitempty"`       // the target
-	Proxy     identity.MachineID `json:"proxy,omitempty"`         // that served the login
+	// LoginProxy is the proxy that served the login, and ViaProxy the one by which the user is connected.
+	LoginProxy identity.MachineID `json:"login_proxy,omitempty"`
+	ViaProxy   identity.MachineID `json:"via_proxy,omitempty"`
 
 	// IssuedBefore and Since bound when the certificate was issued: before the one, and not before the other.
 	// Certificates say it in whole seconds, so both hit a second in which it may be true. They hit a
@@ -77,7 +79,8 @@ func (l Lock) hits(r Request) bool {
 		(m.Role == "" || slices.Contains(r.Who.Roles, m.Role)) &&
 		(m.Account == "" || m.Account == r.Login) &&
 		(m.Machine == "" || m.Machine == r.Target.Node.ID) &&
-		(m.Proxy == "" || m.Proxy == r.Who.Proxy) &&
+		(m.LoginProxy == "" || m.LoginProxy == r.Who.Proxy) &&
+		(m.ViaProxy == "" || m.ViaProxy == r.Proxy) &&
 		m.hitsIssue(r.Who.IssuedAt)
 }
 

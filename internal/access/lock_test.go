@@ -21,6 +21,7 @@ func lockedRequest() access.Request {
 	r := request(user("r", "other"), prod, "alice", access.Shell)
 	r.Who.LoginID, r.Serial, r.Target.Node.ID = "login-1", 7, "0123456789abcdef0123456789abcdef"
 	r.Who.Proxy, r.Who.IssuedAt = "abcdef0123456789abcdef0123456789", now
+	r.Proxy = "9876543210fedcba9876543210fedcba"
 	return r
 }
 
@@ -49,7 +50,8 @@ func TestALockHitsWhoHasItsFact(t *testing.T) {
 		{"role", facts{Role: "other"}, facts{Role: "none"}},
 		{"account", facts{Account: "alice"}, facts{Account: "root"}},
 		{"machine", facts{Machine: r.Target.Node.ID}, facts{Machine: "ffffffffffffffffffffffffffffffff"}},
-		{"proxy", facts{Proxy: r.Who.Proxy}, facts{Proxy: "ffffffffffffffffffffffffffffffff"}},
+		{"proxy of the login", facts{LoginProxy: r.Who.Proxy}, facts{LoginProxy: r.Proxy}},
+		{"proxy of the connection", facts{ViaProxy: r.Proxy}, facts{ViaProxy: r.Who.Proxy}},
 		{"issued before", facts{IssuedBefore: now.Add(time.Second)}, facts{IssuedBefore: now}},
 		{"issued in the second of the lock", facts{IssuedBefore: now.Add(time.Millisecond)},
 			facts{IssuedBefore: now}},
@@ -73,14 +75,15 @@ func TestALockHitsOnlyWhoHasAllOfItsFacts(t *testing.T) {
 	t.Parallel()
 	r := lockedRequest()
 	all := access.Facts{
-		User:      access.UserFact{Connector: "corp", Subject: "1"},
-		Connector: "corp",
-		LoginID:   "login-1",
-		Serial:    7,
-		Role:      "other",
-		Account:   "alice",
-		Machine:   r.Target.Node.ID,
-		Proxy:     r.Who.Proxy,
+		User:       access.UserFact{Connector: "corp", Subject: "1"},
+		Connector:  "corp",
+		LoginID:    "login-1",
+		Serial:     7,
+		Role:       "other",
+		Account:    "alice",
+		Machine:    r.Target.Node.ID,
+		LoginProxy: r.Who.Proxy,
+		ViaProxy:   r.Proxy,
 
 		IssuedBefore: now.Add(time.Hour),
 		Since:        now,
@@ -95,6 +98,7 @@ func TestALockHitsOnlyWhoHasAllOfItsFacts(t *testing.T) {
 		func(r *access.Request) { r.Who.Roles = []string{"r"} },
 		func(r *access.Request) { r.Target.Node.ID = "" },
 		func(r *access.Request) { r.Who.Proxy = "" },
+		func(r *access.Request) { r.Proxy = "" },
 		func(r *access.Request) { r.Who.IssuedAt = now.Add(time.Hour) },
 		func(r *access.Request) { r.Who.IssuedAt = now.Add(-time.Second) },
 	}
@@ -240,14 +244,15 @@ func TestTheGoldenLockIsRead(t *testing.T) {
 	want := access.Lock{
 		ID: "k3",
 		Match: access.Facts{
-			User:      access.UserFact{Connector: "corp", Subject: "1"},
-			Connector: "corp",
-			LoginID:   "login-1",
-			Serial:    7,
-			Role:      "ops",
-			Account:   "root",
-			Machine:   "0123456789abcdef0123456789abcdef",
-			Proxy:     "abcdef0123456789abcdef0123456789",
+			User:       access.UserFact{Connector: "corp", Subject: "1"},
+			Connector:  "corp",
+			LoginID:    "login-1",
+			Serial:     7,
+			Role:       "ops",
+			Account:    "root",
+			Machine:    "0123456789abcdef0123456789abcdef",
+			LoginProxy: "abcdef0123456789abcdef0123456789",
+			ViaProxy:   "9876543210fedcba9876543210fedcba",
 
 			IssuedBefore: now,
 			Since:        now.Add(-time.Hour),
@@ -281,14 +286,15 @@ func TestLocksAreFoundAmongMany(t *testing.T) {
 	t.Parallel()
 	r := lockedRequest()
 	own := access.Facts{
-		User:      access.UserFact{Connector: "corp", Subject: "1"},
-		Connector: "corp",
-		LoginID:   "login-1",
-		Serial:    7,
-		Role:      "other",
-		Account:   "alice",
-		Machine:   r.Target.Node.ID,
-		Proxy:     r.Who.Proxy,
+		User:       access.UserFact{Connector: "corp", Subject: "1"},
+		Connector:  "corp",
+		LoginID:    "login-1",
+		Serial:     7,
+		Role:       "other",
+		Account:    "alice",
+		Machine:    r.Target.Node.ID,
+		LoginProxy: r.Who.Proxy,
+		ViaProxy:   r.Proxy,
 	}
 	var others []access.Lock
 	for i := range 200 {

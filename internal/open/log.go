@@ -30,7 +30,7 @@ func (l *Log) Denied(denials []Denial) {
 		}
 		l.Log.Warn("open, and no longer allowed", "user", d.User.Name, "connector", d.User.Connector,
 			"login_id", d.User.LoginID, "serial", d.User.Serial, "login", d.Use.Login, "node", d.Use.Node,
-			"action", d.Use.Action, "from", d.Use.From, "open", len(d.Holders), "denied_total", total,
+			"action", d.Use.Action, "from", d.Use.From, "proxy", d.Use.Proxy, "open", len(d.Holders), "denied_total", total,
 			"reason", fault.Message(d.Reason))
 	}
 }

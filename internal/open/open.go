@@ -29,7 +29,8 @@ const Interval = 10 * time.Second
 type Use struct {
 	Certificate [sha256.Size]byte // the SHA-256 of the certificate by which the user is known
 	From        netip.Addr        // the client's address; zero when it is not known
-	Login       identity.Login    // empty at a proxy, which does not know it
+	Proxy       identity.MachineID
+	Login       identity.Login // empty at a proxy, which does not know it
 	Node        identity.MachineID
 	Action      access.Action // empty: to be connected at all
 }

@@ -143,5 +143,5 @@ func (c *connection) decide(action access.Action) (access.Decision, error) {
 	if err != nil {
 		return access.Decision{}, certificateFault(err)
 	}
-	return c.srv.decide(trust, who, c.login, action, now, c.origin.clientAddr()), nil
+	return c.srv.decide(trust, who, c.login, action, now, c.origin), nil
 }

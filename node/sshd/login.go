@@ -102,7 +102,7 @@ func (s *Server) checkProven(
 	if !ok || proved.login != identity.Login(meta.User()) { // a client may name another login with each try
 		return nil, errors.New("there is no evidence for the accepted key and this login")
 	}
-	rule, err := s.admitLogin(proved, attempt.clientAddr())
+	rule, err := s.admitLogin(proved, attempt.Origin)
 	if err != nil {
 		attempt.refused = true
 		s.auditRefusal(attempt.Origin, proved, rule, "login", err)
@@ -113,8 +113,8 @@ func (s *Server) checkProven(
 
 // admitLogin returns nil if the user may log in: the certificate names the login, the rules allow at least
 // one action as this login, and this machine has the account. It refuses every login while the server drains.
-// rule names the rule that decided, and is empty if none did. from is the client's address.
-func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err error) {
+// rule names the rule that decided, and is empty if none did.
+func (s *Server) admitLogin(proved evidence, origin Origin) (rule string, err error) {
 	if s.isDraining() {
 		return "", s.stopReason.err
 	}
@@ -125,7 +125,7 @@ func (s *Server) admitLogin(proved evidence, from netip.Addr) (rule string, err 
 	if err != nil {
 		return "", err
 	}
-	decision := s.decide(trust, proved.who, proved.login, anyAction, now, from)
+	decision := s.decide(trust, proved.who, proved.login, anyAction, now, origin)
 	if !decision.Allow {
 		return decision.Rule, accessDenied.New("node", fault.Args{
 			"reason": decision.Reason,
@@ -167,7 +167,7 @@ func (s *Server) decide(
 	login identity.Login,
 	action access.Action,
 	now time.Time,
-	from netip.Addr,
+	origin Origin,
 ) access.Decision {
 	if !who.HasLogin(login) {
 		return access.Decision{
@@ -184,7 +184,8 @@ func (s *Server) decide(
 		Login:  login,
 		Action: action,
 		Now:    now,
-		From:   from,
+		From:   origin.clientAddr(),
+		Proxy:  origin.ProxyID,
 	}
 	if action != anyAction {
 		return trust.Policy.Decide(req)

@@ -31,6 +31,7 @@ func newOpenConnection(c *connection, proved evidence) *openConnection {
 		use: open.Use{
 			Certificate: sha256.Sum256(proved.key.Marshal()),
 			From:        c.origin.clientAddr(),
+			Proxy:       c.origin.ProxyID,
 			Login:       proved.login,
 			Node:        c.srv.cfg.Identity().ID,
 			Action:      anyAction,
@@ -77,7 +78,7 @@ func (o *openConnection) Decide(use open.Use, trust *rules.Trust, now time.Time)
 	}
 	who := o.who
 	who.Expires = time.Time{} // verify has looked at it
-	decision := o.srv.decide(trust, who, use.Login, use.Action, now, use.From)
+	decision := o.srv.decide(trust, who, use.Login, use.Action, now, o.origin)
 	if !decision.Allow {
 		return accessDenied.New("node", fault.Args{"reason": decision.Reason, "hint": decision.Remedy})
 	}

@@ -134,7 +134,7 @@ func TestEverythingOpenIsDecidedAgain(t *testing.T) {
 	}
 	d, login := some[0], identity.Login(testAccount())
 	if d.User.Name != "alice@example.com" || d.User.Serial == 0 || d.Use.Login != login ||
-		d.Use.Node != f.member.Identity().ID || !d.Use.From.IsLoopback() ||
+		d.Use.Node != f.member.Identity().ID || d.Use.Proxy != proxyID || !d.Use.From.IsLoopback() ||
 		!fault.Is(d.Reason, fault.Denied) || fault.Remedy(d.Reason) == "" {
 		t.Errorf("got %+v, want who, as whom, where, from where and why", d)
 	}
@@ -225,7 +225,20 @@ func TestALockDeniesWhatItsUserHasOpen(t *testing.T) {
 	if r := run(t, alices, "echo on", ""); r.out != "on\n" {
 		t.Errorf("got %+v, want alice to go on", r)
 	}
+	for id, denies := range map[identity.MachineID]bool{otherProxyID: false, proxyID: true} {
+		lock := access.Lock{ID: "k4", Match: access.Facts{ViaProxy: id}}
+		f.changeTrust(func(next *rules.Trust) { next.Policy.Locks = access.NewLocks([]access.Lock{lock}) })
+		s, err := alices.NewSession()
+		if (err != nil) != denies {
+			t.Errorf("got %v under a lock of the proxy %s, want denied %v", err, id, denies)
+		}
+		if err == nil {
+			s.Close()
+		}
+	}
 }
+
+const otherProxyID identity.MachineID = "ffffffffffffffffffffffffffffffff"
 
 // What is open may outlive its certificate, unless the user's roles say that it ends with it. It may not
 // outlive the authority that signed the certificate, nor the rules.

@@ -118,12 +118,12 @@ func (s *Server) openNode(
 		return stream, jumpCertificateExpired.New(op)
 	}
 	if attached {
-		decision := trust.Policy.Decide(accessRequest(who, node, anyAction, now))
+		decision := trust.Policy.Decide(s.accessRequest(who, node, anyAction, now))
 		if decision.Allow {
 			stream.conn, stream.features, err = s.cfg.Nodes.Open(ctx, node.ID, s.header(who, id))
 			return stream, err
 		}
-		mayList := trust.Policy.Decide(accessRequest(who, node, access.List, now)).Allow
+		mayList := trust.Policy.Decide(s.accessRequest(who, node, access.List, now)).Allow
 		if mayList { // the caller knows the node anyway, so the true reason is safe to tell
 			return stream, proxyAccessDenied.New(op, fault.Args{
 				"reason": decision.Reason,
@@ -164,7 +164,9 @@ func (s *Server) findNode(name string) (access.Node, bool) {
 const anyAction access.Action = ""
 
 // accessRequest returns the question whether the caller may do action on the node at the time now.
-func accessRequest(who *caller, node access.Node, action access.Action, now time.Time) access.Request {
+func (s *Server) accessRequest(
+	who *caller, node access.Node, action access.Action, now time.Time,
+) access.Request {
 	return access.Request{
 		Who:    who.Identity,
 		Serial: who.serial,
@@ -172,6 +174,7 @@ func accessRequest(who *caller, node access.Node, action access.Action, now time
 		Action: action,
 		Now:    now,
 		From:   who.from.Addr().Unmap(),
+		Proxy:  s.cfg.ProxyID,
 	}
 }
 
@@ -189,8 +192,8 @@ func (s *Server) explainFailure(
 		return nodeNotAttachedAndAuthSilent.Wrap(err, op, fault.Args{"node": displayName(name)})
 	}
 	for _, node := range res.Nodes {
-		decision := trust.Policy.Decide(accessRequest(who, node.Access(), anyAction, now))
-		mayList := trust.Policy.Decide(accessRequest(who, node.Access(), access.List, now)).Allow
+		decision := trust.Policy.Decide(s.accessRequest(who, node.Access(), anyAction, now))
+		mayList := trust.Policy.Decide(s.accessRequest(who, node.Access(), access.List, now)).Allow
 		switch {
 		case decision.Allow:
 			return offlineFault(op, node)

@@ -84,7 +84,13 @@ type openRelay struct {
 // track registers that a stream to the node is about to be opened. The rules are asked after that. The entry
 // is removed when they refuse, or when the stream has ended.
 func (s *Server) track(who *caller, node access.Node) *open.Entry {
-	use := open.Use{Certificate: who.digest, From: who.from.Addr().Unmap(), Node: node.ID, Action: anyAction}
+	use := open.Use{
+		Certificate: who.digest,
+		From:        who.from.Addr().Unmap(),
+		Proxy:       s.cfg.ProxyID,
+		Node:        node.ID,
+		Action:      anyAction,
+	}
 	return s.open.Add(use, &openRelay{s, who, node})
 }
 
@@ -120,7 +126,7 @@ func (o *openRelay) Decide(use open.Use, trust *rules.Trust, now time.Time) erro
 		node = current // its labels may have changed
 	}
 	who.Expires = time.Time{} // it was looked at above
-	decision := trust.Policy.Decide(accessRequest(&who, node, use.Action, now))
+	decision := trust.Policy.Decide(o.server.accessRequest(&who, node, use.Action, now))
 	if !decision.Allow {
 		return proxyAccessDenied.New(op, fault.Args{"reason": decision.Reason, "hint": decision.Remedy})
 	}

@@ -63,6 +63,7 @@ func newOpenServer(t *testing.T) *openServer {
 	client := base.Client()
 	s.Server = jump.New(jump.Config{
 		Cluster:    clustertest.Name,
+		ProxyID:    base.ProxyID(),
 		Rules:      s.rules,
 		Nodes:      base.nodes,
 		Auth:       client,
@@ -199,6 +200,23 @@ func TestALockOfASerialDeniesOneCertificate(t *testing.T) {
 	// The second login of the same user is not refused either, and the first one is.
 	s.relay(second)()
 	s.wantRefused(first)
+}
+
+// A lock of this proxy denies every relay, and one of another proxy none.
+func TestALockOfTheProxyDeniesWhatPassesIt(t *testing.T) {
+	t.Parallel()
+	s := newOpenServer(t)
+	defer s.relay(s.certified("alice@example.com", "ops"))()
+	lock := func(proxy identity.MachineID) {
+		l := access.Lock{ID: "k3", Match: access.Facts{ViaProxy: proxy}}
+		s.rules.change(func(next *rules.Trust) { next.Policy.Locks = access.NewLocks([]access.Lock{l}) })
+	}
+	lock("ffffffffffffffffffffffffffffffff")
+	s.relay(s.certified("bob@example.com", "ops"))()
+	lock(s.ProxyID())
+	if got, want := s.deniedUsers(), map[string]int{"alice@example.com": 1}; !maps.Equal(got, want) {
+		t.Errorf("got %v denied, want %v", got, want)
+	}
 }
 
 // A relay may outlive its certificate, unless the user's roles say that connections end with it. It may not
