@@ -15,6 +15,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/prefixconn"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // ForwardedFrom is a client's address, signed by the proxy that passes the client's connection on to the auth
@@ -26,21 +27,36 @@ import (
 // in front of another connection.
 //
 // On the wire: the byte 0xF1, with which no TLS record begins; two bytes of length (big endian); JSON of that
-// length; then the client's bytes, of which the first HelloBytes are signed.
+// length, which has this structure and the signature; then the client's bytes, of which the first HelloBytes
+// are signed too.
 type ForwardedFrom struct {
+	V          int                `json:"v"`
+	Critical   wire.Critical      `json:"critical,omitempty"` // fields of this structure
 	ProxyID    identity.MachineID `json:"proxy"`
 	Addr       netip.AddrPort     `json:"from"`
 	HelloBytes int                `json:"hello"` // how many of the client's bytes are signed, at least 1
-	Sig        []byte             `json:"sig"`   // ECDSA over SHA-256, by the proxy's service key
 
-	hello []byte // the client's first HelloBytes bytes, which follow the message
+	payload []byte // the JSON of this structure, as it was signed
+	sig     []byte
+	hello   []byte // the client's first HelloBytes bytes, which follow the message
+}
+
+// signedForwardedFrom is the message: the JSON of a ForwardedFrom, and a signature by the proxy's service key
+// (ECDSA P-256 over SHA-256). It covers the bytes of the payload, so that fields of a later release are
+// signed too.
+type signedForwardedFrom struct {
+	Payload []byte `json:"payload"`
+	Sig     []byte `json:"sig"`
 }
 
 const (
 	forwardedMark     = 0xF1
-	maxForwardedBytes = 1 << 10  // of the JSON
+	forwardedVersion  = 1
+	maxForwardedBytes = 2 << 10  // of the message's JSON
 	maxHelloBytes     = 64 << 10 // as much as a proxy reads of a ClientHello
 )
+
+var forwardedFields = wire.Fields(ForwardedFrom{})
 
 // SignForwardedFrom returns the header that tells the auth service the client's address, which is from: an
 // encoded ForwardedFrom, signed with key, the service key of the proxy. The proxy sends the header to the
@@ -58,34 +74,36 @@ func SignForwardedFrom(
 		const format = "authrpc: cannot sign a forwarded address with a hello of %d bytes"
 		return nil, fmt.Errorf(format, len(hello))
 	}
-	message := ForwardedFrom{ProxyID: proxy, Addr: from, HelloBytes: len(hello), hello: hello}
-	sum := message.digest()
-	var err error
-	if message.Sig, err = key.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
+	payload, err := json.Marshal(ForwardedFrom{V: 1, ProxyID: proxy, Addr: from, HelloBytes: len(hello)})
+	if err != nil {
+		return nil, fmt.Errorf("authrpc: encode a forwarded address: %w", err)
+	}
+	sum := forwardedDigest(payload, hello)
+	sig, err := key.Sign(rand.Reader, sum[:], crypto.SHA256)
+	if err != nil {
 		return nil, fmt.Errorf("authrpc: sign a forwarded address: %w", err)
 	}
-	body, err := json.Marshal(message)
+	body, err := json.Marshal(signedForwardedFrom{Payload: payload, Sig: sig})
 	if err != nil {
 		return nil, fmt.Errorf("authrpc: encode a forwarded address: %w", err)
 	}
 	// The length fits into 16 bits and is below maxForwardedBytes: an id, an address, a number and a
-	// signature take some 300 bytes.
+	// signature take some 400 bytes.
 	header := binary.BigEndian.AppendUint16([]byte{forwardedMark}, uint16(len(body)))
 	return append(header, body...), nil
 }
 
-// digest returns the digest that the proxy signs. Its label is part of the protocol, and older than the name
-// ForwardedFrom.
-func (f ForwardedFrom) digest() [sha256.Size]byte {
-	return digest("threshold introduction v1", []byte(f.ProxyID), []byte(f.Addr.String()), f.hello)
+// forwardedDigest returns the digest that the proxy signs.
+func forwardedDigest(payload, hello []byte) [sha256.Size]byte {
+	return digest("threshold forwarded address v1", payload, hello)
 }
 
 // Verify reports whether key signed this message for the connection that ReadForwardedFrom read it from. key
 // is the service key that the auth service has on record for the proxy ProxyID.
 func (f ForwardedFrom) Verify(key crypto.PublicKey) bool {
-	sum := f.digest()
+	sum := forwardedDigest(f.payload, f.hello)
 	pub, ok := key.(*ecdsa.PublicKey)
-	return ok && ecdsa.VerifyASN1(pub, sum[:], f.Sig)
+	return ok && ecdsa.VerifyASN1(pub, sum[:], f.sig)
 }
 
 // ReadForwardedFrom reads the message at the beginning of conn, if there is one. It returns the message and a
@@ -125,8 +143,13 @@ func readForwardedBody(body, rest io.Reader) (*ForwardedFrom, error) {
 	if err != nil {
 		return nil, err
 	}
-	var message ForwardedFrom
-	if err := json.Unmarshal(b, &message); err != nil {
+	var signed signedForwardedFrom
+	if err := json.Unmarshal(b, &signed); err != nil {
+		return nil, err
+	}
+	message := ForwardedFrom{payload: signed.Payload, sig: signed.Sig}
+	err = wire.Unmarshal("the proxy's message", signed.Payload, &message, forwardedVersion, forwardedFields)
+	if err != nil {
 		return nil, err
 	}
 	if message.HelloBytes < 1 || message.HelloBytes > maxHelloBytes || !message.Addr.IsValid() {

@@ -1,0 +1,4 @@
+package authrpc
+
+// ForwardedDigestForTest is what a proxy signs.
+var ForwardedDigestForTest = forwardedDigest
