@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"time"
@@ -21,8 +19,7 @@ import (
 
 // Bounds for the ping document.
 const (
-	pingTime     = 15 * time.Second
-	maxPingBytes = 16 << 10
+	pingTime = 15 * time.Second
 )
 
 // cluster is the cluster that a login is for. The pin identifies it. name is identity.AnyCluster if it is not
@@ -193,10 +190,12 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 }
 
 // readPing decodes and checks the ping document. For any other answer it returns an Invalid fault: the server
-// is not a Threshold proxy.
+// is not a Threshold proxy, or one that is too new for tsh.
 func readPing(addr string, resp *http.Response) (dial.Ping, error) {
-	var ping dial.Ping
-	err := json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&ping)
+	ping, err := dial.ReadPing(resp.Body)
+	if fault.Is(err, fault.Invalid) { // of a newer release
+		return dial.Ping{}, err
+	}
 	if err == nil {
 		err = identity.CheckCluster(ping.Cluster)
 	}

@@ -91,6 +91,22 @@ func TestGoldenRepliesAreRead(t *testing.T) {
 	}
 }
 
+func TestGoldenPingIsRead(t *testing.T) {
+	t.Parallel()
+	body := golden(t, "ping.json")
+	for _, b := range []string{body, begin(body, later)} {
+		got, err := dial.ReadPing(strings.NewReader(b))
+		if err != nil || got.Cluster != "example.com" || got.Transport != dial.WebSocket ||
+			got.Pin.String() != "sha256:"+strings.Repeat("ab", 32) || got.Time.Year() != 2026 {
+			t.Errorf("%s: got %+v, %v, want the golden document", b, got, err)
+		}
+	}
+	_, err := dial.ReadPing(strings.NewReader(strings.Replace(body, `"v":1`, `"v":2`, 1)))
+	wantNewer(t, "a newer version", err, saysVersion)
+	_, err = dial.ReadPing(strings.NewReader(begin(body, laterCritical)))
+	wantNewer(t, "a critical field", err, saysField)
+}
+
 func TestGoldenFeaturesAreRead(t *testing.T) {
 	t.Parallel()
 	body := golden(t, "features.json")

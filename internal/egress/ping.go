@@ -3,10 +3,8 @@ package egress
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"time"
@@ -17,7 +15,6 @@ import (
 // Bounds of fetching a ping document.
 const (
 	pingTimeout  = 5 * time.Second
-	maxPingBytes = 16 << 10
 	maxHeadBytes = 16 << 10
 )
 
@@ -54,8 +51,7 @@ func (d *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error)
 		return p, &notPingError{err}
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&p); err != nil ||
-		resp.StatusCode != http.StatusOK {
+	if p, err = dial.ReadPing(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
 		return p, &notPingError{errors.Join(errors.New(resp.Status), err)}
 	}
 	return p, nil

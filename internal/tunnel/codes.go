@@ -25,11 +25,25 @@ var (
 		Remedy: "update the proxy, or run threshold-node of the proxy's release",
 	}
 
+	nodeStreamsExhausted = fault.Code{
+		Name:   "node-streams-exhausted",
+		Kind:   fault.Unavailable,
+		Text:   "the node has as many connections as it takes",
+		Remedy: "try again later; if it lasts, look for who opens them",
+	}
+
 	proxyGreetingMalformed = fault.Code{
 		Name:   "proxy-greeting-malformed",
 		Kind:   fault.Invalid,
 		Text:   "the proxy's greeting is malformed",
 		Remedy: "check that node and proxy versions match: threshold-node version",
+	}
+
+	streamUnsupported = fault.Code{
+		Name:   "stream-unsupported",
+		Kind:   fault.Invalid,
+		Text:   "the node does not know what the proxy asks for",
+		Remedy: "update threshold-node on the node to the release of the proxy",
 	}
 
 	tunnelEnded = fault.Code{

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"net"
 	"time"
 
@@ -38,6 +39,23 @@ func muxConfig(dialer bool) mux.Config {
 type stream struct {
 	*mux.Stream
 	from net.Addr // what RemoteAddr returns; nil: the address of the tunnel's peer
+}
+
+// Read reads what the other end sends. If the node has reset the stream because it cannot serve it, the error
+// is a fault that says why.
+func (s *stream) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
+	var reset mux.ResetError
+	if err == nil || !errors.As(err, &reset) {
+		return n, err
+	}
+	switch reset.Code {
+	case mux.Refused:
+		err = nodeStreamsExhausted.Wrap(err, "tunnel.Read")
+	case mux.Unsupported:
+		err = streamUnsupported.Wrap(err, "tunnel.Read")
+	}
+	return n, err
 }
 
 // RemoteAddr is, at the node, the client's address as the proxy saw it.

@@ -383,8 +383,9 @@ func TestAStreamForAnUnknownServiceIsReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, mux.ResetError{Code: mux.Unsupported}) {
-		t.Errorf("got %v, want it unsupported", err)
+	_, err = c.Read(make([]byte, 1))
+	if fault.CodeOf(err) != "stream-unsupported" || fault.Remedy(err) == "" {
+		t.Errorf("got %v, want it unsupported, with a remedy", err)
 	}
 	near, _ := open(t, attached, uplink)
 	near.Close()

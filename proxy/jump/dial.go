@@ -55,7 +55,9 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	}
 	defer node.entry.Remove()
 	log.Info("connected to node", "node", displayName(req.Node))
-	relay(ctx, conn, node.conn)
+	if err := relay(ctx, conn, node.conn); err != nil {
+		log.Warn("the node refused the connection", "node", displayName(req.Node), "err", err)
+	}
 }
 
 // requestFault returns the fault for a dial request that could not be read. A client that is newer than this

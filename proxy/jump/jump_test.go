@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -38,6 +40,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type testNodes struct {
 	mu    sync.Mutex
 	nodes map[string]access.Node // by name; set before the test
+	reset error                  // if not nil, every Read of a stream returns it; set before the test
 	last  tunnel.Header          // guarded by mu
 }
 
@@ -57,12 +60,24 @@ func (n *testNodes) Open(
 	n.last = h
 	n.mu.Unlock()
 	near, far := testnet.Pipe()
+	if n.reset != nil {
+		far.Close()
+		return resetConn{near, n.reset}, nodeFeatures, nil
+	}
 	go func() { // echoes, also after the client has closed its half
 		io.Copy(far, far)
 		far.Close()
 	}()
 	return near, nodeFeatures, nil
 }
+
+// resetConn is a stream that the node has reset.
+type resetConn struct {
+	net.Conn
+	err error
+}
+
+func (c resetConn) Read([]byte) (int, error) { return 0, c.err }
 
 // nodeFeatures is what the nodes understand.
 var nodeFeatures = wire.Features{"early-requests", "of-a-later-release"}
@@ -354,6 +369,38 @@ func TestDialStallsAndGarbage(t *testing.T) {
 type addrConn struct{ net.Conn }
 
 func (addrConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 5022} }
+
+// A node that cannot serve a stream resets it, when the client has been told that it is connected. The log
+// says why it is not.
+func TestTheLogSaysWhyANodeResetsAStream(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	s := newTestServer(t)
+	s.nodes.reset = &fault.Error{Code: "stream-unsupported", Kind: fault.Invalid, Msg: "not served here"}
+	trust, err := rules.Open(s.Pin(), s.SignRules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Server = jump.New(jump.Config{
+		Cluster: clustertest.Name,
+		Rules:   fixedRules{trust},
+		Nodes:   s.nodes,
+		Log:     slog.New(slog.NewTextHandler(&out, nil)),
+	})
+	raw, wait := s.dialAs(s.user("a", "ops"))
+	conn := dial.Client(raw, dial.Request{Node: "web-1"})
+	conn.Write(nil)
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want the connection closed", err)
+	}
+	raw.Close()
+	wait()
+	for _, part := range []string{"not served here", "connection="} {
+		if !strings.Contains(out.String(), part) {
+			t.Errorf("got the log %q, want %q in it", &out, part)
+		}
+	}
+}
 
 func TestShutdownEndsARelay(t *testing.T) {
 	t.Parallel()

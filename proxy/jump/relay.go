@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/coalesce"
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 const (
@@ -32,26 +33,32 @@ type halfCloser interface {
 
 // relay copies bytes between client and node until both directions have ended, one has failed, or ctx ends.
 // When the node's direction ends, the client's gets clientLinger more. relay closes both connections and
-// waits for its goroutines.
-func relay(ctx context.Context, client, node io.ReadWriteCloser) {
+// waits for its goroutines. The error is the fault of a node that cannot serve the stream, for the log: the
+// client has been told already that the proxy connects it.
+func relay(ctx context.Context, client, node io.ReadWriteCloser) (refusal error) {
 	closeBoth := sync.OnceFunc(func() { client.Close(); node.Close() })
 	defer closeBoth()
 	stop := context.AfterFunc(ctx, closeBoth)
 	defer stop()
 	var both sync.WaitGroup
-	both.Go(func() { copyOneWay(node, client, &clientBuffers, closeBoth) })
-	var linger *time.Timer // set by the goroutine below, read after both.Wait
+	both.Go(func() { _ = copyOneWay(node, client, &clientBuffers, closeBoth) })
+	var linger *time.Timer // set by the goroutine below, read after both.Wait, as is refusal
 	both.Go(func() {
-		copyOneWay(client, node, &nodeBuffers, closeBoth)
+		err := copyOneWay(client, node, &nodeBuffers, closeBoth)
+		if fault.CodeOf(err) != "" {
+			refusal = err
+		}
 		linger = time.AfterFunc(clientLinger, closeBoth)
 	})
 	both.Wait()
 	linger.Stop()
+	return refusal
 }
 
 // copyOneWay copies from src to dst until src ends, and then closes the sending half of dst, so that the peer
 // reads the end of file. If copying or closing fails it calls closeBoth, which ends the other direction too.
-func copyOneWay(dst io.Writer, src io.Reader, buffers *sync.Pool, closeBoth func()) {
+// It returns the error of copying.
+func copyOneWay(dst io.Writer, src io.Reader, buffers *sync.Pool, closeBoth func()) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	_, err := io.CopyBuffer(coalesce.Writer(dst), src, *buf)
@@ -59,4 +66,5 @@ func copyOneWay(dst io.Writer, src io.Reader, buffers *sync.Pool, closeBoth func
 	if err != nil || !ok || half.CloseWrite() != nil {
 		closeBoth()
 	}
+	return err
 }

@@ -230,7 +230,9 @@ func (s *Server) serveChannel(ctx context.Context, who *caller, newChannel ssh.N
 	log.Info("connected to node")
 	var discard sync.WaitGroup
 	discard.Go(func() { ssh.DiscardRequests(requests) }) // refuses every request of the channel
-	relay(ctx, channel, node.conn)
+	if err := relay(ctx, channel, node.conn); err != nil {
+		log.Warn("the node refused the connection", "err", err)
+	}
 	discard.Wait()
 }
 
