@@ -224,6 +224,7 @@ func (s *Server) serve(ctx context.Context) error {
 	g.Go(func() error { return s.port.Run(ctx, portConfig(svc)) })
 	g.Go(func() error { return svc.publisher.Run(ctx) })
 	g.Go(func() error { return svc.certificate.Run(ctx) })
+	g.Go(func() error { return svc.auditLog.Run(ctx) })
 	return g.Wait()
 }
 

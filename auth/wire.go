@@ -39,6 +39,7 @@ type services struct {
 	issuer      *issue.Issuer
 	certificate *owncert.Keeper
 	logins      *login.Service
+	auditLog    *audit.Log
 	api         http.Handler
 }
 
@@ -177,6 +178,7 @@ func (s *Server) buildServices(svc *services) error {
 	if svc.logins, err = s.newLogin(svc, vault); err != nil {
 		return err
 	}
+	svc.auditLog = audit.New(audit.Config{Store: svc.state.Events, Now: s.cfg.Now, Log: s.cfg.Log})
 	svc.api = s.newAPI(svc, vault.Connectors)
 	return nil
 }
@@ -218,7 +220,6 @@ func (s *Server) newLogin(svc *services, vault *state.Vault) (*login.Service, er
 // newAPI makes the handler of the API, and the services that no other part of auth uses.
 func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handler {
 	now := s.cfg.Now
-	auditLog := audit.New(svc.state.Events, s.cfg.Now)
 	return api.New(api.Config{
 		Caller: port.CallerOf,
 		State:  svc.state.Reader,
@@ -250,10 +251,10 @@ func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handle
 			Join:       svc.join,
 			Machines:   svc.state.Machines,
 			Replicas:   svc.state.Reader,
-			Log:        auditLog,
+			Log:        svc.auditLog,
 			Now:        now,
 		}),
-		Log:    auditLog,
+		Log:    svc.auditLog,
 		Now:    now,
 		Logger: s.cfg.Log,
 	})

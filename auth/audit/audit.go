@@ -6,6 +6,7 @@ package audit
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -20,16 +21,47 @@ import (
 type Store interface {
 	AppendMachineEvents(ctx context.Context, sender string, events []audit.Event) error
 	ReadEvents(ctx context.Context, from uint64, limit int) ([]state.NumberedEvent, error)
+	Trim(ctx context.Context, now time.Time) (first uint64, err error)
+}
+
+// Config says what the log needs. All of it is required.
+type Config struct {
+	Store Store
+	Now   func() time.Time // when an event is received, and how old it is
+	Log   *slog.Logger
 }
 
 // Log is the cluster's audit log. It is safe for concurrent use.
 type Log struct {
-	store Store
-	now   func() time.Time
+	cfg Config
 }
 
-// New makes a log. now says when an event is received.
-func New(s Store, now func() time.Time) *Log { return &Log{s, now} }
+// New makes a log. Run removes old events from it.
+func New(cfg Config) *Log { return &Log{cfg} }
+
+// trimInterval is how often Run looks for events that are too old. Retention is counted in days.
+const trimInterval = time.Hour
+
+// Run removes events that are older than the settings of the cluster allow, at once and then every hour,
+// until ctx ends. It always returns nil: what fails is logged and tried again.
+func (l *Log) Run(ctx context.Context) error {
+	ticker := time.NewTicker(trimInterval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		first, err := l.cfg.Store.Trim(ctx, l.cfg.Now())
+		switch {
+		case err != nil && ctx.Err() == nil:
+			l.cfg.Log.Warn("old audit events could not be removed", "err", err, "retry_in", trimInterval)
+		case first > 0:
+			l.cfg.Log.Info("old audit events were removed", "first", first)
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+	return nil
+}
 
 // lateAfter is how long an event may take from the machine to here without being called late.
 const lateAfter = time.Minute
@@ -50,7 +82,7 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 		return tooManyEvents.New(op, fault.Args{"count": len(events), "most": authrpc.MaxEvents})
 	}
 	checked := make([]audit.Event, len(events))
-	now := l.now().UTC()
+	now := l.cfg.Now().UTC()
 	for i, e := range events {
 		e = stamp(e, from, now)
 		if err := checkMachineEvent(from, e); err != nil {
@@ -58,7 +90,7 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 		}
 		checked[i] = e
 	}
-	return l.store.AppendMachineEvents(ctx, string(from.ID), checked)
+	return l.cfg.Store.AppendMachineEvents(ctx, string(from.ID), checked)
 }
 
 // stamp returns the event with what this service knows better than the machine. Whatever the event says, the
@@ -91,8 +123,8 @@ func checkMachineEvent(from identity.Identity, e audit.Event) error {
 	return nil
 }
 
-// Read returns up to limit events in the order of their numbers, beginning with number after+1. Numbers begin
-// at 1, so an after of 0 reads from the beginning.
+// Read returns up to limit events in the order of their numbers, beginning with number after+1, or with the
+// first that was not removed. Numbers begin at 1, so an after of 0 reads from the beginning.
 func (l *Log) Read(ctx context.Context, after uint64, limit int) ([]state.NumberedEvent, error) {
-	return l.store.ReadEvents(ctx, after+1, limit)
+	return l.cfg.Store.ReadEvents(ctx, after+1, limit)
 }

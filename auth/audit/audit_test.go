@@ -1,10 +1,16 @@
 package audit_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -41,7 +47,11 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func newLog(t *testing.T) (*audit.Log, *state.State) {
 	t.Helper()
 	st, _ := statetest.NewCluster(t)
-	return audit.New(st.Events, func() time.Time { return noon }), st
+	return audit.New(audit.Config{
+		Store: st.Events,
+		Now:   func() time.Time { return noon },
+		Log:   slog.New(slog.DiscardHandler),
+	}), st
 }
 
 // event is an event about alice with a body, which has happened just now.
@@ -179,4 +189,47 @@ func TestMalformedEventsAreRefusedTogether(t *testing.T) {
 	if err := log.AppendMachineEvents(t.Context(), nodeWeb, many[:authrpc.MaxEvents]); err != nil {
 		t.Errorf("the largest batch: got %v", err)
 	}
+}
+
+// trimmer is a Store whose Trim fails at first.
+type trimmer struct {
+	audit.Store
+	calls []time.Time
+}
+
+func (s *trimmer) Trim(_ context.Context, now time.Time) (uint64, error) {
+	s.calls = append(s.calls, now)
+	if len(s.calls) == 1 {
+		return 0, errors.New("not the leader")
+	}
+	return 7, nil
+}
+
+// Old events are removed at once and then every hour, also after a failure.
+func TestOldEventsAreRemovedEveryHour(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		store := &trimmer{}
+		log := audit.New(audit.Config{
+			Store: store,
+			Now:   time.Now,
+			Log:   slog.New(slog.NewTextHandler(&logged, nil)),
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Minute)
+		defer cancel()
+		start := time.Now()
+		if err := log.Run(ctx); err != nil {
+			t.Errorf("got %v, want nil", err)
+		}
+		want := []time.Time{start, start.Add(time.Hour), start.Add(2 * time.Hour)}
+		if !slices.Equal(store.calls, want) {
+			t.Errorf("got calls at %v, want %v", store.calls, want)
+		}
+		for _, text := range []string{"not the leader", "first=7"} {
+			if !strings.Contains(logged.String(), text) {
+				t.Errorf("got %q logged, want %q in it", logged.String(), text)
+			}
+		}
+	})
 }

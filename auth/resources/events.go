@@ -30,7 +30,7 @@ func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, erro
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
-	if len(got) == 0 {
+	if len(got) == 0 || got[0].Number != number { // a later one: the event was removed
 		return authrpc.Resource{}, missing
 	}
 	return k.document(got[0])

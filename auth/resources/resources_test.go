@@ -2,9 +2,11 @@ package resources_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,8 +82,12 @@ func newFixture(t *testing.T) *fixture {
 		Machines:   st.Machines,
 		Replicas:   st.Reader,
 		Settings:   st.Settings,
-		Log:        audit.New(st.Events, time.Now),
-		Now:        time.Now,
+		Log: audit.New(audit.Config{
+			Store: st.Events,
+			Now:   time.Now,
+			Log:   slog.New(slog.DiscardHandler),
+		}),
+		Now: time.Now,
 	})
 	return f
 }
@@ -801,5 +807,36 @@ func TestChangesAreRecordedWithBeforeAndAfter(t *testing.T) {
 		if strings.Contains(string(text), secret) {
 			t.Errorf("got the secret %s in the log", secret)
 		}
+	}
+}
+
+// trimmedLog is a log whose first event has the number 5, because older ones were removed.
+type trimmedLog struct{}
+
+func (trimmedLog) Read(_ context.Context, after uint64, limit int) (out []state.NumberedEvent, _ error) {
+	for number := max(after+1, 5); number < 8 && len(out) < limit; number++ {
+		out = append(out, state.NumberedEvent{Number: number, JSON: json.RawMessage(`{}`)})
+	}
+	return out, nil
+}
+
+// The name of an event is its number for ever: that of a removed one never shows another event.
+func TestARemovedEventIsNotFound(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	service := resources.New(resources.Config{
+		Policies: f.st.Reader, Events: f.st.Events, Log: trimmedLog{}, Now: time.Now,
+	})
+	get := func(name string) (authrpc.GetResourcesResponse, error) {
+		request := authrpc.GetResourcesRequest{Kind: access.Events, Name: name, Limit: 2}
+		return service.Get(t.Context(), admin, request)
+	}
+	_, err := get("4")
+	f.wantFault("a removed event", err, fault.NotFound)
+	if got, err := get("5"); err != nil || got.Resources[0].Metadata.Name != "5" {
+		t.Errorf("got %+v and %v, want event 5", got, err)
+	}
+	if got, err := get(""); err != nil || got.Resources[0].Metadata.Name != "5" || got.Next != "6" {
+		t.Errorf("got %+v and %v, want the first page to begin with what is left", got, err)
 	}
 }

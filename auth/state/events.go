@@ -6,8 +6,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/raftstore"
 )
 
 const auditStream = "audit"
@@ -26,8 +29,8 @@ type NumberedEvent struct {
 	JSON   json.RawMessage
 }
 
-// ReadEvents returns up to limit events, beginning with number from. It returns fewer when they are large,
-// and none when there are no more yet.
+// ReadEvents returns up to limit events, beginning with number from, or with the first that was not removed.
+// It returns fewer when they are large, and none when there are no more yet.
 func (r *Reader) ReadEvents(ctx context.Context, from uint64, limit int) ([]NumberedEvent, error) {
 	got, err := r.store.Read(ctx, auditStream, from, limit)
 	if err != nil {
@@ -40,8 +43,38 @@ func (r *Reader) ReadEvents(ctx context.Context, from uint64, limit int) ([]Numb
 	return out, nil
 }
 
-// Events appends to the audit log, and reads. No event is ever changed or removed.
+// Events appends to the audit log, and reads. No event is ever changed. Trim removes the oldest ones if the
+// settings say so.
 type Events struct{ writer }
+
+// Trim removes the events that are older than the settings allow, as far as they fill whole segments of the
+// store, and records that as an event of its own. It returns the number of the first event that remains, or 0
+// if it removed none. The newest segment always stays.
+func (w *Events) Trim(ctx context.Context, now time.Time) (first uint64, err error) {
+	settings, err := w.Settings(ctx)
+	retention := settings.Value.AuditRetention
+	if err != nil || retention == 0 {
+		return 0, err
+	}
+	point, found, err := w.store.FindTrimPoint(ctx, auditStream, now.Add(-time.Duration(retention)))
+	if err != nil || !found {
+		return 0, err
+	}
+	text, err := retention.MarshalText()
+	if err != nil {
+		return 0, err
+	}
+	var c change
+	settingsRecords.requireUnchanged(&c, settings) // somebody may be raising the retention just now
+	c.appendEvents(audit.New(now, identity.Identity{}, audit.LogTrim{
+		Before:    point.Before,
+		Digest:    point.Digest.String(),
+		Retention: string(text),
+	}))
+	c.txn.Trim = []raftstore.Trim{{Stream: auditStream, Before: point.Before}}
+	_, err = w.commit(ctx, &c)
+	return point.Before, err
+}
 
 // AppendEvents stores events that belong to no other change, such as a refusal or a start.
 func (w *Events) AppendEvents(ctx context.Context, events ...audit.Event) error {

@@ -4,11 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
 // placed is an event with a place in a spool.
@@ -78,5 +82,75 @@ func TestARememberedSpoolIsOneOfTheLast(t *testing.T) {
 	got, err := spools.get(t.Context(), s.Reader, "m1")
 	if err != nil || len(got.Value.Spools) != maxSpools {
 		t.Errorf("got %+v and %v, want %d runs", got.Value, err, maxSpools)
+	}
+}
+
+// openSmall is open with small segments, and with the clock that now points to.
+func openSmall(t *testing.T, now *atomic.Pointer[time.Time]) *State {
+	t.Helper()
+	cfg := raftstoretest.Config(t.TempDir())
+	cfg.Bounds.StreamSegment = 4 << 10
+	cfg.Now = func() time.Time { return *now.Load() }
+	store, stop := raftstoretest.Start(t, cfg)
+	t.Cleanup(func() { must(t, stop()) })
+	return New(store)
+}
+
+// By default every event is kept. With a retention, whole segments of older ones are removed, which is an
+// event itself and names the digest of what is gone. Numbers go on.
+func TestOldEventsAreRemovedAsTheSettingsSay(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Pointer[time.Time]
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	clock.Store(&at)
+	s := openSmall(t, &clock)
+	appendEvents := func(n int) {
+		t.Helper()
+		for range n {
+			e := audit.New(at, identity.Identity{}, audit.LoginRefusal{Reason: strings.Repeat("x", 500)})
+			must(t, s.Events.AppendEvents(t.Context(), e))
+		}
+	}
+	trim := func(after time.Duration) uint64 {
+		t.Helper()
+		first, err := s.Events.Trim(t.Context(), at.Add(after))
+		must(t, err)
+		return first
+	}
+	appendEvents(20)
+	later := at.Add(48 * time.Hour)
+	clock.Store(&later)
+	appendEvents(20)
+	if first := trim(10_000 * time.Hour); first != 0 {
+		t.Errorf("got events before %d removed, want all kept by default", first)
+	}
+	old, err := s.Settings.Settings(t.Context())
+	must(t, err)
+	week := access.Settings{AuditRetention: access.Retention(168 * time.Hour)}
+	must(t, s.Settings.PutSettings(t.Context(), old, week, later))
+	if first := trim(167 * time.Hour); first != 0 {
+		t.Errorf("got events before %d removed, want none older than the week", first)
+	}
+	first := trim(169 * time.Hour)
+	if first < 10 || first > 21 {
+		t.Fatalf("got events before %d removed, want those of the first day in whole segments", first)
+	}
+	events, err := s.ReadEvents(t.Context(), 1, 1000)
+	must(t, err)
+	last := events[len(events)-1]
+	if events[0].Number != first || last.Number != 41 {
+		t.Errorf("got events %d to %d, want %d to 41", events[0].Number, last.Number, first)
+	}
+	var e audit.Event
+	must(t, json.Unmarshal(last.JSON, &e))
+	body, err := audit.BodyOf[audit.LogTrim](e)
+	if err != nil || body.Before != first || len(body.Digest) != 64 || body.Retention != "168h" {
+		t.Errorf("got %+v and %v, want the removal recorded", body, err)
+	}
+	if again := trim(169 * time.Hour); again != 0 {
+		t.Errorf("got events before %d removed again", again)
+	}
+	if first := trim(100_000 * time.Hour); first == 0 || first > 42 {
+		t.Errorf("got %d, want all but the newest segment removed", first)
 	}
 }

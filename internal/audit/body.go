@@ -150,13 +150,12 @@ type AuthStart struct {
 	Version string `json:"version,omitempty"` // the release
 }
 
-// LogTrim says what was dropped from a log, and what its digest was there. The digest of a log covers every
-// record from the first on, so those that remain can still be checked against it.
+// LogTrim says which events were dropped, and what the digest of the log was there. The digest covers every
+// event from the first on, so those that remain can still be checked against it.
 type LogTrim struct {
-	Log       string `json:"log"`       // audit or issued
-	Before    uint64 `json:"before"`    // the number of the first record that remains
-	Digest    string `json:"digest"`    // the SHA-256 of the log up to there
-	Retention string `json:"retention"` // the setting by which it was dropped
+	Before    uint64 `json:"before"`    // the number of the first event that remains
+	Digest    string `json:"digest"`    // the running SHA-256 of the log up to there, in hex
+	Retention string `json:"retention"` // the setting by which they were dropped
 }
 
 func (Login) code() Code           { return LoginSucceeded }

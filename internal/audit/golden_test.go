@@ -61,7 +61,7 @@ func fullBodies(t *testing.T) []audit.Body {
 		audit.TokenCreation{Token: "t1", Kind: "node", Expires: end, After: d},
 		audit.ClusterCreation{Cluster: "example.com", Pin: "sha256:00"},
 		audit.AuthStart{Version: "v1.0.0"},
-		audit.LogTrim{Log: "audit", Before: 100, Digest: "00", Retention: "90d"},
+		audit.LogTrim{Before: 100, Digest: "00", Retention: "2160h"},
 	}
 }
 

@@ -76,7 +76,7 @@ var registry = []Entry{
 	{TokenCreated, 1, Success, "a join token was created", TokenCreation{}},
 	{ClusterCreated, 1, Success, "the cluster was created", ClusterCreation{}},
 	{AuthStarted, 1, Success, "an auth replica started", AuthStart{}},
-	{LogTrimmed, 1, Success, "old records were dropped from a log", LogTrim{}},
+	{LogTrimmed, 1, Success, "old events were dropped", LogTrim{}},
 }
 
 // known is an Entry with what Check needs of it.
