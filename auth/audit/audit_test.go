@@ -62,7 +62,7 @@ func event(body events.Body) events.Event {
 }
 
 // spool and number are the place of the last event that event made.
-const spool = "0000000000000000000000000000000a"
+const spool identity.InstanceID = "0000000000000000000000000000000a"
 
 var number atomic.Uint64
 

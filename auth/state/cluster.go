@@ -8,7 +8,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // Cluster is what is fixed when a cluster is created.
@@ -58,8 +57,7 @@ type NamedConnector struct {
 // at all. The secrets of connectors are sealed before. If the store holds a cluster already, it returns fault
 // Conflict and stores nothing.
 func (v *Vault) CreateCluster(ctx context.Context, in InitialRecords) error {
-	c := change{conflict: fault.New(fault.Conflict, "state.CreateCluster", "this cluster exists already",
-		"start without --bootstrap")}
+	c := change{conflict: clusterStored.New("state.CreateCluster")}
 	clusters.create(&c, clusterKey, in.Cluster)
 	keyrings.create(&c, clusterKey, in.Keyring)
 	authorities.create(&c, in.Authorities.key(), in.Authorities)
@@ -98,8 +96,7 @@ func (k *Keyring) Save(ctx context.Context, old, doc []byte) error {
 		return err
 	}
 	if !bytes.Equal(stored.Value, old) {
-		return fault.New(fault.Conflict, "state.Keyring",
-			"somebody else changed the keyring at the same time", "load it again")
+		return keyringChanged.New("state.Keyring")
 	}
 	var c change
 	keyrings.replaceOrCreate(&c, stored, doc) // fails if it was written since it was read here

@@ -11,12 +11,26 @@ var (
 		Remedy: "go on in that page, or start again: tsh login",
 	}
 
+	clusterStored = fault.Code{
+		Name:   "cluster-stored",
+		Kind:   fault.Conflict,
+		Text:   "this cluster exists already",
+		Remedy: "start without --bootstrap",
+	}
+
 	connectorIssuerKept = fault.Code{
 		Name: "connector-issuer-kept",
 		Kind: fault.Conflict,
 		Text: "connector \"{connector}\" belongs to the users of {issuer}: with another issuer, " +
 			"strangers could get their roles",
 		Remedy: "create a connector with another name for the other issuer",
+	}
+
+	keyringChanged = fault.Code{
+		Name:   "keyring-changed",
+		Kind:   fault.Conflict,
+		Text:   "somebody else changed the keyring at the same time",
+		Remedy: "load it again",
 	}
 
 	loginRedeemed = fault.Code{

@@ -89,8 +89,8 @@ func (w *Events) AppendEvents(ctx context.Context, events ...audit.Event) error 
 
 // spoolPlace says that the events of one run of a machine's spool are stored up to a number.
 type spoolPlace struct {
-	Instance string `json:"instance"` // audit.Event.Spool
-	Number   uint64 `json:"number"`
+	Instance identity.InstanceID `json:"instance"` // audit.Event.Spool
+	Number   uint64              `json:"number"`
 }
 
 // storedPlaces has the places up to which the events of a machine are stored, by the runs of its spool that

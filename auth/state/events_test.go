@@ -16,7 +16,7 @@ import (
 )
 
 // placed is an event with a place in a spool.
-func placed(spool string, number uint64) audit.Event {
+func placed(spool identity.InstanceID, number uint64) audit.Event {
 	e := audit.New(time.Now(), identity.Identity{}, audit.RecoveryUse{})
 	e.ID, e.Spool, e.Number = NewID(), spool, number
 	return e
@@ -70,7 +70,7 @@ func TestMachineEventsAreStoredOnce(t *testing.T) {
 func TestARememberedSpoolIsOneOfTheLast(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	spool := func(i int) string { return fmt.Sprintf("%032x", i) }
+	spool := func(i int) identity.InstanceID { return identity.InstanceID(fmt.Sprintf("%032x", i)) }
 	for i := range 100 {
 		must(t, s.Events.AppendMachineEvents(t.Context(), "m1", []audit.Event{placed(spool(i), 1)}))
 	}

@@ -37,15 +37,16 @@ type Event struct {
 	Machine Machine `json:"machine,omitzero"` // the machine that the event is about
 	Proxy   Machine `json:"proxy,omitzero"`   // the proxy that the client came through
 
-	From       string `json:"from,omitempty"`       // the client's address as the proxy saw it
-	Connection string `json:"connection,omitempty"` // the same in all events of one connection
+	From       string                `json:"from,omitempty"`       // the client's address
+	Connection identity.ConnectionID `json:"connection,omitempty"` // the same in all events of one
 
-	// A machine numbers its events in its spool. Spool is drawn at each start of it, and numbers begin at 1.
-	Spool    string    `json:"spool,omitempty"`
-	Number   uint64    `json:"number,omitempty"`  // in the spool
-	Lost     uint64    `json:"lost,omitempty"`    // how many numbers before this one never arrived
-	Received time.Time `json:"received,omitzero"` // when the auth service got it; absent for its own
-	Late     bool      `json:"late,omitempty"`    // whether that was more than a minute after time
+	// Spool and Number are the place of a machine's event in its spool. Each run of the spool draws an id and
+	// begins with number 1.
+	Spool    identity.InstanceID `json:"spool,omitempty"`
+	Number   uint64              `json:"number,omitempty"`  // in the spool
+	Lost     uint64              `json:"lost,omitempty"`    // how many numbers before this one never arrived
+	Received time.Time           `json:"received,omitzero"` // when auth got it; absent for its own
+	Late     bool                `json:"late,omitempty"`    // whether that was more than a minute after time
 
 	Body json.RawMessage `json:"body"` // what else an event of this code says
 }
@@ -165,7 +166,7 @@ func (e Event) Check() error {
 	switch {
 	case !isID(e.ID):
 		return malformed("its id is not 32 hex digits")
-	case e.Spool != "" && !isID(e.Spool), (e.Spool == "") != (e.Number == 0):
+	case e.Spool != "" && e.Spool.Check() != nil, (e.Spool == "") != (e.Number == 0):
 		return malformed("its spool and number are no place in a spool")
 	case e.Time.IsZero():
 		return malformed("it has no time")

@@ -135,7 +135,7 @@ func TestCheckRefuses(t *testing.T) {
 		"a long user":                 {func(e *audit.Event) { e.Actor.Name = tooLong }, "actor.name has 1025 bytes"},
 		"a long machine":              {func(e *audit.Event) { e.Machine.Name = tooLong }, "1025 bytes"},
 		"a long address":              {func(e *audit.Event) { e.From = tooLong }, "1025 bytes"},
-		"a long connection":           {func(e *audit.Event) { e.Connection = tooLong }, "1025 bytes"},
+		"a long connection":           {func(e *audit.Event) { e.Connection = identity.ConnectionID(tooLong) }, "1025 bytes"},
 		"no body":                     {func(e *audit.Event) { e.Body = nil }, "form of TH1002"},
 		"a body that is null":         {func(e *audit.Event) { e.Body = json.RawMessage("null") }, "form of TH1002"},
 		"a list as body":              {func(e *audit.Event) { e.Body = json.RawMessage("[]") }, "form of TH1002"},

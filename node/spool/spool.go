@@ -28,6 +28,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // Limits of what waits on disk.
@@ -60,8 +61,8 @@ type Config struct {
 // at once; Run is called once.
 type Spool struct {
 	cfg      Config
-	instance string        // 32 hex digits, drawn by Open
-	wake     chan struct{} // has a value when events were recorded since Run last received from it
+	instance identity.InstanceID // of this run, drawn by Open
+	wake     chan struct{}       // has a value when events were recorded since Run last received from it
 
 	mu     sync.Mutex // guards the fields below, and is held while an event is written
 	names  []string   // files that wait, oldest first
@@ -79,7 +80,7 @@ func Open(cfg Config) (*Spool, error) {
 	if err != nil {
 		return nil, diskFault(cfg.Dir, err)
 	}
-	s := &Spool{cfg: cfg, instance: newID(), wake: make(chan struct{}, 1)}
+	s := &Spool{cfg: cfg, instance: identity.NewInstanceID(), wake: make(chan struct{}, 1)}
 	for _, entry := range entries {
 		switch name := entry.Name(); {
 		case strings.HasPrefix(name, "."): // half written when the machine stopped: Record had not returned

@@ -21,7 +21,7 @@ func (s *Server) newEvent(origin Origin, who identity.Identity, body audit.Body)
 	event.Proxy.ID = origin.ProxyID
 	event.Machine = audit.MachineOf(s.cfg.Identity())
 	event.SaidBy = event.Machine
-	event.Connection = string(origin.Connection)
+	event.Connection = origin.Connection
 	return event
 }
 

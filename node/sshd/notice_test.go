@@ -57,7 +57,7 @@ func TestRefusalsNameTheConnection(t *testing.T) {
 	}
 	f.awaitLog(t, "connection="+string(connectionID))
 	refused := f.recorded(audit.SessionRefused)
-	if len(refused) != 1 || refused[0].Connection != string(connectionID) {
+	if len(refused) != 1 || refused[0].Connection != connectionID {
 		t.Errorf("got %+v recorded, want a refusal on the connection", refused)
 	}
 }

@@ -127,7 +127,7 @@ func TestStartAndEndAreAudited(t *testing.T) {
 		"machine":    {event.Machine.Name, "web-1"},
 		"proxy":      {event.Proxy.Name, "proxy-1"},
 		"proxy id":   {string(event.Proxy.ID), string(proxyID)},
-		"connection": {event.Connection, string(connectionID)},
+		"connection": {string(event.Connection), string(connectionID)},
 		"login":      {string(start.Login), testAccount()},
 		"rule":       {start.Rule, "role ops, allow 1"},
 		"command":    {start.Command, "exit 3"},
