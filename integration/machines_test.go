@@ -5,6 +5,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -53,6 +54,18 @@ func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 		if out := c.Tsh("ssh", "web.us", "echo here").OK(t); strings.TrimSpace(out) != "here" {
 			t.Errorf("got %q, want the command's output", out)
 		}
+	})
+	t.Run("one id names a connection in the proxy's log and in the audit log", func(t *testing.T) {
+		c.Tsh("ssh", "web.us", "echo named").OK(t)
+		connected := regexp.MustCompile(`connected to node.* connection=([0-9a-f]{32})`)
+		ids := connected.FindAllStringSubmatch(s.Process.Output(), -1)
+		if len(ids) == 0 {
+			t.Fatalf("the proxy's log names no connection:\n%s", s.Process.Output())
+		}
+		last := ids[len(ids)-1][1]
+		c.Until(func(out string) bool { // start and end of the session
+			return strings.Count(out, last) >= 2 && strings.Contains(out, "echo named")
+		}, "get", "events", "--format=json")
 	})
 	t.Run("a token works once", func(t *testing.T) {
 		r := harness.RunNode(t, proxy, token, "web.jp")
