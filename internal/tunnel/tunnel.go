@@ -25,9 +25,6 @@ const Version = 1
 const (
 	MaxHeaderBytes = 4 << 10
 	MaxFrameBytes  = 9 << 20 // a control frame; holds a piece of the rules
-	// Window is how much of a stream may be in flight. Distant nodes need it; 4 MiB gains nothing more
-	// (measured).
-	Window = 1 << 20
 )
 
 // Welcome is the proxy's first message on the control stream.

@@ -218,7 +218,7 @@ func open(t testing.TB, attached *tunnel.Attached, uplink *tunnel.Uplink) (near,
 func TestStreamCarriesBytesBothWays(t *testing.T) {
 	attached, uplink := newTunnel(t, time.Now)
 	near, far := open(t, attached, uplink)
-	sent := make([]byte, 3*tunnel.Window)
+	sent := make([]byte, 3*mux.MaxWindow)
 	_, _ = rand.Read(sent)
 	go func() {
 		near.Write(sent)
