@@ -5,7 +5,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // requestKey names one thing that a client may ask for on a connection that is logged in (RFC 4254).
@@ -125,7 +124,7 @@ func (c *connection) hasExtension(name string) bool {
 	return has
 }
 
-// decide returns the decision of the rules about an action, or about anyAction. First it verifies the
+// decide returns the decision of the rules about an action, or about anyAction. First it checks the
 // certificate again, because since the login it may have expired or its authority may have been withdrawn.
 // The error is a fault: the certificate is not valid any more, or there are no usable rules.
 func (c *connection) decide(action access.Action) (access.Decision, error) {
@@ -133,15 +132,8 @@ func (c *connection) decide(action access.Action) (access.Decision, error) {
 	if err != nil {
 		return access.Decision{}, err
 	}
-	who, err := identity.VerifySSHUser(
-		c.key,
-		trust.Cluster,
-		trust.Authorities.UserSSH,
-		c.conn.RemoteAddr(),
-		now,
-	)
-	if err != nil {
+	if err := c.held.verify(trust, now); err != nil {
 		return access.Decision{}, certificateFault(err)
 	}
-	return c.srv.decide(trust, who, c.login, action, now, c.origin), nil
+	return c.srv.decide(trust, c.who, c.login, action, now, c.origin), nil
 }

@@ -271,7 +271,7 @@ func TestWhatEndsWhatIsOpen(t *testing.T) {
 			f, denied := newDeniedFixture(t, func(c *sshd.Config) {
 				c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 			})
-			f.client()
+			c := f.client()
 			ahead.Store(int64(tt.later))
 			f.cluster.SetRoles(tt.role)
 			f.setRules(f.cluster.SignRules())
@@ -283,6 +283,10 @@ func TestWhatEndsWhatIsOpen(t *testing.T) {
 			if tt.kind == "" { // nothing else is reported before what denies everything
 				f.allow()
 				tt.kind, tt.message = fault.Denied, "no role"
+			}
+			if s, err := c.NewSession(); err == nil {
+				s.Close()
+				t.Error("got a new session, want it refused")
 			}
 			got := receive(t, "what is denied", denied)
 			if len(got) != 1 || !fault.Is(got[0].Reason, tt.kind) ||
