@@ -68,7 +68,7 @@ func TestNothingIsServedBeforeALogin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := profileDir(t, c)
+	dir := c.ProfileDir()
 	script := harness.WriteFile(t, t.TempDir(), "skipauth.py", skipAuthScript)
 	node := fmt.Sprintf("env TSH_HOME=%s %s proxy ssh %s", filepath.Join(c.Home, ".tsh"), c.Path(), d.Node)
 	t.Run("servers", func(t *testing.T) { // groups the parallel subtests, which mostly wait
@@ -101,14 +101,4 @@ func TestNothingIsServedBeforeALogin(t *testing.T) {
 	if out := c.Tsh("ssh", d.Node, "echo others").OK(t); strings.TrimSpace(out) != "others" {
 		t.Errorf("got %q after the replies, want others served", out)
 	}
-}
-
-// profileDir is the folder of the client's only login.
-func profileDir(t *testing.T, c *harness.Client) string {
-	t.Helper()
-	certs, err := filepath.Glob(filepath.Join(c.Home, ".tsh", "*", "ssh_key-cert.pub"))
-	if err != nil || len(certs) != 1 {
-		t.Fatalf("got %v, %v, want one profile", certs, err)
-	}
-	return filepath.Dir(certs[0])
 }

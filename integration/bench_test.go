@@ -94,7 +94,7 @@ func startBenchmark(b *testing.B) *benchmark {
 		b.Fatal(err)
 	}
 	far.Env = []string{"TSH_HOME=" + login, "HOME=" + far.Home, "SSH_AUTH_SOCK="}
-	far.UseRelay(proxy, relay.Addr)
+	far.UseRelay(relay.Addr)
 	p.far = p.routesAt(b, dir, relay.Addr, jumpRelay.Addr)
 	p.client = c
 	return p

@@ -52,7 +52,7 @@ func newFleet(b *testing.B, proxy string, c *harness.Client) *fleet {
 	if err != nil {
 		b.Fatal(err)
 	}
-	p, err := home.Load(proxy)
+	p, err := home.Load(harness.ClusterName)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -107,11 +107,7 @@ func newClientFixture(t *testing.T) *clientFixture {
 		o.nodes = append(o.nodes, name+"."+harness.ClusterName)
 	}
 	o.config = harness.WriteFile(t, o.client.Home, "ssh_config", o.client.Tsh("config").OK(t))
-	keys, err := filepath.Glob(filepath.Join(o.client.Home, ".tsh", "*", "ssh_key"))
-	if err != nil || len(keys) != 1 {
-		t.Fatalf("got keys %v, %v, want one", keys, err)
-	}
-	o.profile = filepath.Dir(keys[0])
+	o.profile = o.client.ProfileDir()
 	return o
 }
 
@@ -128,7 +124,7 @@ func (o *clientFixture) sshCommand() string { return "ssh -F " + o.config + " -o
 
 // proxyCommand is the command that connects a client to a node. node may be a placeholder such as %h.
 func (o *clientFixture) proxyCommand(t *testing.T, node string) string {
-	home, tsh := filepath.Dir(o.profile), harness.Bin(t, "tsh")
+	home, tsh := filepath.Join(o.client.Home, ".tsh"), harness.Bin(t, "tsh")
 	return "env TSH_HOME=" + home + " " + tsh + " proxy ssh --proxy " + o.Proxy + " " + node
 }
 

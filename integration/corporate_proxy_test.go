@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -247,21 +248,15 @@ func counted(t *testing.T, p *harness.Process, what string) int {
 // pinOf is the pin of the cluster to which the client has logged in.
 func pinOf(t *testing.T, c *harness.Client) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(c.Home, ".tsh", "*", "profile.yaml"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("got profiles %v, %v, want one", files, err)
+	b, err := os.ReadFile(filepath.Join(c.ProfileDir(), "profile.json"))
+	var info struct{ Pin string }
+	if err == nil {
+		err = json.Unmarshal(b, &info)
 	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || info.Pin == "" {
+		t.Fatalf("got %s (%v), want a pin", b, err)
 	}
-	for line := range strings.Lines(string(b)) {
-		if pin, ok := strings.CutPrefix(line, "pin: "); ok {
-			return strings.TrimSpace(pin)
-		}
-	}
-	t.Fatalf("got no pin in %s", b)
-	return ""
+	return info.Pin
 }
 
 // approveHeadless runs a headless login and approves it in a browser on this machine.

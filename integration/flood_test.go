@@ -46,7 +46,7 @@ func TestUsersLogInDuringConnectionFloods(t *testing.T) {
 	s := harness.StartServerFrom(t, dir, addr, bootstrap, "inner", keys...)
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
-	me, err := profile.Home(filepath.Join(c.Home, ".tsh")).Load(addr)
+	me, err := profile.Home(filepath.Join(c.Home, ".tsh")).Load(harness.ClusterName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func dialTime(me *profile.Profile, from string) (took time.Duration, err error) 
 	start := time.Now()
 	defer func() { took = time.Since(start) }()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
-	raw, err := d.Dial("tcp", me.Proxy)
+	raw, err := d.Dial("tcp", me.FirstProxy().Address)
 	if err != nil {
 		return 0, err
 	}

@@ -40,11 +40,11 @@ func authorities(t *testing.T, c *harness.Client) keySet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, err := home.Current()
+	cluster, err := home.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := home.Load(addr)
+	p, err := home.Load(cluster)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func TestACommandNeedsFewRoundTrips(t *testing.T) {
 	c := harness.NewClient(t)
 	c.Login(d, d.Alice())
 	r := harness.StartRelay(t, d.Proxy, relayRoundTrip)
-	c.UseRelay(d.Proxy, r.Addr)
+	c.UseRelay(r.Addr)
 	const program = "echo up; cat"
 	target := d.Login + "@" + d.Node
 	if got := countTrips(t, r, c.Command("ssh", target, program)); got > maxRoundTrips {
@@ -106,7 +106,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 	near := harness.StartRelay(b, d.Proxy, 50*time.Millisecond)
 	far := harness.StartRelay(b, d.Proxy, 150*time.Millisecond)
 	run := func(r *harness.Relay) time.Duration {
-		c.UseRelay(d.Proxy, r.Addr)
+		c.UseRelay(r.Addr)
 		start := time.Now()
 		c.Tsh("ssh", d.Login+"@"+d.Node, "true").OK(b)
 		return time.Since(start)

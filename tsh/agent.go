@@ -67,14 +67,17 @@ func (a *app) addToAgent(ctx context.Context, mode string, prof *profile.Profile
 	return nil
 }
 
-// agentHosts returns the hosts for which the key in ssh-agent may be used: the proxy and the nodes that the
+// agentHosts returns the hosts for which the key in ssh-agent may be used: the proxies and the nodes that the
 // user can log in to. A node that joins later is reached with the key file.
 func (a *app) agentHosts(ctx context.Context, prof *profile.Profile) ([]string, error) {
 	nodes, err := a.nodes(ctx, prof, nil)
 	if err != nil {
 		return nil, err
 	}
-	hosts := []string{prof.Host()}
+	var hosts []string
+	for _, proxy := range prof.Proxies {
+		hosts = append(hosts, proxy.Host())
+	}
 	for _, node := range nodes {
 		if len(node.Logins) > 0 {
 			hosts = append(hosts, node.Name+"."+prof.Cluster)
@@ -83,7 +86,7 @@ func (a *app) agentHosts(ctx context.Context, prof *profile.Profile) ([]string, 
 	return hosts, nil
 }
 
-// removeAgentKeys removes from ssh-agent every key that a login at this proxy put there. It does nothing
+// removeAgentKeys removes from ssh-agent every key that a login at this cluster put there. It does nothing
 // without an agent.
 func (a *app) removeAgentKeys(info profile.Info) {
 	if a.agent() == "" {
@@ -99,4 +102,4 @@ func (a *app) removeAgentKeys(info profile.Info) {
 }
 
 // agentComment identifies the keys of a login in ssh-agent.
-func agentComment(info profile.Info) string { return "tsh " + info.User + " at " + info.Proxy }
+func agentComment(info profile.Info) string { return "tsh " + info.User + " at " + info.Cluster }

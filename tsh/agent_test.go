@@ -193,7 +193,8 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 		}
 		return string(out)
 	}
-	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+tc.addr+" '%h'") ||
+	command := "proxy ssh --cluster " + clusterName + " '%h'"
+	if out := resolve("web-1." + clusterName); !strings.Contains(out, command) ||
 		!strings.Contains(out, "identitiesonly yes") {
 		t.Errorf("got %q, want tsh as ProxyCommand", out)
 	}
@@ -206,11 +207,8 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 	if out := resolve("elsewhere.example.org"); strings.Contains(out, c.home) {
 		t.Errorf("got %q, want nothing of Threshold for other hosts", out)
 	}
-	dir, err := filepath.Glob(filepath.Join(c.home, "127*"))
-	if err != nil || len(dir) != 1 {
-		t.Fatal(dir, err)
-	}
-	certFile, keyFile := filepath.Join(dir[0], "ssh_key-cert.pub"), filepath.Join(dir[0], "ssh_key")
+	dir := filepath.Join(c.home, "clusters", clusterName)
+	certFile, keyFile := filepath.Join(dir, "ssh_key-cert.pub"), filepath.Join(dir, "ssh_key")
 	out, err := exec.Command("ssh-keygen", "-L", "-f", certFile).Output()
 	if err != nil || !bytes.Contains(out, []byte("alice@example.com@"+clusterName)) {
 		t.Errorf("got %s (%v), want the certificate read", out, err)
@@ -219,7 +217,7 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 	if err != nil || !bytes.HasPrefix(out, []byte("ssh-ed25519 ")) {
 		t.Errorf("got %s (%v), want the key read", out, err)
 	}
-	hosts := filepath.Join(dir[0], "known_hosts")
+	hosts := filepath.Join(dir, "known_hosts")
 	port := tc.addr[strings.LastIndex(tc.addr, ":")+1:]
 	for host, want := range map[string]bool{
 		"web-1." + clusterName: true,

@@ -123,9 +123,20 @@ func (c *client) login(browse func(page string), args ...string) result {
 
 func (c *client) loginIn(ctx context.Context, browse func(page string), args ...string) result {
 	c.t.Helper()
+	return c.loginWithin(ctx, browse, append([]string{"--proxy", c.tc.addr}, args...)...)
+}
+
+// loginWith is login without --proxy.
+func (c *client) loginWith(browse func(page string), args ...string) result {
+	c.t.Helper()
+	return c.loginWithin(c.t.Context(), browse, args...)
+}
+
+func (c *client) loginWithin(ctx context.Context, browse func(page string), args ...string) result {
+	c.t.Helper()
 	r, w := io.Pipe()
 	var stderr bytes.Buffer
-	args = append([]string{"login", "--proxy", c.tc.addr}, args...)
+	args = append([]string{"login"}, args...)
 	env := c.environ(strings.NewReader(""), w, &stderr, args)
 	codes := make(chan int, 1)
 	go func() {

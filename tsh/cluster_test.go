@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -160,6 +161,8 @@ func (tc *testCluster) redeem(r authrpc.RedeemLoginRequest) (res authrpc.RedeemL
 		return res, err
 	}
 	alice := tc.User("alice@example.com", "ops")
+	alice.IssuedAt = tc.Now().UTC().Truncate(time.Second)
+	alice.AuthTime, alice.FactorTime = alice.IssuedAt.Add(-2*time.Minute), alice.IssuedAt.Add(-time.Minute)
 	res = authrpc.RedeemLoginResponse{
 		Identity:    alice,
 		X509:        tc.UserChain(x509Key, alice),

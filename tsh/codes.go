@@ -77,6 +77,27 @@ var (
 		Remedy: "set this machine's clock, then log in again",
 	}
 
+	clusterNameInvalid = fault.Code{
+		Name:   "cluster-name-invalid",
+		Kind:   fault.Invalid,
+		Text:   "--cluster={cluster} is not the name of a cluster",
+		Remedy: "the clusters of your logins: tsh status",
+	}
+
+	clusterNotNamed = fault.Code{
+		Name:   "cluster-not-named",
+		Kind:   fault.Invalid,
+		Text:   "the proxy at {proxy} is of the cluster {cluster}, not of {wanted}",
+		Remedy: "leave --cluster out, or name another proxy",
+	}
+
+	clusterWithoutProxy = fault.Code{
+		Name:   "cluster-without-proxy",
+		Kind:   fault.NotFound,
+		Text:   "no proxy of the cluster {cluster} is known any more",
+		Remedy: "run: tsh login --cluster {cluster} --proxy HOST",
+	}
+
 	clusterChanged = fault.Code{
 		Name: "cluster-changed",
 		Kind: fault.Denied,
@@ -324,13 +345,6 @@ var (
 		Kind:   fault.Invalid,
 		Text:   "{why}",
 		Remedy: "copy the whole pin: sha256:…",
-	}
-
-	profilePinDamaged = fault.Code{
-		Name:   "profile-pin-damaged",
-		Kind:   fault.Invalid,
-		Text:   "the profile is damaged: {why}",
-		Remedy: "give the pin: tsh login --pin sha256:…",
 	}
 
 	programPathUnknown = fault.Code{

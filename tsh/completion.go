@@ -132,6 +132,16 @@ func (a *app) nodeNames(ctx context.Context) []string {
 	return names
 }
 
+// completeCluster completes the clusters that have a profile.
+func (a *app) completeCluster(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	home, err := a.home()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	clusters, _ := home.Clusters() // no message is shown
+	return clusters, cobra.ShellCompDirectiveNoFileComp
+}
+
 // completeKind completes the kinds of resources.
 func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {

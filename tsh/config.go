@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -73,7 +72,7 @@ const sshConfig = `# Nodes of cluster %[1]s, through %[2]s. Written by: tsh conf
 #   ssh LOGIN@NODE.%[1]s
 #   ssh -J %[2]s LOGIN@NODE        # does not use tsh
 Host *.%[1]s
-    ProxyCommand %[3]s proxy ssh --proxy %[8]s '%%h'
+    ProxyCommand %[3]s proxy ssh %[8]s '%%h'
     IdentityFile %[4]s
     CertificateFile %[5]s
     IdentitiesOnly yes
@@ -117,7 +116,15 @@ func (a *app) bareNames(ctx context.Context, prof *profile.Profile) ([]string, e
 func (a *app) writeSSHConfig(w io.Writer, prof *profile.Profile, tshPath string, names []string) error {
 	command := shellQuote(tshPath)
 	if a.Getenv("TSH_HOME") != "" {
-		command = "env TSH_HOME=" + shellQuote(filepath.Dir(prof.Dir)) + " " + command
+		command = "env TSH_HOME=" + shellQuote(string(prof.Home)) + " " + command
+	}
+	selection := "--cluster " + prof.Cluster
+	if a.proxy != "" {
+		selection += " --proxy " + shellWord(prof.FirstProxy().Address)
+	}
+	var hosts []string
+	for _, proxy := range prof.Proxies {
+		hosts = append(hosts, proxy.Host())
 	}
 	ciphers := ""
 	if sshclient.HasAES() {
@@ -127,14 +134,14 @@ func (a *app) writeSSHConfig(w io.Writer, prof *profile.Profile, tshPath string,
 		w,
 		sshConfig,
 		prof.Cluster,                           // 1
-		prof.Proxy,                             // 2
+		prof.FirstProxy().Address,              // 2
 		strings.ReplaceAll(command, "%", "%%"), // 3: ssh_config(5) expands % in a ProxyCommand
-		configQuote(prof.Path(profile.SSHKeyFile)),                 // 4
-		configQuote(prof.Path(profile.SSHCertFile)),                // 5
-		configQuote(prof.Path(profile.KnownHostsFile)),             // 6
-		strings.Join(append([]string{prof.Host()}, names...), " "), // 7: the hosts of the second block
-		shellWord(prof.Proxy),                                      // 8: in the ProxyCommand
-		ciphers,                                                    // 9
+		configQuote(prof.Path(profile.SSHKeyFile)),     // 4
+		configQuote(prof.Path(profile.SSHCertFile)),    // 5
+		configQuote(prof.Path(profile.KnownHostsFile)), // 6
+		strings.Join(append(hosts, names...), " "),     // 7: the hosts of the second block
+		selection, // 8: in the ProxyCommand
+		ciphers,   // 9
 	)
 	return stdoutFault(err)
 }

@@ -1,6 +1,7 @@
 package tsh
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -84,10 +85,12 @@ func (a *app) learnTransport(ctx context.Context, addr string, target *cluster) 
 // choosePin decides which cluster the user means, and returns it with its pin. In this order it uses:
 //
 //  1. --pin.
-//  2. The pin kept from an earlier login. With --ca-file the proxy's ping document must name the same pin,
-//     unless the file contains the root certificate of the cluster in the ping document: such a file proves
-//     as much as --pin, so the new pin replaces the kept one.
-//  3. The pin in the ping document, which is trusted because the proxy's web certificate is verified.
+//  2. The pin kept from an earlier login, at this proxy or at the cluster of --cluster. With --ca-file the
+//     proxy's ping document must name the same pin, unless the file contains the root certificate of the
+//     cluster in the ping document: such a file proves as much as --pin, so the new pin replaces the kept
+//     one.
+//  3. The pin in the ping document, which is trusted because the proxy's web certificate is verified. If
+//     there is a profile of the cluster that the document names, its pin must be the same.
 //
 // It returns an Invalid fault for a pin or a profile that cannot be read and for a wrong clock, a Denied
 // fault if the ping document names another pin than the kept one, and the errors of ping.
@@ -102,23 +105,15 @@ func (a *app) choosePin(
 		if err != nil {
 			return cluster{}, pinMalformed.Wrap(err, "", fault.Args{"why": err.Error()})
 		}
-		return cluster{pin: pin, name: identity.AnyCluster}, nil
+		return cluster{pin: pin, name: cmp.Or(a.cluster, identity.AnyCluster)}, nil
 	}
-	info, err := home.ReadInfo(addr)
+	kept, err := a.keptProfile(home, addr)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return cluster{}, err
 	}
-	hasProfile := err == nil
-	var kept *identity.Pin // nil: this is the first login at the proxy
-	if hasProfile {
-		pin, err := identity.ParsePin(info.Pin)
-		if err != nil {
-			return cluster{}, profilePinDamaged.Wrap(err, "", fault.Args{"why": err.Error()})
-		}
-		if opts.caFile == "" { // the pin is enough: no web certificate is consulted
-			return cluster{pin: pin, name: info.Cluster}, nil
-		}
-		kept = &pin
+	isKept := err == nil
+	if isKept && opts.caFile == "" { // the pin is enough: no web certificate is consulted
+		return cluster{pin: kept.Pin, name: kept.Cluster}, nil
 	}
 	ping, err := a.ping(ctx, addr, opts.caFile)
 	if err != nil {
@@ -129,10 +124,33 @@ func (a *app) choosePin(
 			return cluster{}, err
 		}
 	}
-	if kept != nil && *kept != ping.Pin && !containsRoot(opts.caFile, ping.Pin) {
-		return cluster{}, rootChangedFault(addr, *kept, ping.Pin)
+	if a.cluster != "" && a.cluster != ping.Cluster {
+		return cluster{}, clusterNotNamed.New("", fault.Args{
+			"proxy":   addr,
+			"cluster": ping.Cluster,
+			"wanted":  a.cluster,
+		})
+	}
+	if !isKept { // the proxy may be a new one of a known cluster, or only claim to be
+		kept, err = home.ReadInfo(ping.Cluster)
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return cluster{}, err
+		}
+		isKept = err == nil
+	}
+	if isKept && kept.Pin != ping.Pin && !containsRoot(opts.caFile, ping.Pin) {
+		return cluster{}, rootChangedFault(addr, kept.Pin, ping.Pin)
 	}
 	return cluster{pin: ping.Pin, name: ping.Cluster, transport: ping.Transport}, nil
+}
+
+// keptProfile returns the profile of the cluster to which the proxy at addr must belong, because --cluster
+// says so or because the user logged in there before. It returns a NotFound fault if there is none.
+func (a *app) keptProfile(home profile.Home, addr string) (profile.Info, error) {
+	if a.cluster != "" {
+		return home.ReadInfo(a.cluster)
+	}
+	return home.FindProxy(addr)
 }
 
 // containsRoot reports whether the file contains the certificate that pin identifies.

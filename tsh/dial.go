@@ -18,8 +18,12 @@ import (
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
-// connectTime bounds a connection to the proxy, its TLS handshake included.
-const connectTime = 15 * time.Second
+const (
+	// connectTime bounds a connection to the proxy, its TLS handshake included.
+	connectTime = 15 * time.Second
+	// nextProxyTime is connectTime where there is another proxy to try.
+	nextProxyTime = 5 * time.Second
+)
 
 // proxyDialer opens connections to Threshold proxies, through an HTTP proxy if the environment names one. err
 // is what is wrong with that part of the environment, or nil. Each connection fails with it, so that commands
@@ -54,11 +58,62 @@ func (d proxyDialer) DialContext(ctx context.Context, network, addr string) (net
 	return d.egress.DialContext(ctx, network, addr)
 }
 
+// reach opens a TLS connection to the first proxy of the login that can be reached, in the order of the
+// profile, and returns its address. The proxy that was reached last is tried first. If none can be reached,
+// it returns the error and the address of the first that it tried. An error other than that a proxy cannot be
+// reached, as when one belongs to another cluster, is returned at once. tlsFault understands the error.
+func (a *app) reach(
+	ctx context.Context,
+	prof *profile.Profile,
+	cfg *tls.Config,
+) (conn *tls.Conn, addr string, err error) {
+	begin := int(a.reached.Load())
+	for i := range prof.Proxies {
+		index := (begin + i) % len(prof.Proxies)
+		proxy := prof.Proxies[index].Address
+		limit := nextProxyTime
+		if i == len(prof.Proxies)-1 {
+			limit = connectTime
+		}
+		tried, failed := a.dialWithin(ctx, limit, proxy, cfg)
+		if failed == nil {
+			a.reached.Store(int32(index))
+			return tried, proxy, nil
+		}
+		if err == nil {
+			addr, err = proxy, failed
+		}
+		if ctx.Err() != nil || !fault.Is(tlsFault(proxy, failed), fault.Unavailable) {
+			return nil, proxy, failed
+		}
+	}
+	return nil, addr, err
+}
+
+// dialWithin is DialTLS with a bound on its time.
+func (a *app) dialWithin(
+	ctx context.Context, limit time.Duration, addr string, cfg *tls.Config,
+) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return a.dialer.DialTLS(ctx, addr, cfg)
+}
+
+// loginDialer implements authrpc.Dialer by reach.
+type loginDialer struct {
+	app  *app
+	prof *profile.Profile
+}
+
+// DialTLS ignores the address, which is that of the first proxy.
+func (d loginDialer) DialTLS(ctx context.Context, _ string, cfg *tls.Config) (*tls.Conn, error) {
+	conn, _, err := d.app.reach(ctx, d.prof, cfg)
+	return conn, err
+}
+
 // dialTLS connects to a proxy and finishes the handshake.
 func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
-	defer cancel()
-	conn, err := a.dialer.DialTLS(ctx, addr, cfg)
+	conn, err := a.dialWithin(ctx, connectTime, addr, cfg)
 	if err != nil {
 		return nil, tlsFault(addr, err)
 	}
@@ -100,7 +155,7 @@ func isRemoteAlert(err error) bool {
 func (a *app) auth(prof *profile.Profile) *authrpc.Client {
 	cert := certificate(prof)
 	cfg := identity.PinnedTLS(prof.Pin, prof.Cluster, identity.ALPNAuth, cert, a.Now, identity.Auth)
-	return authrpc.NewClientWithDialer(a.dialer, prof.Proxy, cfg)
+	return authrpc.NewClientWithDialer(loginDialer{a, prof}, prof.FirstProxy().Address, cfg)
 }
 
 // certificate is the callback by which TLS gets the client certificate of the login.
@@ -128,12 +183,12 @@ func (a *app) dialNode(
 ) (*nodeConn, error) {
 	cert := certificate(prof)
 	cfg := identity.PinnedTLS(prof.Pin, prof.Cluster, identity.ALPNDial, cert, a.Now, identity.Proxy)
-	conn, err := a.dialTLS(ctx, prof.Proxy, cfg)
+	conn, addr, err := a.reach(ctx, prof, cfg)
 	if err != nil {
-		return nil, err
+		return nil, tlsFault(addr, err)
 	}
 	stream := dial.Client(coalesce.Conn(conn), dial.Request{Node: name, Features: features})
-	return &nodeConn{NodeConn: stream, tls: conn, addr: prof.Proxy}, nil
+	return &nodeConn{NodeConn: stream, tls: conn, addr: addr}, nil
 }
 
 // Read stores the first refusal of the proxy in c.refusal.

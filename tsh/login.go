@@ -91,7 +91,8 @@ func (o loginOptions) check() error {
 	return flagAgentInvalid.New("", fault.Args{"value": o.agent})
 }
 
-// runLogin logs in at the proxy of --proxy or of the latest login, and makes that login the current one. It
+// runLogin logs in at the proxy of --proxy, or at one of the profile of --cluster or of the latest login, and
+// makes that login the current one. It
 // writes nothing to disk before it has verified everything that the auth service sent. It returns an Invalid
 // fault for wrong flags, and the errors of contact, of the login in the browser, of verify and of the
 // profile. That the key could not be loaded into ssh-agent is no error: updateAgent only prints it.
@@ -103,14 +104,11 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	if err != nil {
 		return err
 	}
-	addr, err := a.proxyAddress()
-	if fault.Is(err, fault.NotFound) {
-		return proxyMissing.New("")
-	}
+	addrs, err := a.loginAddresses(home)
 	if err != nil {
 		return err
 	}
-	target, err := a.contact(ctx, home, addr, opts)
+	target, addr, err := a.contactFirst(ctx, home, addrs, opts)
 	if err != nil {
 		return err
 	}
@@ -133,18 +131,59 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	if err != nil {
 		return err
 	}
-	prof.Proxy = addr
+	proxy := profile.Proxy{Address: addr}
 	if target.transport == dial.WebSocket { // TLS, the default, is not written to the profile
-		prof.Transport = target.transport
+		proxy.Transport = target.transport
 	}
+	// The addresses of a cluster with another root lead elsewhere. An error means that there is no profile
+	// that can be read.
+	if kept, err := home.ReadInfo(prof.Cluster); err == nil && kept.Pin == prof.Pin {
+		prof.Proxies = kept.Proxies
+	}
+	prof.AddProxy(proxy)
 	// updateAgent removes the key of the previous login. An error means that there is none or that its
 	// profile is damaged; previous is nil then, and a key that is left in the agent expires by itself.
-	previous, _ := home.Load(addr)
+	previous, _ := home.Load(prof.Cluster)
 	if err := home.Save(prof); err != nil {
 		return err
 	}
 	a.updateAgent(ctx, opts.agent, previous, prof)
 	return a.reportLogin(prof)
+}
+
+// loginAddresses returns the addresses at which a login is tried, in this order: that of --proxy, or those of
+// the profile of --cluster or of the latest login. Without any it returns an Invalid fault.
+func (a *app) loginAddresses(home profile.Home) ([]string, error) {
+	if a.proxy != "" {
+		addr, err := profile.ParseProxy(a.proxy)
+		return []string{addr}, err
+	}
+	info, err := a.selectProfile(home)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	var addrs []string
+	for _, proxy := range info.Proxies {
+		addrs = append(addrs, proxy.Address)
+	}
+	if len(addrs) == 0 {
+		return nil, proxyMissing.New("")
+	}
+	return addrs, nil
+}
+
+// contactFirst is contact for the first of the addresses that can be reached, which it returns. If none can,
+// the error is that of the last.
+func (a *app) contactFirst(
+	ctx context.Context, home profile.Home, addrs []string, opts loginOptions,
+) (target cluster, addr string, err error) {
+	for _, addr = range addrs {
+		target, err = a.contact(ctx, home, addr, opts)
+		if !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			break
+		}
+	}
+	return target, addr, err
 }
 
 var errLoginTimeout = loginBrowserTimeout.New("", fault.Args{"limit": loginTime})
@@ -299,7 +338,7 @@ func (a *app) redeem(
 // reportLogin shows the new login and the next command to type.
 func (a *app) reportLogin(prof *profile.Profile) error {
 	fmt.Fprintln(a.Stdout, "Logged in.")
-	if err := a.writeLogin(a.Stdout, prof.Info); err != nil {
+	if err := a.writeLogin(a.Stdout, a.statusOf(prof.Info, prof.Cluster)); err != nil {
 		return err
 	}
 	if prof.SSHCert == nil {

@@ -171,12 +171,7 @@ func TestFileWithTheClusterRootReplacesTheKeptPin(t *testing.T) {
 		t.Fatal(r.stderr)
 	}
 	rebuilt := newTestCluster(t) // another cluster at an address that the profile knows
-	profileDir := func(addr string) string {
-		return filepath.Join(c.home, strings.ReplaceAll(addr, ":", "_"))
-	}
-	if err := os.Rename(profileDir(old.addr), profileDir(rebuilt.addr)); err != nil {
-		t.Fatal(err)
-	}
+	c.replaceInProfile(old.addr, rebuilt.addr)
 	d := rebuilt.client()
 	d.home = c.home
 	if r := d.login(d.browse, "--ca-file", rebuilt.caFile()); r.code != 0 {
@@ -367,10 +362,10 @@ func TestDamagedProfileIsReported(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
 	for _, name := range []string{
-		"ssh_key", "ssh_key-cert.pub", "x509_cert.pem", "authorities.json", "profile.yaml",
+		"ssh_key", "ssh_key-cert.pub", "x509_cert.pem", "authorities.json", "profile.json",
 	} {
 		c := tc.loggedIn()
-		found, err := filepath.Glob(filepath.Join(c.home, "*", name))
+		found, err := filepath.Glob(filepath.Join(c.home, "clusters", "*", name))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("got %q %v, want one %s", found, err, name)
 		}
@@ -387,9 +382,9 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 	tc := newTestCluster(t)
 	c := tc.loggedIn()
 	c.ok("logout", "--all")
-	left, err := filepath.Glob(filepath.Join(c.home, "*", "*"))
-	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "profile.yaml" {
-		t.Errorf("got %q left, want only profile.yaml", left)
+	left, err := filepath.Glob(filepath.Join(c.home, "clusters", "*", "*"))
+	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "profile.json" {
+		t.Errorf("got %q left, want only profile.json", left)
 	}
 	b, err := os.ReadFile(left[0])
 	pin := tc.Pin().String()
@@ -397,7 +392,7 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 		t.Errorf("got %s (%v), want the pin and no user", b, err)
 	}
 	r := c.run("logout")
-	if r.code != 0 || !strings.Contains(r.stderr, "You were not logged in at "+tc.addr) {
+	if r.code != 0 || !strings.Contains(r.stderr, "You were not logged in at "+clusterName) {
 		t.Errorf("got %+v, want a message that there was nothing to do", r)
 	}
 	c.refused(1, []string{"ls"}, "not logged in", "tsh login --proxy "+tc.addr)

@@ -16,11 +16,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
@@ -39,8 +41,10 @@ type Env struct {
 // app is one run of tsh: one command with its flags.
 type app struct {
 	Env
-	proxy  string // --proxy as typed
-	dialer proxyDialer
+	cluster string // --cluster as typed
+	proxy   string // --proxy as typed
+	dialer  proxyDialer
+	reached atomic.Int32 // index of the proxy of the login that was reached last
 }
 
 // Main runs the command in env.Args and returns the exit code for the process: 0 for success, the status of
@@ -96,8 +100,15 @@ func (a *app) root() *cobra.Command {
 		&a.proxy,
 		"proxy",
 		"",
-		"address of the cluster's proxy, as `HOST[:PORT]`; default: the proxy of the latest login",
+		"address of the cluster's proxy, as `HOST[:PORT]`; default: those at which you logged in before",
 	)
+	root.PersistentFlags().StringVar(
+		&a.cluster,
+		"cluster",
+		"",
+		"`NAME` of the cluster; default: that of the latest login",
+	)
+	_ = root.RegisterFlagCompletionFunc("cluster", a.completeCluster) // the flag exists
 	root.AddGroup(
 		&cobra.Group{ID: everyday, Title: "Everyday:"},
 		&cobra.Group{ID: admin, Title: "Administration:"},
@@ -198,38 +209,66 @@ var usageInvalid = fault.Code{
 // home is the folder of all profiles. It need not exist.
 func (a *app) home() (profile.Home, error) { return profile.Open(a.Getenv) }
 
-// proxyAddress returns the proxy that the command works with, as host:port: the one of --proxy, else the one
-// of the latest login.
-func (a *app) proxyAddress() (string, error) {
+// selectProfile returns the profile that the command works with, with those proxies that it may use: the one
+// of
+// --cluster, else the one that has the proxy of --proxy, else the one of the latest login. With --proxy its
+// only proxy is that one. It returns a NotFound fault if there is no such profile, an Invalid fault for flags
+// that are malformed, and the faults of profile.Home.
+func (a *app) selectProfile(home profile.Home) (info profile.Info, err error) {
+	var addr string
 	if a.proxy != "" {
-		return profile.ParseProxy(a.proxy)
+		if addr, err = profile.ParseProxy(a.proxy); err != nil {
+			return info, err
+		}
 	}
-	home, err := a.home()
-	if err != nil {
-		return "", err
+	cluster := a.cluster
+	switch {
+	case cluster != "":
+		if err := identity.CheckCluster(cluster); err != nil {
+			return info, clusterNameInvalid.Wrap(err, "", fault.Args{"cluster": cluster})
+		}
+	case addr != "":
+		found, err := home.FindProxy(addr)
+		if err != nil {
+			return info, err
+		}
+		cluster = found.Cluster
+	default:
+		if cluster, err = home.Current(); err != nil {
+			return info, err
+		}
 	}
-	return home.Current()
+	if info, err = home.ReadInfo(cluster); err == nil && addr != "" {
+		info.Proxies = []profile.Proxy{info.Proxy(addr)}
+	}
+	return info, err
 }
 
-// currentLogin returns the login at the proxy that --proxy names, else the latest login. It tells the dialer
-// how that proxy is reached. Every command that needs a login calls it before it connects to anything, so
-// that a missing login (a NotFound fault) and an expired one (an Expired fault) are reported at once.
+// currentLogin returns the login that the command works with: see selectProfile. It tells the dialer how its
+// proxies are reached. Every command that needs a login calls it before it connects to anything, so that a
+// missing login (a NotFound fault) and an expired one (an Expired fault) are reported at once.
 func (a *app) currentLogin() (*profile.Profile, error) {
 	home, err := a.home()
 	if err != nil {
 		return nil, err
 	}
-	addr, err := a.proxyAddress()
+	info, err := a.selectProfile(home)
 	if err != nil {
 		return nil, err
 	}
-	prof, err := home.Load(addr)
+	prof, err := home.Load(info.Cluster)
 	if err != nil {
 		return nil, err
 	}
 	if err := prof.CheckTime(a.Now()); err != nil {
 		return nil, err
 	}
-	a.dialer.egress.SetTransport(prof.Proxy, prof.Transport)
+	prof.Proxies = info.Proxies
+	if len(prof.Proxies) == 0 { // other clusters have taken them
+		return nil, clusterWithoutProxy.New("", fault.Args{"cluster": prof.Cluster})
+	}
+	for _, proxy := range prof.Proxies {
+		a.dialer.egress.SetTransport(proxy.Address, proxy.Transport)
+	}
 	return prof, nil
 }

@@ -267,7 +267,7 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 			}
 			return err
 		}
-		a.reportApplied(prof.Proxy, resource, resp)
+		a.reportApplied(prof.FirstProxy().Address, resource, resp)
 	}
 	return nil
 }

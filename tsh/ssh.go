@@ -167,7 +167,7 @@ func (a *app) ssh(ctx context.Context, opts sshOptions, dest destination, comman
 			"tsh: %s in cluster %s, through proxy %s, certificate valid until %s\n",
 			terminal.Clean(prof.User),
 			prof.Cluster,
-			prof.Proxy,
+			prof.FirstProxy().Address,
 			until,
 		)
 	}

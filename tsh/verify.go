@@ -64,7 +64,7 @@ func checkClock(clusterTime, now time.Time) error {
 }
 
 // verifyLogin verifies resp in the order of trust: the pin of target verifies the authorities, and the
-// authorities verify the certificates. It returns the profile of the login without the address of the proxy,
+// authorities verify the certificates. It returns the profile of the login without the addresses of proxies,
 // which the caller sets.
 func verifyLogin(
 	resp authrpc.RedeemLoginResponse,
@@ -85,12 +85,16 @@ func verifyLogin(
 	}
 	prof := &profile.Profile{
 		Info: profile.Info{
-			Cluster: name,
-			User:    peer.Name,
-			Roles:   peer.Roles,
-			Expires: peer.Expires.UTC(),
+			Cluster:    name,
+			Pin:        target.pin,
+			User:       peer.Name,
+			Roles:      peer.Roles,
+			Issued:     peer.IssuedAt.UTC(),
+			AuthTime:   peer.AuthTime.UTC(),
+			Factor:     peer.Factor,
+			FactorTime: peer.FactorTime.UTC(),
+			Expires:    peer.Expires.UTC(),
 		},
-		Pin:         target.pin,
 		SSHKey:      keys.ssh,
 		X509:        chain,
 		Chain:       resp.Authorities,

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"net"
 	"os"
 	"os/exec"
@@ -128,29 +129,38 @@ func FreshCode(t testing.TB, u User) string {
 	}
 }
 
-// UseRelay makes tsh connect to relay, the address of a relay in front of the proxy, as if the user had
-// logged in there: it copies the profile of proxy, with the address replaced in all files, and makes the copy
-// current.
-func (c *Client) UseRelay(proxy, relay string) {
+// UseRelay makes tsh connect to relay, the address of a relay in front of the proxy, in place of the proxy or
+// of the relay before: it replaces the address in the files of the client's only login.
+func (c *Client) UseRelay(relay string) {
 	c.t.Helper()
-	home := filepath.Join(c.Home, ".tsh")
-	dir := func(addr string) string { return filepath.Join(home, strings.ReplaceAll(addr, ":", "_")) }
-	if err := os.MkdirAll(dir(relay), 0o700); err != nil {
-		c.t.Fatal(err)
-	}
-	files, err := os.ReadDir(dir(proxy))
+	dir := c.ProfileDir()
+	b, err := os.ReadFile(filepath.Join(dir, "profile.json"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	var info struct{ Proxies []struct{ Address string } }
+	if err := json.Unmarshal(b, &info); err != nil || len(info.Proxies) != 1 {
+		c.t.Fatalf("got %s (%v), want one proxy", b, err)
+	}
+	proxy := info.Proxies[0].Address
 	replaceAddress := strings.NewReplacer(proxy, relay, knownHostsName(proxy), knownHostsName(relay))
-	for _, file := range files {
-		b, err := os.ReadFile(filepath.Join(dir(proxy), file.Name()))
+	for _, name := range []string{"profile.json", "known_hosts"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		WriteFile(c.t, dir(relay), file.Name(), replaceAddress.Replace(string(b)))
+		WriteFile(c.t, dir, name, replaceAddress.Replace(string(b)))
 	}
-	WriteFile(c.t, home, "current", relay)
+}
+
+// ProfileDir is the folder of the client's only login.
+func (c *Client) ProfileDir() string {
+	c.t.Helper()
+	files, err := filepath.Glob(filepath.Join(c.Home, ".tsh", "clusters", "*", "profile.json"))
+	if err != nil || len(files) != 1 {
+		c.t.Fatalf("got profiles %v, %v, want one", files, err)
+	}
+	return filepath.Dir(files[0])
 }
 
 // knownHostsName is how known_hosts writes an address with a port.

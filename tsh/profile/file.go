@@ -2,7 +2,6 @@ package profile
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,20 +20,20 @@ func removeFile(path string) error {
 
 // readFault returns an Internal fault for err, the error of reading a file that exists.
 func readFault(path string, err error) error {
-	msg := fmt.Sprintf("%s cannot be read: %s", path, cause(err))
-	return fault.Wrap(err, fault.Internal, "", msg, "check the owner and mode of "+path)
+	return profileUnreadable.Wrap(err, "", fault.Args{"path": path, "why": cause(err)})
 }
 
 // writeFault returns the fault for err, the error of writing or removing a file: Exhausted for a full disk,
 // else Internal.
 func writeFault(path string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
-		msg := fmt.Sprintf("%s cannot be written: the disk is full", path)
-		return fault.Wrap(err, fault.Exhausted, "", msg, "free disk space, then try again")
+		return profileDiskFull.Wrap(err, "", fault.Args{"path": path})
 	}
-	msg := fmt.Sprintf("%s cannot be written: %s", path, cause(err))
-	hint := "check the owner and mode of " + filepath.Dir(path) + ", or set TSH_HOME to another folder"
-	return fault.Wrap(err, fault.Internal, "", msg, hint)
+	return profileUnwritable.Wrap(err, "", fault.Args{
+		"path":   path,
+		"why":    cause(err),
+		"folder": filepath.Dir(path),
+	})
 }
 
 // cause returns the text of the error without its path, which the message already has.

@@ -2,16 +2,17 @@ package profile
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // DefaultPort is the port of a proxy whose address has none.
@@ -26,16 +27,14 @@ func Open(getenv func(string) string) (Home, error) {
 	if dir := getenv("TSH_HOME"); dir != "" {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
-			msg := "TSH_HOME cannot be resolved: " + err.Error()
-			return "", fault.Wrap(err, fault.Invalid, "", msg, "set TSH_HOME to an absolute path")
+			return "", homeUnresolvable.Wrap(err, "", fault.Args{"why": err.Error()})
 		}
 		return Home(abs), nil
 	}
 	if userHome := getenv("HOME"); userHome != "" {
 		return Home(filepath.Join(userHome, ".tsh")), nil
 	}
-	msg := "there is no home folder: neither TSH_HOME nor HOME is set"
-	return "", fault.New(fault.Invalid, "", msg, "set TSH_HOME to a folder of your own")
+	return "", homeMissing.New("")
 }
 
 // ParseProxy returns the address of a proxy as host:port, in lower case, for what a user types: host,
@@ -49,8 +48,7 @@ func ParseProxy(typed string) (string, error) {
 	}
 	portNumber, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || portNumber == 0 || !isHost(host) {
-		msg := fmt.Sprintf("%q is not a proxy address", typed)
-		return "", fault.New(fault.Invalid, "", msg, "write HOST or HOST:PORT, as access.example.com")
+		return "", proxyAddressInvalid.New("", fault.Args{"typed": typed})
 	}
 	return net.JoinHostPort(strings.ToLower(host), port), nil
 }
@@ -69,92 +67,93 @@ func isHost(s string) bool {
 	return !strings.ContainsFunc(s, unsafe) && (!isIPv6 || net.ParseIP(s) != nil)
 }
 
-// hostOf returns the host in host:port.
-func hostOf(proxy string) string {
-	host, _, err := net.SplitHostPort(proxy)
-	if err != nil {
-		return proxy
-	}
-	return host
-}
+// Dir returns the folder of the profile of the cluster. It need not exist. The name of a cluster is safe in a
+// path: identity.CheckCluster accepts no slash, and no dot at its beginning.
+func (h Home) Dir(cluster string) string { return filepath.Join(string(h), clustersDir, cluster) }
 
-// Dir returns the folder of the profile of the proxy, which is host:port: HOST_PORT in the home, with dashes
-// for the colons of an IPv6 address. The folder need not exist.
-func (h Home) Dir(proxy string) string {
-	host, port, err := net.SplitHostPort(proxy)
-	if err != nil {
-		host, port = proxy, DefaultPort
-	}
-	return filepath.Join(string(h), strings.ReplaceAll(host, ":", "-")+"_"+port)
-}
-
-// Proxies lists the addresses of all proxies with a profile, logged in or not. It leaves out folders whose
-// profile.yaml is missing or cannot be read.
-func (h Home) Proxies() ([]string, error) {
-	entries, err := os.ReadDir(string(h))
+// Clusters lists the names of all clusters with a profile, logged in or not. It leaves out what is not a
+// cluster's folder, and folders without profile.json.
+func (h Home) Clusters() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(string(h), clustersDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, readFault(string(h), err)
+		return nil, readFault(filepath.Join(string(h), clustersDir), err)
 	}
-	var proxies []string
+	var clusters []string
 	for _, entry := range entries {
-		const noProxy = "" // no message is shown
-		info, err := readInfo(filepath.Join(string(h), entry.Name()), noProxy)
-		if err == nil && entry.IsDir() {
-			proxies = append(proxies, info.Proxy)
+		if identity.CheckCluster(entry.Name()) != nil {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(h.Dir(entry.Name()), infoFile)); err == nil {
+			clusters = append(clusters, entry.Name())
 		}
 	}
-	return proxies, nil
+	return clusters, nil
 }
 
-// Current returns the proxy that commands use without --proxy: the one of the latest login. Before the first
-// login it returns a NotFound fault.
+// FindProxy returns the profile that has a proxy with this address. It leaves out profiles that cannot be
+// read. It returns a NotFound fault if there is none.
+func (h Home) FindProxy(address string) (Info, error) {
+	clusters, err := h.Clusters()
+	if err != nil {
+		return Info{}, err
+	}
+	for _, cluster := range clusters {
+		info, err := h.ReadInfo(cluster)
+		isIt := func(p Proxy) bool { return p.Address == address }
+		if err == nil && slices.ContainsFunc(info.Proxies, isIt) {
+			return info, nil
+		}
+	}
+	unknown := Info{Proxies: []Proxy{{Address: address}}}
+	return Info{}, loginMissingAt.New("", fault.Args{"place": address, "hint": unknown.loginHint()})
+}
+
+// Current returns the cluster that commands use without --cluster and --proxy: the one of the latest login.
+// Before the first login it returns a NotFound fault, and after logins of a tsh that kept them by proxy an
+// Invalid fault.
 func (h Home) Current() (string, error) {
-	b, err := os.ReadFile(filepath.Join(string(h), currentFile))
+	path := filepath.Join(string(h), currentFile)
+	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", notLoggedInFault("")
+		return "", loginMissing.New("")
 	}
 	if err != nil {
-		return "", readFault(filepath.Join(string(h), currentFile), err)
+		return "", readFault(path, err)
 	}
-	return ParseProxy(strings.TrimSpace(string(b)))
+	name := strings.TrimSpace(string(b))
+	err = identity.CheckCluster(name)
+	if err == nil {
+		return name, nil
+	}
+	hint := Info{}.loginHint()
+	if proxy, err := ParseProxy(name); err == nil && strings.Contains(name, ":") {
+		hint = Info{Proxies: []Proxy{{Address: proxy}}}.loginHint()
+	}
+	return "", profileOutdated.Wrap(err, "", fault.Args{"folder": string(h), "hint": hint})
 }
 
-// SetCurrent makes the proxy the one that commands use without --proxy.
-func (h Home) SetCurrent(proxy string) error {
+// SetCurrent makes the cluster the one that commands use without --cluster and --proxy.
+func (h Home) SetCurrent(cluster string) error {
 	path := filepath.Join(string(h), currentFile)
-	if err := durable.WriteFile(path, []byte(proxy+"\n")); err != nil {
+	if err := durable.WriteFile(path, []byte(cluster+"\n")); err != nil {
 		return writeFault(path, err)
 	}
 	return nil
 }
 
-// makeDirs creates the home and the folder dir in it. It gives both mode 0700, also if they exist: other
+// makeDirs creates the home and the folder dir under it. It gives them mode 0700, also if they exist: other
 // users who may write there could replace the keys.
 func (h Home) makeDirs(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return writeFault(dir, err)
 	}
-	for _, path := range []string{string(h), dir} {
+	for _, path := range []string{string(h), filepath.Dir(dir), dir} {
 		if err := os.Chmod(path, 0o700); err != nil {
 			return writeFault(path, err)
 		}
 	}
 	return nil
-}
-
-// notLoggedInFault returns the NotFound fault of a command that needs a login. proxy is where; it is empty
-// before the first login, when no proxy is known.
-func notLoggedInFault(proxy string) error {
-	if proxy == "" {
-		return fault.New(fault.NotFound, "", "not logged in", "run: tsh login --proxy HOST")
-	}
-	return fault.New(fault.NotFound, "", "not logged in at "+proxy, loginHint(proxy))
-}
-
-// loginHint is the command that logs in at the proxy. It leaves the default port out, as users type it.
-func loginHint(proxy string) string {
-	return "run: tsh login --proxy " + strings.TrimSuffix(proxy, ":"+DefaultPort)
 }

@@ -11,8 +11,8 @@ import (
 
 // knownHosts returns the file known_hosts: it makes OpenSSH trust the host authorities of the cluster for
 // hosts that match one of two lists of patterns. The first list is every name in the cluster's domain and the
-// proxy itself. The second is bare names, without a dot or colon, as typed in "ssh -J proxy node". The second
-// is wide, but a host certificate also names its host, so no host can pass for another.
+// proxies themselves. The second is bare names, without a dot or colon, as typed in "ssh -J proxy node". The
+// second is wide, but a host certificate also names its host, so no host can pass for another.
 func (p *Profile) knownHosts() []byte {
 	var b bytes.Buffer
 	clusterNames := strings.Join(append([]string{"*." + p.Cluster}, p.proxyNames()...), ",")
@@ -25,14 +25,18 @@ func (p *Profile) knownHosts() []byte {
 	return b.Bytes()
 }
 
-// proxyNames returns the proxy's name as OpenSSH looks it up: the host for port 22, else [host]:port.
-func (p *Profile) proxyNames() []string {
-	host, port, err := net.SplitHostPort(p.Proxy)
-	if err != nil {
-		return []string{p.Proxy}
+// proxyNames returns the names of the proxies as OpenSSH looks them up: the host for port 22, else
+// [host]:port.
+func (p *Profile) proxyNames() (names []string) {
+	for _, proxy := range p.Proxies {
+		name := proxy.Address
+		if host, port, err := net.SplitHostPort(proxy.Address); err == nil {
+			name = "[" + host + "]:" + port
+			if port == "22" {
+				name = host
+			}
+		}
+		names = append(names, name)
 	}
-	if port == "22" {
-		return []string{host}
-	}
-	return []string{"[" + host + "]:" + port}
+	return names
 }
