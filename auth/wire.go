@@ -8,6 +8,7 @@ import (
 	"github.com/threshold-access/threshold/auth/api"
 	"github.com/threshold-access/threshold/auth/attachments"
 	"github.com/threshold-access/threshold/auth/audit"
+	"github.com/threshold-access/threshold/auth/authorities"
 	"github.com/threshold-access/threshold/auth/bootstrap"
 	"github.com/threshold-access/threshold/auth/factor"
 	"github.com/threshold-access/threshold/auth/issue"
@@ -251,8 +252,14 @@ func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handle
 			Join:       svc.join,
 			Machines:   svc.state.Machines,
 			Replicas:   svc.state.Reader,
-			Log:        svc.auditLog,
-			Now:        now,
+			Authorities: &authorities.Service{
+				Store:   svc.state.RootChanges,
+				Keyring: svc.state.Keyring,
+				Keys:    svc.keys,
+				Now:     now,
+			},
+			Log: svc.auditLog,
+			Now: now,
 		}),
 		Log:    svc.auditLog,
 		Now:    now,

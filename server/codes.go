@@ -123,4 +123,32 @@ var (
 		Text:   "the root key has a recipient or passphrase, but no file",
 		Remedy: "add --root-key-out FILE",
 	}
+
+	answerUnwritten = fault.Code{
+		Name:   "root-answer-unwritten",
+		Kind:   fault.Invalid,
+		Text:   "the answer cannot be written to {file}: {why}",
+		Remedy: "name a new file in a folder of yours",
+	}
+
+	identityMissing = fault.Code{
+		Name:   "root-key-identity-missing",
+		Kind:   fault.Invalid,
+		Text:   "{file} is encrypted for a recipient of age",
+		Remedy: "add --identity FILE",
+	}
+
+	signingRefused = fault.Code{
+		Name:   "root-signing-refused",
+		Kind:   fault.Denied,
+		Text:   "nothing was signed",
+		Remedy: "make a new request if you do not know this one: tsh root request",
+	}
+
+	signingUnconfirmed = fault.Code{
+		Name:   "root-signing-unconfirmed",
+		Kind:   fault.Invalid,
+		Text:   "there is no terminal to ask whether to sign this",
+		Remedy: "read what is above, then add --yes",
+	}
 )

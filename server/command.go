@@ -31,6 +31,7 @@ const usage = `threshold is the server of a Threshold cluster.
   threshold start [--config FILE] --bootstrap FILE --root-key-out FILE
                                                       create a new cluster first; refused where one exists
   threshold check [--config FILE] [--bootstrap FILE]  report every fault in the files, and start nothing
+  threshold root sign --root-key FILE REQUEST         sign new keys of a cluster, where you keep its root key
   threshold version                                   print the version
 
 The default of --config is /etc/threshold/threshold.yaml. "threshold start -h" lists the other flags.
@@ -51,6 +52,8 @@ func Main(ctx context.Context, version string, args []string, stdout, stderr io.
 	case "help", "-h", "--help":
 		fmt.Fprint(stdout, usage)
 		return 0
+	case "root":
+		return runRoot(args[1:], stdout, stderr)
 	case "start", "check":
 		c := command{version: version, stdout: stdout, stderr: stderr}
 		return c.run(ctx, args[0], args[1:])

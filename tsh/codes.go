@@ -525,4 +525,11 @@ var (
 		Text:   "the node refused the file transfer: {why}",
 		Remedy: "{hint}",
 	}
+
+	requestFileUnwritten = fault.Code{
+		Name:   "root-request-unwritten",
+		Kind:   fault.Invalid,
+		Text:   "the request cannot be written to {file}: {why}",
+		Remedy: "name a new file in a folder of yours",
+	}
 )

@@ -30,9 +30,10 @@ var listings = map[access.Resource]listing{
 	access.Tokens: {
 		[]string{"NAME", "KIND", "JOINED", "LABELS", "STATE", "CREATED BY", "EXPIRES"}, tokenCells,
 	},
-	access.Nodes:    {[]string{"NAME", "LABELS", "JOINED", "RENEWED"}, nodeCells},
-	access.Proxies:  {[]string{"NAME", "PUBLIC NAMES", "LABELS", "JOINED", "RENEWED"}, proxyCells},
-	access.Replicas: {[]string{"NAME", "ROLE", "CREATED"}, replicaCells},
+	access.Nodes:       {[]string{"NAME", "LABELS", "JOINED", "RENEWED"}, nodeCells},
+	access.Proxies:     {[]string{"NAME", "PUBLIC NAMES", "LABELS", "JOINED", "RENEWED"}, proxyCells},
+	access.Replicas:    {[]string{"NAME", "ROLE", "CREATED"}, replicaCells},
+	access.Authorities: {[]string{"NAME", "REVISION", "KEYS", "WAITS FOR THE ROOT"}, authoritiesCells},
 	access.ClusterSettings: {
 		[]string{"NAME", "RULES AGE", "TUNNELS", "DRAIN", "AUDIT RETENTION", "RESUME FOR", "RESUME BUFFER"},
 		settingsCells,
@@ -111,6 +112,21 @@ func replicaCells(resource authrpc.Resource) []string {
 	}
 	decodeKnown(resource.Status, &status)
 	return []string{resource.Metadata.Name, status.Role, timeText(status.Created)}
+}
+
+// authoritiesCells shows how many keys verifiers trust, and whether a request waits for the root.
+func authoritiesCells(resource authrpc.Resource) []string {
+	var status struct {
+		Revision string
+		Keys     []json.RawMessage
+		Request  json.RawMessage
+	}
+	decodeKnown(resource.Status, &status)
+	waits := "no"
+	if len(status.Request) > 0 {
+		waits = "yes"
+	}
+	return []string{resource.Metadata.Name, status.Revision, strconv.Itoa(len(status.Keys)), waits}
 }
 
 // settingsCells shows the settings as they are written in their document.

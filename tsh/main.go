@@ -116,7 +116,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(),
 		a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
-		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(),
+		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.rootCmd(),
 		a.versionCmd(), a.completionCmd(), sftpCmd(),
 	)
 	root.SetHelpCommand(helpCmd())

@@ -4,6 +4,20 @@ import "github.com/threshold-access/threshold/internal/fault"
 
 // The errors of this package.
 var (
+	authoritiesNotRemovable = fault.Code{
+		Name:   "authorities-not-removable",
+		Kind:   fault.Invalid,
+		Text:   "the authorities cannot be removed",
+		Remedy: "to replace keys: tsh root request",
+	}
+
+	authoritiesUnknown = fault.Code{
+		Name:   "authorities-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there are no authorities \"{name}\"",
+		Remedy: "the authorities of the cluster have the name {known}",
+	}
+
 	connectorAdminLost = fault.Code{
 		Name:   "connector-admin-lost",
 		Kind:   fault.Denied,
@@ -26,10 +40,11 @@ var (
 	}
 
 	documentKindUnknown = fault.Code{
-		Name:   "document-kind-unknown",
-		Kind:   fault.Invalid,
-		Text:   "there is no kind of document \"{kind}\"",
-		Remedy: "use one of: role, connector, user, token, node, proxy, replica, settings, event",
+		Name: "document-kind-unknown",
+		Kind: fault.Invalid,
+		Text: "there is no kind of document \"{kind}\"",
+		Remedy: "use one of: role, connector, user, token, node, proxy, replica, authorities, settings, " +
+			"event",
 	}
 
 	documentNameInvalid = fault.Code{

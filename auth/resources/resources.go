@@ -1,7 +1,7 @@
 // Package resources answers: which documents may be read and changed, and by whom?
 //
-// Roles, connectors, users, tokens, nodes, proxies, replicas, settings and events are documents of one shape.
-// A call passes these steps:
+// Roles, connectors, users, tokens, nodes, proxies, replicas, authorities, settings and events are documents
+// of one shape. A call passes these steps:
 //
 //  1. The policy decides it by the roles of the caller. A denial is stored as an audit event.
 //  2. The spec is decoded strictly: an unknown key is an error, because it may be a misspelt one.
@@ -31,18 +31,19 @@ const Version = "v1"
 
 // Config says what the service needs. All of it is required.
 type Config struct {
-	Policies   Policies // decide every call
-	Events     Events   // get the refusals
-	Roles      Roles
-	Connectors Connectors
-	Users      Users
-	Tokens     Tokens
-	Join       TokenCreator
-	Machines   Machines
-	Replicas   Replicas
-	Settings   Settings
-	Log        Log
-	Now        func() time.Time
+	Policies    Policies // decide every call
+	Events      Events   // get the refusals
+	Roles       Roles
+	Connectors  Connectors
+	Users       Users
+	Tokens      Tokens
+	Join        TokenCreator
+	Machines    Machines
+	Replicas    Replicas
+	Authorities Authorities
+	Settings    Settings
+	Log         Log
+	Now         func() time.Time
 }
 
 // Service serves documents. It is safe for concurrent use.
@@ -95,6 +96,7 @@ func New(cfg Config) *Service {
 			access.Nodes:           machineKind{cfg.Machines, identity.Node, access.Nodes},
 			access.Proxies:         machineKind{cfg.Machines, identity.Proxy, access.Proxies},
 			access.Replicas:        replicaKind{cfg.Replicas},
+			access.Authorities:     authoritiesKind{cfg.Authorities},
 			access.ClusterSettings: settingsKind{cfg.Settings},
 			access.Events:          eventKind{cfg.Log},
 		},

@@ -13,13 +13,6 @@ var (
 		Remedy: "restore the data folder from a backup",
 	}
 
-	authoritiesNotNext = fault.Code{
-		Name:   "authorities-not-next",
-		Kind:   fault.Invalid,
-		Text:   "the authorities document does not follow those of the cluster",
-		Remedy: "sign it by the cluster root, with an epoch higher than the present one",
-	}
-
 	rulesKeyUntrusted = fault.Code{
 		Name:   "rules-key-untrusted",
 		Kind:   fault.Internal,

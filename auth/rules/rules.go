@@ -27,10 +27,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/threshold-access/threshold/auth/state"
-	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -370,52 +368,25 @@ func FirstAuthorities(
 	keys signed.Authorities,
 	now time.Time,
 ) (state.Authorities, error) {
-	body, err := json.Marshal(keys)
-	if err != nil {
-		return state.Authorities{}, fmt.Errorf("encode authorities: %w", err)
-	}
 	// The records of a new cluster are the first command of its log. No later document has an index this low.
 	rev := signed.Revision{Epoch: firstEpoch, Index: 1}
-	doc, err := signed.SignDocument(root, signed.Document{
+	doc, err := SignAuthorities(root, cluster, rev, keys, now)
+	return state.Authorities{Revision: rev, Signed: doc}, err
+}
+
+// SignAuthorities signs an authorities document with the root key.
+func SignAuthorities(
+	root crypto.Signer, cluster string, rev signed.Revision, keys signed.Authorities, now time.Time,
+) (signed.Signed, error) {
+	body, err := json.Marshal(keys)
+	if err != nil {
+		return signed.Signed{}, fmt.Errorf("encode authorities: %w", err)
+	}
+	return signed.SignDocument(root, signed.Document{
 		Kind:     signed.AuthoritiesKind,
 		Cluster:  cluster,
 		Revision: rev,
 		Time:     now.UTC(),
 		Body:     body,
 	})
-	return state.Authorities{Revision: rev, Signed: doc}, err
-}
-
-// Chain is where authorities documents are kept. state.Rules is one.
-type Chain interface {
-	AuthoritiesChain(ctx context.Context) ([]state.Authorities, error)
-	AddAuthorities(
-		ctx context.Context, chain []state.Authorities, next state.Authorities, now time.Time,
-		events ...audit.Event,
-	) error
-}
-
-// AddAuthorities adds an authorities document to the chain, after it has checked that verifiers will follow
-// it: the rules key in force signed it, or the root with a higher epoch. That is how a stolen rules key is
-// replaced: the holder of the root key signs, on a machine of their own, a document with new keys. The caller
-// has checked that whoever asks may do this. It stores the events with the document, and returns the
-// document's revision. The error is a fault: Invalid for a document that does not follow.
-func AddAuthorities(
-	ctx context.Context, store Chain, pin identity.Pin, link signed.Signed, now time.Time,
-	events ...audit.Event,
-) (signed.Revision, error) {
-	chain, err := store.AuthoritiesChain(ctx)
-	if err != nil {
-		return signed.Revision{}, err
-	}
-	links := make([]signed.Signed, len(chain))
-	for i, d := range chain {
-		links[i] = d.Signed
-	}
-	revision, err := signed.CheckNextLink(pin, links, link)
-	if err != nil {
-		return signed.Revision{}, authoritiesNotNext.Wrap(err, "rules.AddAuthorities")
-	}
-	next := state.Authorities{Revision: revision, Signed: link}
-	return revision, store.AddAuthorities(ctx, chain, next, now, events...)
 }

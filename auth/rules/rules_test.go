@@ -2,7 +2,6 @@ package rules_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -293,68 +292,5 @@ func TestSettingsAreADocumentOfTheirOwn(t *testing.T) {
 	err = f.st.Settings.PutSettings(t.Context(), old, settings, time.Now())
 	if !fault.Is(err, fault.Conflict) {
 		t.Errorf("over settings that have changed: got %v, want a conflict", err)
-	}
-}
-
-// The root puts a new rules key into the chain. The publisher with the old key publishes nothing more, and
-// one with the new key is followed by machines that had the old rules.
-func TestTheRootReplacesTheRulesKey(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	f.must(f.Publish(t.Context()))
-	machine, err := signed.Open(f.keys.Pin(), f.current())
-	f.must(err)
-	public, fresh, err := ed25519.GenerateKey(nil)
-	f.must(err)
-	body := f.keys.Authorities()
-	for i, key := range body.Keys {
-		if key.Authority == signed.RulesKey {
-			body.Keys[i] = signed.SigningKey(2, signed.Active, public)
-		}
-	}
-	raw, err := json.Marshal(body)
-	f.must(err)
-	link := func(key crypto.Signer, epoch uint64) signed.Signed {
-		t.Helper()
-		doc, err := signed.SignDocument(key, signed.Document{
-			Kind:     signed.AuthoritiesKind,
-			Cluster:  cluster,
-			Revision: signed.Revision{Epoch: epoch, Index: 1},
-			Body:     raw,
-		})
-		f.must(err)
-		return doc
-	}
-	for name, bad := range map[string]signed.Signed{
-		"of the same epoch":         link(f.keys.RootKey(), 1),
-		"signed by the stolen key":  link(f.keys.RulesKey(), 2),
-		"signed by somebody's root": link(clustertest.NewInMemory(t).RootKey(), 2),
-	} {
-		_, err := rules.AddAuthorities(t.Context(), f.st.Rules, f.keys.Pin(), bad, time.Now())
-		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
-			t.Errorf("authorities %s: got %v, want invalid with a remedy", name, err)
-		}
-	}
-	good := link(f.keys.RootKey(), 2)
-	revision, err := rules.AddAuthorities(t.Context(), f.st.Rules, f.keys.Pin(), good, time.Now())
-	if err != nil || revision.Epoch != 2 {
-		t.Fatalf("got %s and %v, want the new authorities stored", revision, err)
-	}
-	if _, err := rules.AddAuthorities(t.Context(), f.st.Rules, f.keys.Pin(), good, time.Now()); err == nil {
-		t.Error("got the same authorities stored twice")
-	}
-	if err := f.Publish(t.Context()); !fault.Is(err, fault.Internal) {
-		t.Errorf("with the old key: got %v, want nothing published", err)
-	}
-	f.cfg.Signer = fresh
-	f.Publisher = rules.New(f.cfg)
-	f.must(f.Publish(t.Context()))
-	if len(f.current().Chain) != 1 {
-		t.Errorf("got a chain of %d, want what was before the root left out", len(f.current().Chain))
-	}
-	after, err := machine.Advance(f.current())
-	f.must(err)
-	if _, known := after.Policy.Roles["one"]; !known || after.Head.Epoch != 2 {
-		t.Errorf("got %+v of epoch %d, want the rules of the new epoch", after.Policy, after.Head.Epoch)
 	}
 }

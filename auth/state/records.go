@@ -55,6 +55,7 @@ type Listing[T any] struct {
 //	public-name/NAME            which proxies have the public name
 //	replica/REPLICA             Replica
 //	role/NAME                   access.Role
+//	root-change/self            RootChange, while it waits for the root
 //	rules-term/self             the last term in which heads were signed
 //	rules-version/KIND          written with every change of the kind of rules
 //	settings/self               access.Settings

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -117,26 +116,23 @@ func (w *Rules) BeginRulesTerm(ctx context.Context, now time.Time) (uint64, erro
 	return term, err
 }
 
-// AddAuthorities adds a document to the chain, which the caller has checked: it follows the last of chain,
-// all documents that there are. It returns fault Conflict if the chain was changed since it was read.
-func (w *Rules) AddAuthorities(
-	ctx context.Context, chain []Authorities, next Authorities, now time.Time, events ...audit.Event,
+// addAuthorities adds to c the document after those in chain. The whole change fails if the chain was changed
+// since it was read.
+func (r *Reader) addAuthorities(
+	ctx context.Context, c *change, chain []Authorities, next Authorities, now time.Time,
 ) error {
-	version, err := rulesVersions.getOrNew(ctx, w.Reader, authoritiesVersionKey)
+	version, err := rulesVersions.getOrNew(ctx, r, authoritiesVersionKey)
 	if err != nil {
 		return err
 	}
-	var c change
-	rulesVersions.replaceOrCreate(&c, version, rulesVersion{Time: now.UTC()})
-	have, err := w.AuthoritiesChain(ctx)
+	rulesVersions.replaceOrCreate(c, version, rulesVersion{Time: now.UTC()})
+	have, err := r.AuthoritiesChain(ctx)
 	if err != nil {
 		return err
 	}
 	if len(have) != len(chain) {
-		return conflictFault("state.AddAuthorities")
+		return conflictFault("state.addAuthorities")
 	}
-	authorities.create(&c, next.key(), next)
-	c.appendEvents(events...)
-	_, err = w.commit(ctx, &c)
-	return err
+	authorities.create(c, next.key(), next)
+	return nil
 }

@@ -34,6 +34,7 @@ type State struct {
 	Issuances   *Issuances
 	Replicas    *Replicas
 	Keyring     *Keyring
+	RootChanges *RootChanges
 
 	writer writer // what the fields above and Vault write through
 }
@@ -56,6 +57,7 @@ func New(store *raftstore.Store) *State {
 		Issuances:   &Issuances{w},
 		Replicas:    &Replicas{w},
 		Keyring:     &Keyring{w},
+		RootChanges: &RootChanges{w},
 		writer:      w,
 	}
 }

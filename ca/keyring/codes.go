@@ -11,6 +11,13 @@ const (
 
 // The errors of this package.
 var (
+	authorityNone = fault.Code{
+		Name:   "authority-none",
+		Kind:   fault.Invalid,
+		Text:   "there is no authority {name}",
+		Remedy: "name one of: user-ssh, host-ssh, user-x509, service-x509, rules",
+	}
+
 	authorityUnknown = fault.Code{
 		Name: "keyring-authority-unknown",
 		Kind: fault.Invalid,

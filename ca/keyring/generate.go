@@ -142,8 +142,8 @@ func (g generator) addRoot(inStore bool) error {
 }
 
 // addAuthority creates a key of an authority and adds it to the document, with the private key sealed. An
-// X.509 authority also gets a certificate: that of service-x509 is signed by the root, that of user-x509 by
-// itself. The SSH and rules authorities have a key alone.
+// X.509 authority also gets a certificate: that of service-x509 is signed by the root, if its key is here,
+// that of user-x509 by itself. The SSH and rules authorities have a key alone.
 func (g generator) addAuthority(name authorityName, state State) error {
 	plain, err := newKey(name.authority)
 	if err != nil {
@@ -156,7 +156,9 @@ func (g generator) addAuthority(name authorityName, state State) error {
 	case userX509:
 		cert, err = signAuthority(name, g.doc.Cluster, g.now, key.Public(), nil /* self-signed */, key)
 	case serviceX509:
-		cert, err = signAuthority(name, g.doc.Cluster, g.now, key.Public(), g.root.cert, g.root.key)
+		if g.root.key != nil { // nil: the root signs it elsewhere
+			cert, err = g.root.SignService(name.generation, key.Public(), g.now)
+		}
 	}
 	if err != nil {
 		return err

@@ -81,15 +81,24 @@ func Open(ctx context.Context, store Store, seal Seal) (*Keyring, error) {
 // open unseals every private key of the document and returns the keyring. It checks each key (storedKey.open)
 // and that the certificates belong together (checkTrees). After an error nothing that it has unsealed stays
 // in memory.
-func (d *document) open(seal Seal) (_ *Keyring, err error) {
+func (d *document) open(seal Seal) (*Keyring, error) {
 	secrets, err := d.openSecrets(seal)
 	if err != nil {
 		return nil, err
 	}
+	keys, err := d.openKeys(secrets)
+	if err != nil {
+		secrets.Wipe()
+	}
+	return keys, err
+}
+
+// openKeys is open for secrets that are open already, which it does not wipe.
+func (d *document) openKeys(secrets *Secrets) (_ *Keyring, err error) {
 	keys := &Keyring{cluster: d.Cluster, secrets: secrets, sets: map[Authority][]*entry{}}
 	defer func() {
 		if err != nil {
-			keys.Wipe()
+			keys.wipeKeys()
 		}
 	}()
 	pin, err := d.pin()
@@ -284,6 +293,11 @@ func (k *Keyring) certs(a Authority) []*x509.Certificate {
 // overwrite those.
 func (k *Keyring) Wipe() {
 	k.secrets.Wipe()
+	k.wipeKeys()
+}
+
+// wipeKeys overwrites the private keys, but not the data key.
+func (k *Keyring) wipeKeys() {
 	for _, set := range k.sets {
 		for _, e := range set {
 			e.key.wipe()

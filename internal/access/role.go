@@ -25,11 +25,14 @@ const (
 	Proxies    Resource = "proxies"  // their records
 	Replicas   Resource = "replicas" // the replicas of the auth service; get only
 	Events     Resource = "events"   // the audit log; get only
+
+	// Authorities are the keys that verifiers trust: one document, which only the cluster root can change.
+	Authorities Resource = "authorities"
 )
 
 // Resources lists every resource kind.
 var Resources = []Resource{
-	Roles, Connectors, Users, Tokens, Nodes, Proxies, Replicas, ClusterSettings, Events,
+	Roles, Connectors, Users, Tokens, Nodes, Proxies, Replicas, Authorities, ClusterSettings, Events,
 }
 
 // Singular is the kind as its documents name it: role for roles.
@@ -37,7 +40,7 @@ func (r Resource) Singular() string {
 	switch r {
 	case Proxies:
 		return "proxy"
-	case ClusterSettings:
+	case ClusterSettings, Authorities:
 		return string(r) // there is one document of the kind
 	}
 	return strings.TrimSuffix(string(r), "s")

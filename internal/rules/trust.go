@@ -107,6 +107,14 @@ func CheckNextLink(pin identity.Pin, chain []Signed, link Signed) (Revision, err
 	return t.newest.Revision, nil
 }
 
+// ReadAuthorities returns an authorities document and its body. It verifies no signature: the caller trusts
+// the document, because CheckNextLink or OpenAuthorities did.
+func ReadAuthorities(link Signed) (Document, Authorities, error) {
+	var body Authorities
+	doc, err := decodeDocument(link.Payload, AuthoritiesKind, &body)
+	return doc, body, err
+}
+
 // MaySign returns an error unless the authorities document, which the caller trusts, has the key as one that
 // signs documents and heads.
 func MaySign(link Signed, key crypto.PublicKey) error {
