@@ -95,6 +95,13 @@ var (
 		Remedy: tryAgain,
 	}
 
+	segmentDamaged = fault.Code{
+		Name:   "segment-damaged",
+		Kind:   fault.Internal,
+		Text:   "a segment file of stream \"{stream}\" is not as it was written: {file}",
+		Remedy: "compare it with a backup, and find out whether the disk failed or somebody changed it",
+	}
+
 	segmentMissing = fault.Code{
 		Name:   "segment-missing",
 		Kind:   fault.Internal,

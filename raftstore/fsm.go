@@ -140,7 +140,7 @@ func (f *fsm) logDamage(name string, st stream) {
 		}
 		if err := check(at); err != nil {
 			f.log.Error("a segment of a stream is damaged", "stream", name,
-				"file", segmentName(name, seg.base), "err", err, "remedy", restoreBackup)
+				"file", segmentName(name, seg.base), "err", err, "remedy", segmentDamaged.Remedy)
 		}
 	}
 }

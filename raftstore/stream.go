@@ -362,6 +362,19 @@ func (s *segmentFiles) list() (map[string]bool, error) {
 	return present, err
 }
 
+// segmentOf returns the index of the segment that has record number from, or would have it.
+func segmentOf(segs []segment, from uint64) int {
+	// firstBehind is the first segment that begins behind record from, so the record is in the one before.
+	// The comparison never says "equal": the search then ends at the first segment for which it says 1.
+	firstBehind, _ := slices.BinarySearchFunc(segs, from+1, func(seg segment, number uint64) int {
+		if seg.base < number {
+			return -1
+		}
+		return 1
+	})
+	return max(firstBehind-1, 0)
+}
+
 // appendSegmentHeader appends the header of a segment that has no records yet.
 func appendSegmentHeader(buf []byte, seg segment) []byte {
 	buf = append(buf, segmentMagic...)
@@ -422,17 +435,9 @@ func readPayload(r io.Reader) ([]byte, error) {
 func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]Record, error) {
 	from = max(from, st.first())
 	segs := st.segments()
-	// firstBehind is the first segment that begins behind record from, so the record is in the one before.
-	// The comparison never says "equal": the search then ends at the first segment for which it says 1.
-	firstBehind, _ := slices.BinarySearchFunc(segs, from+1, func(seg segment, number uint64) int {
-		if seg.base < number {
-			return -1
-		}
-		return 1
-	})
 	var out []Record
 	size := 0
-	for i := max(firstBehind-1, 0); i < len(segs); i++ {
+	for i := segmentOf(segs, from); i < len(segs); i++ {
 		if from >= st.nextNumber || len(out) >= limit || size >= maxReadBytes {
 			break
 		}

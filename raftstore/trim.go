@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // TrimPoint is a place in a stream at which its oldest records may be dropped.
@@ -33,6 +35,33 @@ func (s *Store) FindTrimPoint(
 		return TrimPoint{}, false, nil
 	}
 	return TrimPoint{Before: st.segments()[n].base, Digest: st.digestBefore(n)}, true, nil
+}
+
+// VerifySegment checks the segment that has record number from, or the first that is kept, against the
+// digests of the state. next is the number of the first record behind it, and 0 if it is the last segment. A
+// segment that was changed, or cannot be read, is a fault; next is then set all the same.
+func (s *Store) VerifySegment(ctx context.Context, name string, from uint64) (next uint64, err error) {
+	if err := s.checkReadable(ctx); err != nil {
+		return from, err
+	}
+	st, _ := s.fsm.state.Load().streams.Get([]byte(name))
+	segs := st.segments()
+	if len(segs) == 0 {
+		return 0, nil
+	}
+	i := segmentOf(segs, from)
+	if i+1 < len(segs) {
+		next = segs[i+1].base
+	}
+	err = s.fsm.files.checkDigest(segmentAt{segment: segs[i], stream: name, before: st.digestBefore(i)})
+	now, _ := s.fsm.state.Load().streams.Get([]byte(name))
+	if dropped := segs[i].base < now.first(); dropped { // while it was read
+		return next, nil
+	}
+	return next, segmentDamaged.Wrap(err, "raftstore.VerifySegment", fault.Args{
+		"stream": name,
+		"file":   segmentName(name, segs[i].base),
+	})
 }
 
 // keep remembers where the streams of a state begin that raft has a snapshot of.

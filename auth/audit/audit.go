@@ -22,6 +22,7 @@ type Store interface {
 	AppendMachineEvents(ctx context.Context, sender string, events []audit.Event) error
 	ReadEvents(ctx context.Context, from uint64, limit int) ([]state.NumberedEvent, error)
 	Trim(ctx context.Context, now time.Time) (first uint64, err error)
+	VerifyEvents(ctx context.Context, from uint64) (next uint64, err error)
 }
 
 // Config says what the log needs. All of it is required.
@@ -39,28 +40,52 @@ type Log struct {
 // New makes a log. Run removes old events from it.
 func New(cfg Config) *Log { return &Log{cfg} }
 
-// trimInterval is how often Run looks for events that are too old. Retention is counted in days.
-const trimInterval = time.Hour
+const (
+	// trimInterval is how often Run looks for events that are too old. Retention is counted in days.
+	trimInterval = time.Hour
+	// verifyInterval is how often Run checks one segment of the log, some megabytes.
+	verifyInterval = time.Minute
+)
 
-// Run removes events that are older than the settings of the cluster allow, at once and then every hour,
-// until ctx ends. It always returns nil: what fails is logged and tried again.
+// Run removes events that are older than the settings of the cluster allow, at once and then every hour. It
+// also checks the log against its digests, one segment a minute, again and again. It runs until ctx ends and
+// always returns nil: what fails is logged.
 func (l *Log) Run(ctx context.Context) error {
-	ticker := time.NewTicker(trimInterval)
-	defer ticker.Stop()
-	for ctx.Err() == nil {
-		first, err := l.cfg.Store.Trim(ctx, l.cfg.Now())
-		switch {
-		case err != nil && ctx.Err() == nil:
-			l.cfg.Log.Warn("old audit events could not be removed", "err", err, "retry_in", trimInterval)
-		case first > 0:
-			l.cfg.Log.Info("old audit events were removed", "first", first)
-		}
+	trim, verify := time.NewTicker(trimInterval), time.NewTicker(verifyInterval)
+	defer trim.Stop()
+	defer verify.Stop()
+	l.trim(ctx)
+	next := uint64(0) // from here on the log is checked next
+	for {
 		select {
 		case <-ctx.Done():
-		case <-ticker.C:
+			return nil
+		case <-trim.C:
+			l.trim(ctx)
+		case <-verify.C:
+			next = l.verify(ctx, next)
 		}
 	}
-	return nil
+}
+
+// trim removes events that are too old.
+func (l *Log) trim(ctx context.Context) {
+	first, err := l.cfg.Store.Trim(ctx, l.cfg.Now())
+	switch {
+	case err != nil && ctx.Err() == nil:
+		l.cfg.Log.Warn("old audit events could not be removed", "err", err, "retry_in", trimInterval)
+	case first > 0:
+		l.cfg.Log.Info("old audit events were removed", "first", first)
+	}
+}
+
+// verify checks the segment of event number from, and returns the number with which the next one begins.
+func (l *Log) verify(ctx context.Context, from uint64) (next uint64) {
+	next, err := l.cfg.Store.VerifyEvents(ctx, from)
+	if err != nil && ctx.Err() == nil {
+		l.cfg.Log.Error("the audit log is not as it was written", "err", err, "remedy", fault.Remedy(err))
+	}
+	return next
 }
 
 // lateAfter is how long an event may take from the machine to here without being called late.

@@ -191,10 +191,22 @@ func TestMalformedEventsAreRefusedTogether(t *testing.T) {
 	}
 }
 
-// trimmer is a Store whose Trim fails at first.
+// trimmer is a Store whose Trim fails at first, and whose second segment of three is damaged.
 type trimmer struct {
 	audit.Store
-	calls []time.Time
+	calls   []time.Time
+	checked []uint64
+}
+
+func (s *trimmer) VerifyEvents(_ context.Context, from uint64) (next uint64, err error) {
+	s.checked = append(s.checked, from)
+	switch from {
+	case 0:
+		return 100, nil
+	case 100:
+		return 200, fault.New(fault.Internal, "store", "it was changed", "compare it with a backup")
+	}
+	return 0, nil
 }
 
 func (s *trimmer) Trim(_ context.Context, now time.Time) (uint64, error) {
@@ -230,6 +242,31 @@ func TestOldEventsAreRemovedEveryHour(t *testing.T) {
 			if !strings.Contains(logged.String(), text) {
 				t.Errorf("got %q logged, want %q in it", logged.String(), text)
 			}
+		}
+	})
+}
+
+// The log is checked segment by segment, from the end on again from the beginning, also behind a damaged one.
+func TestTheLogIsCheckedAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		store := &trimmer{}
+		log := audit.New(audit.Config{
+			Store: store,
+			Now:   time.Now,
+			Log:   slog.New(slog.NewTextHandler(&logged, nil)),
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute+time.Second)
+		defer cancel()
+		if err := log.Run(ctx); err != nil {
+			t.Errorf("got %v, want nil", err)
+		}
+		if want := []uint64{0, 100, 200, 0, 100}; !slices.Equal(store.checked, want) {
+			t.Errorf("got segments %v checked, want %v", store.checked, want)
+		}
+		if n := strings.Count(logged.String(), "compare it with a backup"); n != 2 {
+			t.Errorf("got %q logged, want the damage with its remedy each time", logged.String())
 		}
 	})
 }

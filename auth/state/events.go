@@ -47,6 +47,12 @@ func (r *Reader) ReadEvents(ctx context.Context, from uint64, limit int) ([]Numb
 // settings say so.
 type Events struct{ writer }
 
+// VerifyEvents checks one segment of the log against the digests of the store: that of event number from. See
+// raftstore.Store.VerifySegment.
+func (w *Events) VerifyEvents(ctx context.Context, from uint64) (next uint64, err error) {
+	return w.store.VerifySegment(ctx, auditStream, from)
+}
+
 // Trim removes the events that are older than the settings allow, as far as they fill whole segments of the
 // store, and records that as an event of its own. It returns the number of the first event that remains, or 0
 // if it removed none. The newest segment always stays.
