@@ -84,8 +84,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.latch.Err(); err != nil {
 		return nil, err
 	}
-	f.load.reset()
-	return snapshot{f.state.Load(), f.files}, nil
+	return snapshot{f.state.Load(), f.files, &f.load, f.load.counted()}, nil
 }
 
 // Restore replaces the state by the one that it reads from a snapshot. On an error the state stays as it is.
@@ -106,7 +105,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.files.keep(s)
 	f.state.Store(s)
 	f.ring.reset(s.revision)
-	f.load.reset()
+	f.load.subtract(f.load.counted())
 	return nil
 }
 

@@ -11,19 +11,26 @@ import (
 // snapshotLoad counts what a start would have to apply again: the log since the last snapshot. raft counts
 // entries alone, and an entry may have 4 MiB.
 type snapshotLoad struct {
-	mu      sync.Mutex // guards the fields below
+	limit int           // in bytes; beyond it a snapshot is due. Zero: none is
+	due   chan struct{} // has a value when a snapshot is due
+
+	mu    sync.Mutex // guards since
+	since logSize
+}
+
+// logSize is the size of a part of the log.
+type logSize struct {
 	bytes   int
 	entries uint64
-	limit   int           // in bytes; beyond it a snapshot is due. Zero: none is
-	due     chan struct{} // has a value when a snapshot is due
 }
 
 // add counts one entry.
 func (l *snapshotLoad) add(size int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bytes, l.entries = l.bytes+size, l.entries+1
-	if l.limit == 0 || l.bytes < l.limit {
+	l.since.bytes += size
+	l.since.entries++
+	if l.limit == 0 || l.since.bytes < l.limit {
 		return
 	}
 	select {
@@ -32,18 +39,19 @@ func (l *snapshotLoad) add(size int) {
 	}
 }
 
-// reset begins anew, because a snapshot covers what was counted.
-func (l *snapshotLoad) reset() {
+// counted is what was counted until now. A snapshot of the state of now covers it.
+func (l *snapshotLoad) counted() logSize {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bytes, l.entries = 0, 0
+	return l.since
 }
 
-// isDue returns whether a snapshot is due, and how many entries it would cover.
-func (l *snapshotLoad) isDue() (due bool, entries uint64) {
+// subtract takes off what a durable snapshot covers. A restore may have begun anew meanwhile.
+func (l *snapshotLoad) subtract(covered logSize) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.limit > 0 && l.bytes >= l.limit, l.entries
+	l.since.bytes -= min(l.since.bytes, covered.bytes)
+	l.since.entries -= min(l.since.entries, covered.entries)
 }
 
 // snapshotBySize makes a snapshot whenever the log since the last one has reached Bounds.SnapshotBytes. It
@@ -55,11 +63,12 @@ func (s *Store) snapshotBySize(ctx context.Context, r *raft.Raft) {
 			return
 		case <-s.fsm.load.due:
 		}
-		due, entries := s.fsm.load.isDue()
-		if !due { // raft has made one meanwhile
+		size := s.fsm.load.counted()
+		if size.bytes < s.fsm.load.limit { // raft has made one meanwhile
 			continue
 		}
-		if err := s.snapshotNow(r, entries/2); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		err := s.snapshotNow(r, size.entries/2)
+		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			s.cfg.Log.Warn("a snapshot could not be made", "err", err)
 		}
 	}

@@ -43,7 +43,9 @@ const bufferBytes = 256 << 10
 // snapshot is a state that raft writes as a snapshot. It implements raft.FSMSnapshot.
 type snapshot struct {
 	*state
-	files *segmentFiles
+	files   *segmentFiles
+	load    *snapshotLoad
+	covered logSize // of load: what need not be applied again once the snapshot is durable
 }
 
 // Persist writes the snapshot to sink and closes it; after an error it cancels it. First it makes the records
@@ -60,6 +62,7 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := sink.Close(); err != nil {
 		return err
 	}
+	s.load.subtract(s.covered)
 	// A file that cannot be deleted does no harm to the snapshot. If the disk failed, the latch has tripped.
 	_ = s.files.deleteDropped(s.state)
 	return nil

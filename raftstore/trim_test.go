@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -179,5 +180,55 @@ func TestADamagedSegmentIsNoticed(t *testing.T) {
 			}
 		}
 		applyTxn(t, again, 21, Txn{Append: []Append{{Stream: "s", Records: [][]byte{[]byte("x")}}}})
+	}
+}
+
+// brokenSink is a snapshot that cannot be stored.
+type brokenSink struct{ bufferSink }
+
+func (*brokenSink) Close() error { return errors.New("no space") }
+
+// A snapshot that could not be stored does not count: the next entry makes one due again.
+func TestAFailedSnapshotStaysDue(t *testing.T) {
+	t.Parallel()
+	f, _ := newSmallFSM(t.TempDir())
+	f.load.limit, f.load.due = 500, make(chan struct{}, 1)
+	isDue := func() bool {
+		select {
+		case <-f.load.due:
+			return true
+		default:
+			return false
+		}
+	}
+	fill(t, f, 5)
+	if isDue() {
+		t.Fatalf("got a snapshot due after %+v, want none under 500 bytes", f.load.counted())
+	}
+	fill(t, f, 10)
+	if !isDue() {
+		t.Fatalf("got none due after %+v", f.load.counted())
+	}
+	for _, stored := range []bool{false, true} {
+		snap, err := f.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		applyTxn(t, f, 100, Txn{Then: []Write{Put("k", nil)}}) // while it is written
+		isDue()
+		var sink raft.SnapshotSink = &brokenSink{}
+		if stored {
+			sink = &bufferSink{}
+		}
+		if err := snap.Persist(sink); (err == nil) != stored {
+			t.Errorf("got %v, want it stored: %t", err, stored)
+		}
+		applyTxn(t, f, 101, Txn{Then: []Write{Put("k", nil)}})
+		if got := isDue(); got == stored {
+			t.Errorf("got due %t after a snapshot that was stored: %t", got, stored)
+		}
+	}
+	if got := f.load.counted(); got.entries != 2 {
+		t.Errorf("got %+v since the snapshot, want the entries after it", got)
 	}
 }
