@@ -133,10 +133,9 @@ var (
 	}
 
 	membershipTooNew = fault.Code{
-		Name: "membership-too-new",
-		Kind: fault.Invalid,
-		Text: "the membership in {folder} is of version {version}, and this program reads version " +
-			"{newest}",
+		Name:   "membership-too-new",
+		Kind:   fault.Invalid,
+		Text:   "the membership in {folder} needs a newer program: {why}",
 		Remedy: "update this program to the release that ran here before",
 	}
 )

@@ -14,6 +14,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // membershipVersion is the newest format of membership.json that this code reads, and the one that it writes.
@@ -23,14 +24,19 @@ const membershipVersion = 1
 const maxFileBytes = authrpc.MaxAnswerBytes
 
 // savedMembership is the content of membership.json: what auth sent at the last join or renewal, and the pin
-// under which it is verified. Nothing in it is trusted: verifyMembership verifies it each time it is read.
+// under which it is verified. Nothing in it is trusted: verifyMembership verifies it each time it is read. A
+// field that this program does not know is ignored, unless it is called critical.
 type savedMembership struct {
-	V       int          `json:"v"`        // the format: membershipVersion
-	Pin     identity.Pin `json:"pin"`      // of the cluster root, from the join token
-	SSHCert []byte       `json:"ssh_cert"` // the host certificate, SSH wire format
-	X509    [][]byte     `json:"x509"`     // the chain of the service certificate: DER, leaf first, root last
-	Rules   rules.Set    `json:"rules"`
+	V        int           `json:"v"` // the format: membershipVersion
+	Critical wire.Critical `json:"critical,omitempty"`
+	Pin      identity.Pin  `json:"pin"`      // of the cluster root, from the join token
+	SSHCert  []byte        `json:"ssh_cert"` // the host certificate, SSH wire format
+	X509     [][]byte      `json:"x509"`     // the chain of the service certificate: DER, leaf first, root last
+	Rules    rules.Set     `json:"rules"`
 }
+
+// membershipFields are the fields of membership.json that this program knows.
+var membershipFields = []string{"pin", "ssh_cert", "x509", "rules"}
 
 // joinResponse returns the saved membership in the form that verifyMembership takes.
 func (m *savedMembership) joinResponse() authrpc.JoinResponse {
@@ -54,15 +60,32 @@ func readMembership(dir string) (*savedMembership, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseMembership(dir, b)
+}
+
+// parseMembership decodes membership.json, which was read in dir. Its errors are those of readMembership.
+func parseMembership(dir string, b []byte) (*savedMembership, error) {
+	var header struct { // a newer program may have changed everything else
+		V        int           `json:"v"`
+		Critical wire.Critical `json:"critical"`
+	}
+	err := json.Unmarshal(b, &header)
+	if err == nil {
+		err = wire.Check("it", header.V, membershipVersion, header.Critical, membershipFields...)
+		if err != nil {
+			// Nothing is damaged: somebody went back to an older release.
+			return nil, membershipTooNew.Wrap(err, "member.LoadOrJoin", fault.Args{
+				"folder": dir,
+				"why":    fault.Message(err),
+			})
+		}
+	}
 	var saved savedMembership
-	if err := json.Unmarshal(b, &saved); err != nil {
+	if err == nil {
+		err = json.Unmarshal(b, &saved)
+	}
+	if err != nil {
 		return nil, damagedFault(dir, fmt.Errorf("%s: %w", membershipFile, err))
-	}
-	if saved.V > membershipVersion {
-		return nil, newerVersionFault(dir, saved.V)
-	}
-	if saved.V != membershipVersion {
-		return nil, damagedFault(dir, fmt.Errorf("%s has the version %d", membershipFile, saved.V))
 	}
 	return &saved, nil
 }
@@ -144,16 +167,6 @@ func diskFault(path string, err error) error {
 		return err
 	}
 	return memberFileUnusable.Wrap(err, "member", fault.Args{"file": path})
-}
-
-// newerVersionFault is for a membership.json in a format that only a newer program reads. Nothing is damaged:
-// somebody went back to an older release.
-func newerVersionFault(dir string, version int) error {
-	return membershipTooNew.New("member.LoadOrJoin", fault.Args{
-		"folder":  dir,
-		"version": version,
-		"newest":  membershipVersion,
-	})
 }
 
 // damagedFault is for a membership that cannot be read or verified: it was altered, or belongs to other keys.

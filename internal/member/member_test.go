@@ -2,8 +2,10 @@ package member_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member"
+	"github.com/threshold-access/threshold/internal/rules"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -225,7 +228,13 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 			"is damaged"},
 		{"a newer document", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "membership.json"), `{"v":9,"pin":"`+cluster.Pin().String()+`"}`)
-		}, "is of version 9, and this program reads version 1"},
+		}, "it is of version 9, this program reads 1 to 1"},
+		{"a document of no version", func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "membership.json"), `{"pin":"`+cluster.Pin().String()+`"}`)
+		}, "it is of version 0"},
+		{"a document with a critical field that is unknown", func(t *testing.T, dir string) {
+			alter(t, dir, `{"v":1,`, `{"v":1,"critical":["pin","address"],"address":"10.0.0.1",`)
+		}, `does not know the field "address"`},
 		{"a document without certificates", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "membership.json"), `{"v":1,"pin":"`+cluster.Pin().String()+`"}`)
 		}, "is damaged"},
@@ -243,6 +252,54 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 			_, err := member.LoadOrJoin(t.Context(), cfg)
 			wantFault(t, err, fault.Invalid, tt.words)
 		})
+	}
+}
+
+// alter replaces text in membership.json.
+func alter(t *testing.T, dir, old, text string) {
+	t.Helper()
+	path := filepath.Join(dir, "membership.json")
+	b, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(b), old) {
+		t.Fatalf("got %.80s (%v), want %q in it", b, err, old)
+	}
+	write(t, path, strings.Replace(string(b), old, text, 1))
+}
+
+// A membership that a newer program wrote, with a field that this one may ignore, is used.
+func TestAnUnknownFieldOfAMembershipIsIgnored(t *testing.T) {
+	t.Parallel()
+	cfg := newConfig(t, clustertest.NewInMemory(t))
+	first := loadOrJoin(t, cfg)
+	alter(t, cfg.Dir, `{"v":1,`, `{"v":1,"critical":["rules"],"address":{"auth":"10.0.0.1:3025"},`)
+	if again := loadOrJoin(t, cfg); again.Identity().ID != first.Identity().ID {
+		t.Errorf("got machine %s, want %s", again.Identity().ID, first.Identity().ID)
+	}
+}
+
+// The golden membership was written by the first version. Later ones must read it.
+func TestTheGoldenMembershipIsRead(t *testing.T) {
+	t.Parallel()
+	golden, err := os.ReadFile(filepath.Join("testdata", "membership.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := member.ParseMembership(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := os.ReadFile(filepath.Join("..", "rules", "testdata", "set.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want rules.Set
+	if err := json.Unmarshal(set, &want); err != nil {
+		t.Fatal(err)
+	}
+	if got.Pin != (identity.Pin{1, 2, 3}) || string(got.SSHCert) != "host certificate" ||
+		len(got.X509) != 2 || string(got.X509[0]) != "leaf" || string(got.X509[1]) != "root" ||
+		!reflect.DeepEqual(got.Rules, want) {
+		t.Errorf("got %+v, want the pin, the certificates and the rules", got)
 	}
 }
 
