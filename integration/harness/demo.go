@@ -18,12 +18,12 @@ type User struct {
 
 // Demo is a running threshold-demo. The fields with a JSON name come from its demo.json.
 type Demo struct {
-	Proxy  string `json:"proxy"`
 	CAFile string `json:"ca_file"`
 	Users  []User `json:"users"`
-	Node   string `json:"node"`
 	Login  string `json:"login"`
 
+	Proxy   string // the address of its proxy
+	Node    string // the name of its node
 	Dir     string // its data folder
 	Process *Process
 }
@@ -45,9 +45,16 @@ func (d *Demo) Restart(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(b, d); err != nil {
-		t.Fatal(err)
+	var facts struct {
+		*Demo
+		Proxies []struct{ Address string }
+		Nodes   []struct{ Name string }
 	}
+	facts.Demo = d
+	if err := json.Unmarshal(b, &facts); err != nil || len(facts.Proxies) == 0 || len(facts.Nodes) == 0 {
+		t.Fatalf("got %s (%v), want a proxy and a node", b, err)
+	}
+	d.Proxy, d.Node = facts.Proxies[0].Address, facts.Nodes[0].Name
 }
 
 // Alice may log in to the current account.

@@ -32,6 +32,7 @@ import (
 
 const (
 	clusterName = "demo.threshold.test"
+	proxyName   = "demo-proxy"
 	nodeName    = "demo-node"
 	// nodeDrain is short: whoever presses Ctrl-C wants the demo to end.
 	nodeDrain = time.Second
@@ -206,7 +207,7 @@ func (c *cluster) serverConfig(public net.Listener, version string, log *slog.Lo
 		Proxy: &server.Proxy{Config: proxy.Config{
 			Listener: public,
 			Public:   []string{c.public},
-			Name:     "demo-proxy",
+			Name:     proxyName,
 		}},
 		Node: &server.Node{
 			GivenLabels: identity.Labels{"env": "demo"},

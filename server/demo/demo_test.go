@@ -75,3 +75,50 @@ func TestCodesAreThoseOfAnAuthenticatorApp(t *testing.T) {
 		t.Errorf("got %q, %v, want alice 287082", line, err)
 	}
 }
+
+// Scripts read demo.json. It only ever gains fields.
+func TestFactsAreAsScriptsReadThem(t *testing.T) {
+	t.Parallel()
+	golden, err := os.ReadFile(filepath.Join("testdata", "demo.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{dir: "/demo", public: "127.0.0.1:8443", state: &state{
+		Account: "ubuntu",
+		Users: []account{{
+			Email:      "alice@example.com",
+			Password:   "correct-horse",
+			TOTPSecret: "GEZDGNBVGY3TQOJQ",
+			Roles:      []string{"admin", "operator"},
+		}},
+	}}
+	written := c.facts()
+	written.Processes[0].PID = 4711
+	got, err := json.MarshalIndent(written, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSpace(string(golden)); string(got) != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// The state of a newer demo is refused, and one with a field more is read.
+func TestStateOfANewerDemo(t *testing.T) {
+	t.Parallel()
+	for text, refused := range map[string]bool{
+		`{"v": 1, "account": "ubuntu"}`:                false,
+		`{"v": 1, "account": "ubuntu", "tomorrow": 1}`: false,
+		`{"v": 2, "account": "ubuntu"}`:                true,
+		`{"account": "ubuntu"}`:                        true,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "state.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := loadState(dir)
+		if refused != (err != nil) || !refused && got.Account != "ubuntu" {
+			t.Errorf("%s: got %+v (%v), want refused %v", text, got, err, refused)
+		}
+	}
+}

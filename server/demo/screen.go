@@ -26,29 +26,11 @@ const (
 // present writes demo.json, which has for scripts what the screen shows, and prints the commands to type
 // next.
 func (c *cluster) present(out io.Writer) error {
-	type user struct {
-		Email      string   `json:"email"`
-		Password   string   `json:"password"`
-		TOTPSecret string   `json:"totp_secret"`
-		Roles      []string `json:"roles"`
-	}
-	facts := struct {
-		Proxy  string `json:"proxy"`
-		CAFile string `json:"ca_file"`
-		Users  []user `json:"users"`
-		Node   string `json:"node"`
-		Login  string `json:"login"`
-	}{Proxy: c.public, CAFile: c.caFile(), Node: nodeName, Login: c.state.Account}
-	for _, u := range c.state.Users {
-		facts.Users = append(facts.Users, user{
-			Email: u.Email, Password: u.Password, TOTPSecret: u.TOTPSecret, Roles: u.Roles,
-		})
-	}
-	b, err := json.MarshalIndent(facts, "", "  ")
+	b, err := json.MarshalIndent(c.facts(), "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(filepath.Join(c.dir, "demo.json"), append(b, '\n')); err != nil {
+	if err := durable.WriteFile(filepath.Join(c.dir, factsFile), append(b, '\n')); err != nil {
 		return err
 	}
 	c.printWelcome(out)
@@ -70,7 +52,7 @@ func (c *cluster) printWelcome(out io.Writer) {
 	fmt.Fprintf(out, "  %-20s %s  log in to %s as %s, and administer\n",
 		alice.Email, alice.Password, nodeName, c.state.Account)
 	fmt.Fprintf(out, "  %-20s %s  list nodes only\n\n", bob.Email, bob.Password)
-	fmt.Fprintf(out, "For scripts: %s\n", filepath.Join(c.dir, "demo.json"))
+	fmt.Fprintf(out, "For scripts: %s\n", filepath.Join(c.dir, factsFile))
 	fmt.Fprintf(out, "Log: %s\n", filepath.Join(c.dir, "demo.log"))
 	fmt.Fprintf(out, "Ctrl-C ends the demo%s.\n\n", c.afterTheEnd())
 	fmt.Fprintf(out, "Six-digit codes, instead of an authenticator app:\n")

@@ -13,13 +13,18 @@ import (
 
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/internal/durable"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 const clientID = "threshold"
 
+// stateVersion is the newest version of state.json that this code reads, and the one that it writes.
+const stateVersion = 1
+
 // state is what the demo keeps between two runs over the same folder.
 type state struct {
 	path string
+	V    int `json:"v"` // stateVersion
 	// Provider is the provider's host:port. It is part of the issuer's name, so it stays the same.
 	Provider     string    `json:"provider"`
 	ClientSecret string    `json:"client_secret"`
@@ -46,6 +51,9 @@ func loadState(dir string) (*state, error) {
 	if err == nil {
 		err = json.Unmarshal(b, s)
 	}
+	if err == nil {
+		err = wire.Check("the demo's state", s.V, stateVersion, nil)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the demo's state: %w", err)
 	}
@@ -59,6 +67,7 @@ func (s *state) generate() error {
 	if err != nil {
 		return fmt.Errorf("find the current account: %w", err)
 	}
+	s.V = stateVersion
 	s.Provider, s.ClientSecret, s.Account = "127.0.0.1:0", rand.Text(), me.Username
 	s.Users = []account{
 		{Email: "alice@example.com", Password: newPassword(), Roles: []string{"admin", "operator"}},
