@@ -320,3 +320,32 @@ func TestAProxyWithoutAPortIsOnPort443(t *testing.T) {
 		}
 	}
 }
+
+// The golden file has every key, and is accepted. A key of another release is an error and not ignored, and
+// so is another version.
+func TestTheGoldenConfigurationIsRead(t *testing.T) {
+	t.Parallel()
+	golden := filepath.Join("testdata", "node.yaml")
+	got, err := readFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range reflect.ValueOf(got).NumField() {
+		if reflect.ValueOf(got).Field(i).IsZero() {
+			t.Errorf("got no value of %s, want one", reflect.TypeOf(got).Field(i).Name)
+		}
+	}
+	text, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct{ old, text, want string }{
+		"an unknown key":   {"  drain: 30s", "  tomorrow: 1", "tomorrow"},
+		"the next version": {"version: v1", "version: v2", "this program knows v1"},
+	} {
+		_, err := readFile(writeFile(t, strings.Replace(string(text), tt.old, tt.text, 1)))
+		if !fault.Is(err, fault.Invalid) || !strings.Contains(fault.Message(err), tt.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+}
