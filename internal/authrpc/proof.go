@@ -5,7 +5,9 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/threshold-access/threshold/internal/identity"
@@ -60,9 +62,12 @@ type Token struct {
 const TokenSecretBytes = 16
 
 const (
-	tokenPrefix  = "thjoin1"
-	maxTokenText = 256 // bytes of text that are parsed; a token has about 90
+	tokenPrefix  = "thjoin1" // its number is the version of the text form
+	maxTokenText = 256       // bytes of text that are parsed; a token has about 90
 )
+
+// laterToken matches how the text of a token begins, in any version of the form.
+var laterToken = regexp.MustCompile(`^thjoin[0-9]{1,4}$`)
 
 // String gives the text form, which is a secret.
 func (t Token) String() string {
@@ -83,12 +88,17 @@ func (t Token) Hash() [sha256.Size]byte {
 func ParseToken(s string) (Token, error) {
 	errNoToken := fmt.Errorf("this is no join token: a token begins with %s and has four parts", tokenPrefix)
 	parts := strings.Split(strings.TrimSpace(s), ".")
+	if laterToken.MatchString(parts[0]) && parts[0] != tokenPrefix {
+		return Token{}, fmt.Errorf("this join token begins with %s, and this program knows %s: update it",
+			parts[0], tokenPrefix)
+	}
 	if len(s) > maxTokenText || len(parts) != 4 || parts[0] != tokenPrefix {
 		return Token{}, errNoToken
 	}
 	t := Token{Kind: identity.Kind(parts[1])}
 	if t.Kind != identity.Node && t.Kind != identity.Proxy {
-		return Token{}, fmt.Errorf("this join token is for a kind of machine that this version does not know")
+		return Token{}, errors.New("this join token is for a kind of machine that this program does not " +
+			"know: update it")
 	}
 	secret, err1 := base64.RawURLEncoding.Strict().DecodeString(parts[2])
 	pin, err2 := base64.RawURLEncoding.Strict().DecodeString(parts[3])

@@ -97,6 +97,28 @@ func TestParseTokenRefuses(t *testing.T) {
 	}
 }
 
+// Tokens are pasted from one release into another, so their text never changes.
+func TestTheGoldenTokenIsParsed(t *testing.T) {
+	t.Parallel()
+	const golden = "thjoin1.proxy.AQIDAAAAAAAAAAAAAAAAAA.BAUGAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	want := authrpc.Token{
+		Kind:   identity.Proxy,
+		Secret: [authrpc.TokenSecretBytes]byte{1, 2, 3},
+		Pin:    identity.Pin{4, 5, 6},
+	}
+	if got, err := authrpc.ParseToken(golden); err != nil || got != want || got.String() != golden {
+		t.Errorf("got %v (%v), want the token", got, err)
+	}
+	for name, text := range map[string]string{
+		"a later form":    strings.Replace(golden, "thjoin1", "thjoin2", 1),
+		"an unknown kind": strings.Replace(golden, "proxy", "gateway", 1),
+	} {
+		if _, err := authrpc.ParseToken(text); err == nil || !strings.Contains(err.Error(), "update it") {
+			t.Errorf("%s: got %v, want it refused with the advice to update", name, err)
+		}
+	}
+}
+
 func FuzzParseToken(f *testing.F) {
 	f.Add(testToken(identity.Node).String())
 	f.Add("thjoin1.proxy..")

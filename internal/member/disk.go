@@ -31,7 +31,7 @@ type savedMembership struct {
 	Critical wire.Critical `json:"critical,omitempty"`
 	Pin      identity.Pin  `json:"pin"`      // of the cluster root, from the join token
 	SSHCert  []byte        `json:"ssh_cert"` // the host certificate, SSH wire format
-	X509     [][]byte      `json:"x509"`     // the chain of the service certificate: DER, leaf first, root last
+	X509     [][]byte      `json:"x509"`     // the service certificate: DER, leaf first, root last
 	Rules    rules.Set     `json:"rules"`
 }
 
