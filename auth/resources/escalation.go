@@ -6,13 +6,14 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // Whoever may apply roles can grant themselves anything: that is what the grant means. Other kinds of
 // documents also decide what a user may do: a connector maps roles, a user document gives roles, and the
-// labels of a machine select the grants that match it. The checks of this file keep a user who may change
-// these, but not roles, from giving themselves more than they have. Each returns nil if the change is
-// allowed, and fault Denied otherwise.
+// labels of a machine select the grants that match it. A token adds a machine. The checks of this file keep a
+// user who may change these, but not roles, from giving themselves more than they have. Each returns nil if
+// the change is allowed, and fault Denied otherwise.
 
 const askRoleAdmin = "ask someone who may apply roles"
 
@@ -29,6 +30,16 @@ func (c caller) checkConnectorChange() error {
 	}
 	return needsRoleAdminFault("a connector decides who users are and which roles they get: " +
 		"to change one you need apply on roles as well")
+}
+
+// checkToken refuses to create a join token for a proxy unless the caller may apply proxies: a proxy serves
+// the logins of all users. A node that the caller adds gives no right on another one, with whatever labels.
+func (c caller) checkToken(kind identity.Kind) error {
+	if kind != identity.Proxy || c.may(access.Apply, access.Proxies) || c.may(access.Apply, access.Roles) {
+		return nil
+	}
+	return needsRoleAdminFault("a proxy serves the logins of all users: " +
+		"to create a token for one you need apply on proxies as well")
 }
 
 // checkKeepsRoleAdmin refuses a change by which the caller would lose the right to apply roles: they could

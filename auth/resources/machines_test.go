@@ -99,3 +99,29 @@ func TestALabelOfTheMachineItselfIsNotTheAdministrators(t *testing.T) {
 		f.wantFault(fmt.Sprint("apply ", labels), err, fault.Invalid)
 	}
 }
+
+// Who may create tokens adds nodes. For a proxy they also need the grant on proxies.
+func TestATokenForAProxyNeedsTheGrantOnProxies(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	both := keeperOf(access.Tokens)
+	both.Roles = append(both.Roles, keeperOf(access.Proxies).Roles...)
+	for name, tt := range map[string]struct {
+		who     identity.Identity
+		kind    string
+		allowed bool
+	}{
+		"node-by-tokens":              {keeperOf(access.Tokens), "node", true},
+		"proxy-by-tokens":             {keeperOf(access.Tokens), "proxy", false},
+		"proxy-by-tokens-and-proxies": {both, "proxy", true},
+		"proxy-by-admin":              {admin, "proxy", true},
+		"node-by-proxies":             {keeperOf(access.Proxies), "node", false},
+	} {
+		_, err := f.apply(tt.who, doc("token", name, `{"kind":"`+tt.kind+`"}`))
+		if !tt.allowed {
+			f.wantFault(name, err, fault.Denied)
+		} else if err != nil {
+			t.Errorf("%s: got %v, want the token", name, err)
+		}
+	}
+}

@@ -102,8 +102,10 @@ func (k tokenKind) apply(
 	if err := decodeSpec(doc, &spec); err != nil {
 		return out, err
 	}
-	// There is no check of the labels: they are those of a machine that the caller adds, and give no right on
-	// another one. Create stores the audit event together with the token.
+	if err := by.checkToken(spec.Kind); err != nil {
+		return out, err
+	}
+	// Create stores the audit event together with the token.
 	request := spec.request()
 	request.Name, request.By = name, by.who
 	secret, stored, err := k.join.Create(ctx, request)
