@@ -37,6 +37,11 @@ func NewClient(t testing.TB) *Client {
 	}
 }
 
+// Use makes the client use another build of tsh, in an environment with env.
+func (c *Client) Use(bin string, env ...string) {
+	c.bin, c.Env = bin, append(c.Env, env...)
+}
+
 // Tsh runs tsh to its end.
 func (c *Client) Tsh(args ...string) Result {
 	c.t.Helper()

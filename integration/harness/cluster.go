@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
@@ -36,6 +37,8 @@ type Server struct {
 	CAFile  string // certificates to trust for the public port
 	Process *Process
 	config  string // path of its configuration file
+	bin     string // path of threshold; "" means Bin
+	env     []string
 
 	// RootKeyFile is the root key of the cluster, RootIdentity the identity file of age that opens it.
 	RootKeyFile, RootIdentity string
@@ -184,7 +187,7 @@ func NewRootIdentity(t testing.TB) (identity, recipient string) {
 func (s *Server) start(t testing.TB, flags ...string) {
 	t.Helper()
 	args := append([]string{"start", "--config", s.config}, flags...)
-	s.Process = Start(t, nil, Bin(t, "threshold"), args...)
+	s.Process = Start(t, s.env, cmp.Or(s.bin, Bin(t, "threshold")), args...)
 	s.Process.WaitFor("msg=ready")
 }
 
@@ -193,6 +196,13 @@ func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	_ = s.Process.Stop() // a test for which its exit code matters calls Stop itself
 	s.start(t)
+}
+
+// RestartAs is Restart with another build of threshold, in an environment with env.
+func (s *Server) RestartAs(t testing.TB, bin string, env ...string) {
+	t.Helper()
+	s.bin, s.env = bin, env
+	s.Restart(t)
 }
 
 // AuthAddr is the address on which the server's auth port listens, taken from its log.

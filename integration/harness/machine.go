@@ -54,6 +54,15 @@ func nodeCommand(t testing.TB, dir, proxy, token, name string) []string {
 	return []string{bin, "--proxy", proxy, "--data", dir, "--name", name, "--token-file", file}
 }
 
+// StartNodeAs is StartNode with another build of threshold-node, in an environment with env. It does not wait
+// for the tunnel.
+func StartNodeAs(t testing.TB, bin string, env []string, proxy, token, name string) *Node {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	args := nodeCommand(t, dir, proxy, token, name)
+	return &Node{Dir: dir, Process: Start(t, env, bin, args[1:]...)}
+}
+
 // RunNode runs threshold-node to its end and returns the result. It is for a node that must be refused: one
 // that is accepted does not end.
 func RunNode(t testing.TB, proxy, token, name string) Result {
