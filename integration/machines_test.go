@@ -74,6 +74,29 @@ func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 			t.Errorf("got %+v, want the token refused as used, with the command for a new one", r)
 		}
 	})
+	t.Run("a token for two machines admits two whose names match", func(t *testing.T) {
+		two := c.Token("node", "--uses", "2", "--name-pattern", "db-*")
+		r := harness.RunNode(t, proxy, two, "web")
+		if r.Code == 0 || !strings.Contains(r.Stderr, "like db-*") {
+			t.Errorf("got %+v, want the name refused", r)
+		}
+		harness.StartNode(t, proxy, two, "db-1")
+		harness.StartNode(t, proxy, two, "db-2")
+		r = harness.RunNode(t, proxy, two, "db-3")
+		if r.Code == 0 || !strings.Contains(r.Stderr, "by 2 of 2 machines") {
+			t.Errorf("got %+v, want the token refused as used up", r)
+		}
+	})
+	t.Run("each kind of machine is listed and removed as what it is", func(t *testing.T) {
+		kinds := map[string]string{"nodes": "db-1", "proxies": "proxy-1", "replicas": "auth-1"}
+		for kind, name := range kinds {
+			if out := c.Tsh("get", kind).OK(t); !strings.Contains(out, name) {
+				t.Errorf("got %s %q, want %s among them", kind, out, name)
+			}
+		}
+		c.Tsh("rm", "proxy", "db-1").Refused(t, `there is no proxy "db-1"`, "tsh get proxies")
+		c.Tsh("rm", "node", "db-1").OK(t)
+	})
 	t.Run("a node that went away is offline and shows since when", func(t *testing.T) {
 		if err := eu.Process.Stop(); err != nil {
 			t.Errorf("threshold-node ended with %v, want a clean end", err)
