@@ -171,6 +171,9 @@ func TestFoldersOfAnEarlierTshAskForANewLogin(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
 	c := tc.client()
+	if r := c.run("ls", "--format=json"); !strings.Contains(r.stderr, `"code":"login-missing"`) {
+		t.Errorf("before any login: got %q, want the code login-missing", r.stderr)
+	}
 	if err := os.MkdirAll(filepath.Join(c.home, "127.0.0.1_443"), 0o700); err != nil {
 		t.Fatal(err)
 	}
