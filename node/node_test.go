@@ -27,6 +27,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -515,7 +516,7 @@ func TestANodeRestartsWhileAuthIsUnavailable(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(first.done)
-	c.Refuse(fault.New(fault.Unavailable, "auth", "away", "wait"))
+	c.Refuse(faulttest.New(fault.Unavailable, "auth", "away", "wait"))
 	startIn(t, c, dir, p)
 	client := login(t, c, receive(t, "the tunnel", p.tunnels))
 	runCommand(t, client, "true")

@@ -21,6 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -349,7 +350,7 @@ func TestNewReportsEveryFault(t *testing.T) {
 func TestStartFailuresReachRunAndReady(t *testing.T) {
 	t.Parallel()
 	auth := proxytest.New(t)
-	noToken := fault.New(fault.Unauthenticated, "test", "no token", "ask for one")
+	noToken := faulttest.New(fault.Unauthenticated, "test", "no token", "ask for one")
 	for _, tt := range []struct {
 		name     string
 		certFile string

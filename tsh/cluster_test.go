@@ -23,6 +23,7 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 )
@@ -147,7 +148,7 @@ func (tc *testCluster) redeem(r authrpc.RedeemLoginRequest) (res authrpc.RedeemL
 	defer tc.mu.Unlock()
 	challenge, ok := strings.CutPrefix(r.Code, "good-")
 	if !ok || !authrpc.ChallengeMatches(challenge, r.Verifier, r.SSHKey, r.X509Key) {
-		return res, fault.New(fault.Denied, "login", "the login code is not good", "run: tsh login")
+		return res, faulttest.New(fault.Denied, "login", "the login code is not good", "run: tsh login")
 	}
 	if tc.certifyKey != nil {
 		r.SSHKey = tc.certifyKey
@@ -238,7 +239,7 @@ func (tc *testCluster) remove(
 	tc.mu.Lock()
 	defer tc.mu.Unlock()
 	if _, exists := tc.docs[r.Name]; !exists {
-		return res, fault.New(fault.NotFound, "rm", "there is no "+r.Name, "see: tsh get "+string(r.Kind))
+		return res, faulttest.New(fault.NotFound, "rm", "there is no "+r.Name, "see: tsh get "+string(r.Kind))
 	}
 	delete(tc.docs, r.Name)
 	return res, nil
@@ -286,7 +287,7 @@ func (tc *testCluster) serveDial(c *tls.Conn) {
 	tc.mu.Unlock()
 	if !ok {
 		msg := "there is no node " + req.Node + " that you may reach"
-		f := fault.New(fault.NotFound, "proxy.dial", msg, "see: tsh ls")
+		f := faulttest.New(fault.NotFound, "proxy.dial", msg, "see: tsh ls")
 		_ = dial.WriteReply(c, dial.Reply{Fault: f})
 		_, _ = io.CopyN(io.Discard, c, 1<<16)
 		return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 )
 
 const handlePrefix = "sealed-"
@@ -35,9 +36,9 @@ func (tc *testCluster) redeemHeadless(
 	var none authrpc.RedeemHeadlessResponse
 	switch next {
 	case "refuse":
-		return none, fault.New(fault.Expired, "login", "this page has expired", "start again: tsh login")
+		return none, faulttest.New(fault.Expired, "login", "this page has expired", "start again: tsh login")
 	case "away":
-		return none, fault.New(fault.Unavailable, "login", "there is no leader now", "try again")
+		return none, faulttest.New(fault.Unavailable, "login", "there is no leader now", "try again")
 	case "wait":
 		return none, nil
 	}

@@ -8,14 +8,15 @@ import (
 
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 )
 
 func TestEveryErrorEndsInAHint(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{
 		io.EOF,
-		fault.New(fault.Internal, "", "x", ""),
-		fmt.Errorf("wrapped: %w", fault.New(fault.Denied, "", "no\x1b", "ask")),
+		faulttest.New(fault.Internal, "", "x", ""),
+		fmt.Errorf("wrapped: %w", faulttest.New(fault.Denied, "", "no\x1b", "ask")),
 		config.Faults{{File: "f", Line: 1, Msg: "bad"}},
 		fmt.Errorf("unknown command \"x\" for \"tsh\"\n\nDid you mean this?\n\tls\n"),
 	} {

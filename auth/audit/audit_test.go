@@ -21,6 +21,7 @@ import (
 	events "github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -204,7 +205,7 @@ func (s *trimmer) VerifyEvents(_ context.Context, from uint64) (next uint64, err
 	case 0:
 		return 100, nil
 	case 100:
-		return 200, fault.New(fault.Internal, "store", "it was changed", "compare it with a backup")
+		return 200, faulttest.New(fault.Internal, "store", "it was changed", "compare it with a backup")
 	}
 	return 0, nil
 }

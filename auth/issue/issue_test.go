@@ -26,6 +26,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
@@ -210,7 +211,7 @@ func TestRecordAndEventAreOneTransaction(t *testing.T) {
 func TestNothingIsReleasedWithoutACommit(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	full := fault.New(fault.Exhausted, "raftstore", "the disk is full", "free space")
+	full := faulttest.New(fault.Exhausted, "raftstore", "the disk is full", "free space")
 	login := f.login("shell")
 	login.commit = func(context.Context, []json.RawMessage, ...audit.Event) error { return full }
 	res, err := f.forUser(t.Context(), login)

@@ -33,6 +33,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/formbrowser"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
@@ -138,7 +139,7 @@ func (f *fixture) replica(key byte) *login.Service {
 		Log:       slog.New(slog.NewTextHandler(&f.log, nil)),
 		AllowedOrigin: func(by identity.Identity, o string) error {
 			if by.Name != proxyIdentity.Name || o != origin {
-				return fault.New(fault.Denied, "test", "not an origin of this proxy", "register it")
+				return faulttest.New(fault.Denied, "test", "not an origin of this proxy", "register it")
 			}
 			return nil
 		},

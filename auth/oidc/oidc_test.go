@@ -17,6 +17,7 @@ import (
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
@@ -69,7 +70,7 @@ func (s *memorySource) Connector(_ context.Context, name string) (state.StoredCo
 	if c, ok := s.recs[name]; ok {
 		return c, nil
 	}
-	return state.StoredConnector{}, fault.New(fault.NotFound, "test", "none", "make one")
+	return state.StoredConnector{}, faulttest.New(fault.NotFound, "test", "none", "make one")
 }
 
 func (s *memorySource) ListConnectors(context.Context) ([]state.StoredConnector, error) {

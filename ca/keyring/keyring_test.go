@@ -25,6 +25,7 @@ import (
 	"github.com/threshold-access/threshold/ca/keyring"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -196,7 +197,7 @@ func (s *brokenStore) Save(context.Context, []byte, []byte) error { return s.sav
 
 func TestStoreFailuresAreNotTakenForAnEmptyStore(t *testing.T) {
 	t.Parallel()
-	down := fault.New(fault.Unavailable, "store", "no leader", "wait")
+	down := faulttest.New(fault.Unavailable, "store", "no leader", "wait")
 	seal := keyringtest.Seal(t)
 	for _, st := range []*brokenStore{{load: down}, {save: down}} {
 		if _, _, err := keyring.Generate(t.Context(), newCluster(st, seal)); !errors.Is(err, down) {

@@ -143,11 +143,10 @@ func NextBin(t testing.TB, name string) string {
 	return filepath.Join(next.dir, name)
 }
 
-// buildNext builds the programs of the next build and returns their folder, which is in the one for temporary
-// files and stays there.
+// buildNext builds the programs of the next build and returns their folder, which is in that of the programs.
 func buildNext(root string) (string, error) {
-	dir, err := os.MkdirTemp("", "threshold-next-")
-	if err != nil {
+	dir := filepath.Join(root, "bin", "next")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
 	changed, err := changedSources(root)
@@ -156,7 +155,7 @@ func buildNext(root string) (string, error) {
 	}
 	replace := map[string]string{}
 	for file, text := range changed {
-		copied := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
+		copied := filepath.Join(dir, strings.ReplaceAll(file, "/", "_")+".txt") // no source of this module
 		if err := os.WriteFile(copied, []byte(text), 0o644); err != nil {
 			return "", err
 		}

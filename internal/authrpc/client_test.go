@@ -23,6 +23,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/testnet"
 )
@@ -125,7 +126,7 @@ func TestCallReturnsTheFaultOfTheServer(t *testing.T) {
 	cause := errors.New("a secret of the server")
 	server.handleWhoAmI(
 		authrpc.WhoAmIResponse{},
-		fault.Wrap(cause, fault.Conflict, "op", "it was changed", "read it again"),
+		faulttest.Wrap(cause, fault.Conflict, "op", "it was changed", "read it again"),
 	)
 	_, err := server.whoAmI(t)
 	if !fault.Is(err, fault.Conflict) || fault.Message(err) != "it was changed" ||
@@ -183,7 +184,7 @@ func (s *testServer) watchRules(n int, err error) {
 // server's fault before the first message; and with the error of the client's own function.
 func TestStream(t *testing.T) {
 	stop := errors.New("stop")
-	refusal := fault.New(fault.Conflict, "op", "not now", "try again")
+	refusal := faulttest.New(fault.Conflict, "op", "not now", "try again")
 	stopped := func(err error) bool { return errors.Is(err, stop) }
 	is := func(kind fault.Kind) func(error) bool {
 		return func(err error) bool { return fault.Is(err, kind) }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 )
 
 // failingDialer is a dialer that fails with err.
@@ -26,7 +27,7 @@ func TestAFaultOfTheDialerKeepsItsMessageAndRemedy(t *testing.T) {
 		_, err = authrpc.Call(t.Context(), c, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
 		return err
 	}
-	err := call(fault.New(fault.Unauthenticated, "egress", "the HTTP proxy wants a password", "give one"))
+	err := call(faulttest.New(fault.Unauthenticated, "egress", "the HTTP proxy wants a password", "give one"))
 	if !fault.Is(err, fault.Unauthenticated) || fault.Message(err) != "the HTTP proxy wants a password" ||
 		fault.Remedy(err) != "give one" {
 		t.Errorf("got %v, want the fault of the dialer", err)

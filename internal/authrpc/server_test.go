@@ -14,6 +14,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -213,7 +214,7 @@ func TestAnonymousRefusalsDoNotFillTheLog(t *testing.T) {
 		authrpc.Handle(server, authrpc.RedeemLogin, func(
 			context.Context, authrpc.Caller, authrpc.RedeemLoginRequest,
 		) (res authrpc.RedeemLoginResponse, err error) {
-			return res, fault.New(fault.Denied, "test", "no", "stop")
+			return res, faulttest.New(fault.Denied, "test", "no", "stop")
 		})
 		const calls = 1000
 		for range calls {

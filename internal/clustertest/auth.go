@@ -15,6 +15,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -94,7 +95,7 @@ func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	}
 	peer, err := c.VerifyPeer(certs, identity.User, identity.Node, identity.Proxy)
 	if err != nil {
-		return authrpc.Caller{}, fault.Wrap(err, fault.Denied, "auth",
+		return authrpc.Caller{}, faulttest.Wrap(err, fault.Denied, "auth",
 			"this certificate is not of this cluster", "join or log in again")
 	}
 	return authrpc.Caller{
@@ -104,7 +105,7 @@ func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	}, nil
 }
 
-var errTokenUsed = fault.New(
+var errTokenUsed = faulttest.New(
 	fault.Expired,
 	"auth.Join",
 	"this join token was used already",
@@ -132,7 +133,7 @@ func (c *Cluster) join(
 	}
 	sum := authrpc.JoinProof(req.Token, req.SSHKey, req.X509Key)
 	if !ecdsa.VerifyASN1(serviceKey.(*ecdsa.PublicKey), sum[:], req.Proof) {
-		return res, fault.New(fault.Denied, "auth.Join", "the proof is wrong", "try again")
+		return res, faulttest.New(fault.Denied, "auth.Join", "the proof is wrong", "try again")
 	}
 	hostKey, err := ssh.ParsePublicKey(req.SSHKey)
 	if err != nil {
@@ -155,7 +156,7 @@ func (c *Cluster) renew(
 	hostKey := c.hostKeys[keyName(caller.Key)]
 	c.mu.Unlock()
 	if hostKey == nil {
-		return res, fault.New(fault.Denied, "auth.Renew", "this machine has not joined", "join again")
+		return res, faulttest.New(fault.Denied, "auth.Renew", "this machine has not joined", "join again")
 	}
 	return c.issueFor(caller.Identity, caller.Key, hostKey), nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -48,7 +49,7 @@ func TestATestReplacesTheAnswersOfARoute(t *testing.T) {
 			t.Errorf("got %+v, %v, want %s", res, err, name)
 		}
 	}
-	c.Refuse(fault.New(fault.Unavailable, "auth", "auth is away", "wait"))
+	c.Refuse(faulttest.New(fault.Unavailable, "auth", "auth is away", "wait"))
 	if _, err := call(); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("after Refuse: got %v, want the kind unavailable", err)
 	}

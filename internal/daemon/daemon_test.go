@@ -17,6 +17,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/daemon"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/testnet"
 )
 
@@ -65,7 +66,7 @@ func TestValidateRefuses(t *testing.T) {
 
 func TestTheFinalFaultIsReportedInTheLogFormat(t *testing.T) {
 	t.Parallel()
-	err := fault.New(fault.Invalid, "x", "it broke", "mend it")
+	err := faulttest.New(fault.Invalid, "x", "it broke", "mend it")
 	var text, machine strings.Builder
 	daemon.Log{}.Report(&text, "threshold", err)
 	daemon.Log{Format: "json"}.Report(&machine, "threshold", err)
@@ -114,7 +115,7 @@ func TestReadyMeansEveryPartWorks(t *testing.T) {
 	var broken error
 	health.Add("auth", func(context.Context) error { return nil })
 	health.Add("proxy", func(context.Context) error { return broken })
-	breakProxy := func() { broken = fault.New(fault.Unavailable, "x", "auth cannot be reached", "y") }
+	breakProxy := func() { broken = faulttest.New(fault.Unavailable, "x", "auth cannot be reached", "y") }
 
 	for _, tt := range []struct {
 		name string

@@ -13,6 +13,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,7 +31,7 @@ func TestRequestAndReplyRoundTrip(t *testing.T) {
 	}
 	b.Reset()
 	if err := dial.WriteReply(&b,
-		dial.Reply{Fault: fault.New(fault.NotFound, "op", "no node x", "see: tsh ls")}); err != nil {
+		dial.Reply{Fault: faulttest.New(fault.NotFound, "op", "no node x", "see: tsh ls")}); err != nil {
 		t.Fatal(err)
 	}
 	rep, err := dial.ReadReply(&b)
@@ -130,7 +131,7 @@ func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 		_ = dial.WriteReply(
 			far,
 			dial.Reply{
-				Fault: fault.New(
+				Fault: faulttest.New(
 					fault.NotFound,
 					"proxy.reach",
 					"no node web-9 that you may reach",

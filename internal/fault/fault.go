@@ -45,19 +45,6 @@ type Error struct {
 	Err        error             // the cause; never leaves the process
 }
 
-// New makes a fault with no cause.
-func New(kind Kind, op, msg, remedy string) *Error {
-	return &Error{Kind: kind, Op: op, Msg: msg, Remedy: remedy}
-}
-
-// Wrap makes a fault caused by err. It returns nil when err is nil.
-func Wrap(err error, kind Kind, op, msg, remedy string) error {
-	if err == nil {
-		return nil
-	}
-	return &Error{Kind: kind, Op: op, Msg: msg, Remedy: remedy, Err: err}
-}
-
 // Error returns the operation, the message and the cause, for logs. Remote callers get Msg.
 func (e *Error) Error() string {
 	s := e.Msg

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 )
 
 // What leaves the process has message, remedy and id, and not the cause.
@@ -15,7 +16,7 @@ func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
 	t.Parallel()
 	err := fmt.Errorf(
 		"outer: %w",
-		fault.Wrap(
+		faulttest.Wrap(
 			errors.New("secret path /x"),
 			fault.Denied,
 			"auth.Issue",
@@ -53,7 +54,7 @@ func TestDecodeOfGarbageIsStillAFault(t *testing.T) {
 
 func TestWrapOfNilIsNil(t *testing.T) {
 	t.Parallel()
-	if err := fault.Wrap(nil, fault.Internal, "x", "y", "z"); err != nil {
+	if err := faulttest.Wrap(nil, fault.Internal, "x", "y", "z"); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
 }
@@ -64,7 +65,7 @@ func TestReportWritesErrorAndHint(t *testing.T) {
 	fault.Report(
 		&out,
 		"threshold",
-		fault.Wrap(errors.New("cause"), fault.Conflict, "op", "the port is in use", "choose another"),
+		faulttest.Wrap(errors.New("cause"), fault.Conflict, "op", "the port is in use", "choose another"),
 	)
 	fault.Report(&out, "threshold", errors.New("plain"))
 	want := "threshold: error: the port is in use\nthreshold: hint: choose another\nthreshold: error: plain\n"

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/sshprofile"
 )
 
@@ -42,7 +43,7 @@ func TestNothingWeakIsOffered(t *testing.T) {
 
 func TestMessagesObeyNoTerminal(t *testing.T) {
 	t.Parallel()
-	err := fault.New(fault.Denied, "node", "no \x1b[31mlogin\u009b root\r", "run: tsh login\n")
+	err := faulttest.New(fault.Denied, "node", "no \x1b[31mlogin\u009b root\r", "run: tsh login\n")
 	want := "threshold: error: no ?[31mlogin? root?\r\nthreshold: hint: run: tsh login?\r\n"
 	if got := sshprofile.Message(err, "\r\n"); got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -52,7 +53,7 @@ func TestMessagesObeyNoTerminal(t *testing.T) {
 		!fault.Is(b, fault.Denied) {
 		t.Errorf("got %v, want a banner with the message that keeps its kind", b)
 	}
-	plain := fault.New(fault.Internal, "node", "defect", "")
+	plain := faulttest.New(fault.Internal, "node", "defect", "")
 	if got := sshprofile.Message(plain, "\n"); got != "threshold: error: defect\n" {
 		t.Errorf("without a remedy: got %q", got)
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/node/forward"
 )
 
@@ -196,12 +197,12 @@ func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 		{"a name without an address", forward.Target{Host: "x", Port: 80}, resolveTo(), ssh.ConnectionFailed},
 		{"the audit event cannot be written", db, func(c *forward.Config) {
 			c.Audit = func(forward.Direction, string, string) error {
-				return fault.New(fault.Exhausted, "x", "the disk is full", "free space")
+				return faulttest.New(fault.Exhausted, "x", "the disk is full", "free space")
 			}
 		}, ssh.ResourceShortage},
 		{"the account was removed", db, func(c *forward.Config) {
 			c.Sockets = func() (forward.Sockets, error) {
-				return nil, fault.New(fault.NotFound, "x", "there is no account", "create it")
+				return nil, faulttest.New(fault.NotFound, "x", "there is no account", "create it")
 			}
 		}, ssh.ConnectionFailed},
 	} {

@@ -20,6 +20,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/node/spool"
 )
@@ -88,7 +89,7 @@ func record(t *testing.T, s *spool.Spool, code audit.Code, n int) {
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var errAway = fault.New(fault.Unavailable, "auth", "away", "wait")
+var errAway = faulttest.New(fault.Unavailable, "auth", "away", "wait")
 
 // One spool records events, another one on the same directory sends them, in batches and in order.
 func TestEventsSurviveARestartAndArriveInOrder(t *testing.T) {
@@ -261,7 +262,7 @@ func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
 		a := &fakeAuth{refuse: func(list []audit.Event) error {
 			for _, e := range list {
 				if sessionOf(e) == "2" {
-					return fault.New(fault.Invalid, "auth", "no", "none")
+					return faulttest.New(fault.Invalid, "auth", "no", "none")
 				}
 			}
 			return nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 )
 
 func TestNoMoreSessionsIsEnforced(t *testing.T) {
@@ -89,7 +90,7 @@ func TestAnExpiredCertificateStartsNoFurtherSession(t *testing.T) {
 }
 
 // errDiskFull is the error of a spool whose disk is full.
-var errDiskFull = fault.New(
+var errDiskFull = faulttest.New(
 	fault.Exhausted,
 	"spool.Record",
 	"this node's disk is full, so the session cannot be recorded",

@@ -21,6 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/connqueue"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/proxy/mux"
@@ -132,11 +133,11 @@ func startConfig(auth *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *test
 			alice.Expires = time.Now().Add(8 * time.Hour)
 			peerKnown(alice)
 		case "SSH-bogus":
-			return fault.Wrap(errors.New("invalid certificate"), fault.Denied, "test", "no", "no")
+			return faulttest.Wrap(errors.New("invalid certificate"), fault.Denied, "test", "no", "no")
 		case "SSH-plain":
-			return fault.Wrap(errors.New("no certificate"), fault.Unauthenticated, "test", "no", "no")
+			return faulttest.Wrap(errors.New("no certificate"), fault.Unauthenticated, "test", "no", "no")
 		case "SSH-old":
-			return fault.Wrap(errors.New("expired certificate"), fault.Expired, "test", "no", "no")
+			return faulttest.Wrap(errors.New("expired certificate"), fault.Expired, "test", "no", "no")
 		}
 		m.served <- served{by: "ssh " + string(b[:n]), from: c.RemoteAddr().String()}
 		c.Close()

@@ -19,6 +19,7 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -71,7 +72,7 @@ func Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // SetDown decides whether every call fails.
 func (a *Auth) SetDown(down bool) {
 	if down {
-		a.Refuse(fault.New(fault.Unavailable, "auth", "the auth service is down", "wait"))
+		a.Refuse(faulttest.New(fault.Unavailable, "auth", "the auth service is down", "wait"))
 	} else {
 		a.Refuse(nil)
 	}

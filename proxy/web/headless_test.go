@@ -11,6 +11,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 )
 
 // headlessPath is the link that tsh shows.
@@ -28,7 +29,7 @@ func headlessSite(t *testing.T) *testSite {
 	begin := func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		switch {
 		case r.Handle != "sealed":
-			return authrpc.BeginLoginResponse{}, fault.New(fault.Expired, "login",
+			return authrpc.BeginLoginResponse{}, faulttest.New(fault.Expired, "login",
 				"this page has expired", "run: tsh login")
 		case !r.Confirmed:
 			return authrpc.BeginLoginResponse{Headless: machine}, nil

@@ -22,6 +22,7 @@ import (
 	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 	"github.com/threshold-access/threshold/proxy/web"
 )
@@ -93,10 +94,10 @@ func (s *testSite) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginRespons
 func (s *testSite) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 	switch {
 	case r.Error != "":
-		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login",
+		return authrpc.FinishOIDCResponse{}, faulttest.New(fault.Denied, "login",
 			"the provider did not sign you in: "+r.Error, "try again: tsh login")
 	case r.Attempt != "begun" || r.State != "st" || r.Code != "co":
-		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login",
+		return authrpc.FinishOIDCResponse{}, faulttest.New(fault.Denied, "login",
 			"this response belongs to another login", "run: tsh login")
 	}
 	return authrpc.FinishOIDCResponse{Attempt: "identified", Expires: s.now.Add(10 * time.Minute)}, nil
@@ -122,7 +123,7 @@ func (s *testSite) show(r authrpc.ShowFactorRequest) (authrpc.ShowFactorResponse
 }
 
 func expiredFault() error {
-	return fault.New(fault.Expired, "login", "this login has expired", "run: tsh login")
+	return faulttest.New(fault.Expired, "login", "this login has expired", "run: tsh login")
 }
 
 func (s *testSite) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
@@ -132,13 +133,13 @@ func (s *testSite) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorRespo
 	case r.Attempt != "identified":
 		return authrpc.ProveFactorResponse{}, expiredFault()
 	case r.Response.Kind != authrpc.TOTP:
-		return authrpc.ProveFactorResponse{}, fault.New(fault.Invalid, "login",
+		return authrpc.ProveFactorResponse{}, faulttest.New(fault.Invalid, "login",
 			"no such factor", "run: tsh login")
 	case code == "999999":
-		return authrpc.ProveFactorResponse{}, fault.New(fault.Exhausted, "login",
+		return authrpc.ProveFactorResponse{}, faulttest.New(fault.Exhausted, "login",
 			"too many wrong codes", "wait 30s, then try again")
 	case code != goodCode:
-		return authrpc.ProveFactorResponse{}, fault.New(fault.Denied, "login",
+		return authrpc.ProveFactorResponse{}, faulttest.New(fault.Denied, "login",
 			"the code is wrong or was used already", "wait for the next code")
 	}
 	return authrpc.ProveFactorResponse{

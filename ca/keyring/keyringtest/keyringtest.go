@@ -14,6 +14,12 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// What the store answers.
+var (
+	errNoKeyring = &fault.Error{Kind: fault.NotFound, Msg: "no keyring", Remedy: "call keyring.Generate"}
+	errChanged   = &fault.Error{Kind: fault.Conflict, Msg: "the keyring changed", Remedy: "load it again"}
+)
+
 // Store is a keyring.Store in memory. The zero value has no keyring yet.
 type Store struct {
 	mu  sync.Mutex // guards doc
@@ -25,7 +31,7 @@ func (s *Store) Load(context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.doc == nil {
-		return nil, fault.New(fault.NotFound, "keyringtest.Load", "no keyring", "call keyring.Generate first")
+		return nil, errNoKeyring
 	}
 	return slices.Clone(s.doc), nil
 }
@@ -35,7 +41,7 @@ func (s *Store) Save(_ context.Context, old, doc []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !bytes.Equal(s.doc, old) || (s.doc == nil) != (old == nil) {
-		return fault.New(fault.Conflict, "keyringtest.Save", "the keyring changed meanwhile", "load it again")
+		return errChanged
 	}
 	s.doc = slices.Clone(doc)
 	return nil
