@@ -80,10 +80,13 @@ func (t table[T]) create(c *change, key string, v T) {
 	t.set(c, key, v)
 }
 
-// replace writes v over old, which must be unchanged since it was read. The record keeps its lease.
+// replace writes v over old, which must be unchanged since it was read. The record keeps its lease, and the
+// fields that a newer release has written into it.
 func (t table[T]) replace(c *change, old Stored[T], v T) {
 	t.requireUnchanged(c, old)
-	t.setLeased(c, old.Key, v, old.item.Lease)
+	b, err := encodeOver(old.item.Value, v)
+	c.setErr(err)
+	t.put(c, old.Key, b, old.item.Lease)
 }
 
 // replaceOrCreate writes v over old. An old that was never stored (Revision 0) must still be missing.
@@ -102,6 +105,11 @@ func (t table[T]) set(c *change, key string, v T) { t.setLeased(c, key, v, 0) }
 func (t table[T]) setLeased(c *change, key string, v T, lease raftstore.LeaseID) {
 	b, err := encode(v)
 	c.setErr(err)
+	t.put(c, key, b, lease)
+}
+
+// put writes an encoded record.
+func (t table[T]) put(c *change, key string, b []byte, lease raftstore.LeaseID) {
 	w := raftstore.Put(t.prefix+key, b)
 	w.Lease = lease
 	c.txn.Then = append(c.txn.Then, w)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/threshold-access/threshold/internal/fault"
@@ -75,7 +76,7 @@ const recordVersion = 1
 
 // envelope is the stored form of a record. T only ever gains fields. One that an old release must not ignore
 // is named in Critical by whoever writes it; any other change needs a new recordVersion. An old release that
-// changes a record drops the fields that it does not know.
+// changes a record keeps the fields that it does not know, and the list: see encodeOver.
 type envelope[T any] struct {
 	V        int           `json:"v"`                  // recordVersion of the release that wrote the record
 	Critical wire.Critical `json:"critical,omitempty"` // fields of D that a reader must know
@@ -88,6 +89,35 @@ func encode[T any](v T) ([]byte, error) {
 		return nil, fmt.Errorf("encode record: %w", err)
 	}
 	return b, nil
+}
+
+// encodeOver is encode for a record that takes the place of old, in its stored form. The result has what old
+// has and this release does not know: fields of the record, beside its own, and the critical ones.
+func encodeOver[T any](old []byte, v T) ([]byte, error) {
+	b, err := encode(v)
+	known := wire.Fields(v)
+	if err != nil || len(old) == 0 || len(known) == 0 { // no fields: whoever wrote v has kept what was in old
+		return b, err
+	}
+	var before, after struct {
+		V        int                        `json:"v"`
+		Critical wire.Critical              `json:"critical,omitempty"`
+		D        map[string]json.RawMessage `json:"d"`
+	}
+	if json.Unmarshal(old, &before) != nil || json.Unmarshal(b, &after) != nil || after.D == nil {
+		return b, nil
+	}
+	kept := len(before.Critical) > 0
+	for name, value := range before.D {
+		if !slices.Contains(known, name) {
+			after.D[name], kept = value, true
+		}
+	}
+	if !kept {
+		return b, nil
+	}
+	after.Critical = before.Critical
+	return json.Marshal(after)
 }
 
 // decode returns the record in an envelope. It is an error if this release does not know the version.

@@ -171,6 +171,16 @@ func serveCredentials(t *testing.T, path string) (wait func()) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
+	raw, err := ln.SyscallConn()
+	if err == nil {
+		// Accepted sockets inherit it. After accept it would come too late for bytes that are there already.
+		err = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	var conns sync.WaitGroup
 	go func() {
 		for {
@@ -192,7 +202,6 @@ func sendCredentials(c *net.UnixConn) {
 	var peer *unix.Ucred
 	_ = raw.Control(func(fd uintptr) {
 		peer, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
 	})
 	buf, oob := make([]byte, 64), make([]byte, 64)
 	n, nOOB, _, _, err := c.ReadMsgUnix(buf, oob)
