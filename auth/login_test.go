@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -90,7 +91,7 @@ func (l loginClient) begin(origin string) authrpc.BeginLoginRequest {
 		Callback:     "http://127.0.0.1:4711/callback",
 		State:        "a-state-of-tsh",
 		PublicOrigin: origin,
-		From:         "192.0.2.7",
+		From:         netip.MustParseAddr("192.0.2.7"),
 	}
 }
 
@@ -131,7 +132,7 @@ func (f *loginFixture) loginUntilFactor(l loginClient, login, password string) a
 		State:     q.Get("state"),
 		Code:      q.Get("code"),
 		Issuer:    q.Get("iss"),
-		From:      "192.0.2.7",
+		From:      netip.MustParseAddr("192.0.2.7"),
 	})
 	f.must(err)
 	return out
@@ -157,7 +158,7 @@ func (f *loginFixture) logIn(l loginClient, login, password string) authrpc.Rede
 	prove := authrpc.ProveFactorRequest{
 		Attempt:  identified.Attempt,
 		Response: authrpc.FactorResponse{Kind: authrpc.TOTP, Body: body},
-		From:     "192.0.2.7",
+		From:     netip.MustParseAddr("192.0.2.7"),
 	}
 	proven, err := authrpc.Call(f.t.Context(), f.proxy.Client, authrpc.ProveFactor, prove)
 	f.must(err)

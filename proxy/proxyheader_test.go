@@ -23,7 +23,7 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 	})
 	from := ""
 	begin := func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
-		from = r.From
+		from = r.From.String()
 		return authrpc.BeginLoginResponse{}, nil
 	}
 	clustertest.Answer(running.Cluster, authrpc.BeginLogin, begin)

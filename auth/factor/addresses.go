@@ -44,9 +44,9 @@ func (r *addressRecord) forgive(now time.Time) {
 }
 
 // lockedFor returns how long the address must still wait; zero or less means that it is not locked out. An
-// address that cannot be parsed, because the proxy does not know it, is never locked out.
-func (l *addressLockout) lockedFor(from string, now time.Time) time.Duration {
-	network := limit.Network(from)
+// address that is not valid, because the proxy does not know it, is never locked out.
+func (l *addressLockout) lockedFor(from netip.Addr, now time.Time) time.Duration {
+	network := limit.NetworkOf(from)
 	if !network.IsValid() {
 		return 0
 	}
@@ -57,8 +57,8 @@ func (l *addressLockout) lockedFor(from string, now time.Time) time.Duration {
 
 // recordWrongAnswer counts a wrong answer from the address, and locks its network out if there were too many.
 // An address that cannot be parsed is not counted.
-func (l *addressLockout) recordWrongAnswer(from string, now time.Time) {
-	network := limit.Network(from)
+func (l *addressLockout) recordWrongAnswer(from netip.Addr, now time.Time) {
+	network := limit.NetworkOf(from)
 	if !network.IsValid() {
 		return
 	}

@@ -12,6 +12,7 @@ package factor
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -107,8 +108,8 @@ type Answer struct {
 	Who        identity.Identity // the user whom the provider identified
 	Challenges []Challenge       // what Challenges returned for this login
 	Response   Response
-	From       string // the browser's address, for the lockout and the audit log
-	Proxy      string // the name of the proxy that serves the login
+	From       netip.Addr // the browser's address, for the lockout and the audit log
+	Proxy      string     // the name of the proxy that serves the login
 }
 
 // Proof is a user who gave a correct answer. Only Verify makes one; the zero value proves nothing.

@@ -2,7 +2,7 @@ package factor
 
 import (
 	"encoding/json"
-	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -14,7 +14,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	var a addressLockout
 	now := time.Unix(1_800_000_000, 0)
 	for i := range maxAddresses + 500 {
-		a.recordWrongAnswer(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now)
+		a.recordWrongAnswer(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
 	}
 	if len(a.byNetwork) > maxAddresses {
 		t.Errorf("got %d addresses, want at most %d", len(a.byNetwork), maxAddresses)
@@ -25,12 +25,13 @@ func TestAddressesAreBounded(t *testing.T) {
 // attacker.
 func TestOccasionalWrongAnswersOfAnAddressAreForgiven(t *testing.T) {
 	t.Parallel()
+	office := netip.MustParseAddr("192.0.2.7")
 	for every, want := range map[time.Duration]bool{forgiveInterval: false, forgiveInterval / 2: true} {
 		var a addressLockout
 		locked, now := false, time.Unix(1_700_000_000, 0)
 		for range 1000 {
-			a.recordWrongAnswer("192.0.2.7", now)
-			locked = locked || a.lockedFor("192.0.2.7", now) > 0
+			a.recordWrongAnswer(office, now)
+			locked = locked || a.lockedFor(office, now) > 0
 			now = now.Add(every)
 		}
 		if locked != want {

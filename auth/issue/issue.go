@@ -11,6 +11,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -126,7 +127,7 @@ type userLogin struct {
 	sshKey  ssh.PublicKey
 	x509Key crypto.PublicKey
 	proxy   string        // the name of the proxy that served the login pages
-	from    string        // the browser's address, as that proxy saw it
+	from    netip.Addr    // the browser's address, as that proxy saw it
 	maxTTL  time.Duration // zero: only the roles limit the lifetime
 	commit  commit        // uses the login up together with the issuance
 }

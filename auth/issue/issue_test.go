@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -125,7 +126,7 @@ func (f *fixture) login(roles ...string) userLogin {
 		sshKey:  sshKey,
 		x509Key: key.Public(),
 		proxy:   "edge",
-		from:    "192.0.2.1",
+		from:    netip.MustParseAddr("192.0.2.1"),
 		commit:  f.st.Issuances.AppendIssuances,
 	}
 }

@@ -3,7 +3,6 @@ package login
 import (
 	"context"
 	"crypto/rand"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -61,7 +60,6 @@ var (
 const (
 	maxConnector = 64
 	maxOrigin    = 300
-	maxFrom      = 64
 )
 
 // Begin starts a login attempt for a browser at the proxy by. The response has one of three forms:
@@ -76,7 +74,7 @@ func (s *Service) Begin(
 ) (authrpc.BeginLoginResponse, error) {
 	res, err := s.begin(ctx, by, req)
 	if err != nil {
-		s.refusals.record(stepBegin, by, req.From, err)
+		s.refusals.record(stepBegin, by, addrText(req.From), err)
 	}
 	return res, err
 }
@@ -128,13 +126,12 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 		return clientRequest{}, err
 	}
 	if req.Handle == "" {
-		// The browser runs on the computer on which tsh does. A proxy may not know its address.
-		addr, _ := netip.ParseAddr(req.From)
+		// The browser runs on the computer on which tsh does.
 		return clientRequest{
 			Challenge: req.Challenge,
 			Callback:  req.Callback,
 			State:     req.State,
-			Host:      state.ClientHost{Name: req.Host, Addr: addr},
+			Host:      state.ClientHost{Name: req.Host, Addr: req.From},
 		}, nil
 	}
 	var handle headlessHandle
@@ -162,7 +159,7 @@ func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest
 		return loginLinkHostMalformed.New(opBegin)
 	case req.Locale != "" && !localeRE.MatchString(req.Locale):
 		return loginLinkLocaleInvalid.New(opBegin)
-	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
+	case len(req.Connector) > maxConnector:
 		return loginLinkTooLong.New(opBegin)
 	}
 	if err := checkOrigin(req.PublicOrigin); err != nil {

@@ -44,7 +44,7 @@ type headlessHandle struct {
 func (h *headlessHandle) expiresAt() time.Time { return h.Expires }
 
 // network returns the network of From. Only from there may tsh redeem the login and use its certificates.
-func (h *headlessHandle) network() netip.Prefix { return limit.Network(h.From.String()) }
+func (h *headlessHandle) network() netip.Prefix { return limit.NetworkOf(h.From) }
 
 // prompt returns what the browser shows to the user who is asked to approve.
 func (h *headlessHandle) prompt() *authrpc.Headless {

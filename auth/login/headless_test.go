@@ -45,7 +45,7 @@ func openLink(handle string, confirmed bool) authrpc.BeginLoginRequest {
 		Handle:       handle,
 		Confirmed:    confirmed,
 		PublicOrigin: origin,
-		From:         "192.0.2.7",
+		From:         netip.MustParseAddr("192.0.2.7"),
 	}
 }
 

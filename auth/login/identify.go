@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"net/netip"
 	"time"
 
 	"github.com/threshold-access/threshold/auth/factor"
@@ -59,7 +60,7 @@ func (s *Service) Identify(
 ) (authrpc.FinishOIDCResponse, error) {
 	user, begun, err := s.verifyCallback(ctx, by, req)
 	if err != nil {
-		s.refusals.record(stepIdentify, by, req.From, err)
+		s.refusals.record(stepIdentify, by, addrText(req.From), err)
 		return authrpc.FinishOIDCResponse{}, err
 	}
 	res, err := s.storeIdentified(ctx, user, begun)
@@ -152,7 +153,7 @@ func (s *Service) identityOf(user oidc.VerifiedUser) identity.Identity {
 // reason in any case, so that the caller can pass it on. If the event cannot be stored, it is logged instead.
 // who must be identified by a provider: otherwise anyone could fill the audit log.
 func (s *Service) recordRefusal(
-	ctx context.Context, who, by identity.Identity, from string, reason error,
+	ctx context.Context, who, by identity.Identity, from netip.Addr, reason error,
 ) error {
 	why := audit.LoginRefusal{Reason: audit.Truncate(fault.Message(reason))}
 	e := audit.New(s.cfg.Now(), who, why).Via(by.Name, from)

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -269,7 +270,7 @@ func (c client) begin() authrpc.BeginLoginRequest {
 		Callback:     callback,
 		State:        c.state,
 		PublicOrigin: origin,
-		From:         "192.0.2.7",
+		From:         netip.MustParseAddr("192.0.2.7"),
 	}
 }
 
@@ -314,7 +315,7 @@ func (f *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) 
 		Issuer:           q.Get("iss"),
 		Error:            q.Get("error"),
 		ErrorDescription: q.Get("error_description"),
-		From:             "192.0.2.7",
+		From:             netip.MustParseAddr("192.0.2.7"),
 	}
 }
 
@@ -371,7 +372,7 @@ func (f *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, erro
 	return f.Prove(f.t.Context(), proxyIdentity, authrpc.ProveFactorRequest{
 		Attempt:  attempt,
 		Response: authrpc.FactorResponse{Kind: authrpc.TOTP, Body: body},
-		From:     "192.0.2.7",
+		From:     netip.MustParseAddr("192.0.2.7"),
 	})
 }
 
@@ -457,7 +458,7 @@ func TestUserLogsIn(t *testing.T) {
 	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) {
 		t.Error("got other keys than those of the client")
 	}
-	if assured.Proxy().ID != proxyIdentity.ID || assured.From() != "192.0.2.7" {
+	if assured.Proxy().ID != proxyIdentity.ID || assured.From().String() != "192.0.2.7" {
 		t.Errorf("got proxy %v and address %q, want those of the login", assured.Proxy(), assured.From())
 	}
 	got := f.events(audit.LoginSucceeded)

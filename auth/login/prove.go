@@ -38,7 +38,7 @@ func (s *Service) ShowFactor(
 ) (res authrpc.ShowFactorResponse, err error) {
 	attempt, ref, err := s.openIdentified(ctx, opShow, by, req.Attempt)
 	if err != nil {
-		s.refusals.record(stepProve, by, req.From, err)
+		s.refusals.record(stepProve, by, addrText(req.From), err)
 		return res, err
 	}
 	res = authrpc.ShowFactorResponse{
@@ -63,7 +63,7 @@ func (s *Service) Prove(
 ) (authrpc.ProveFactorResponse, error) {
 	attempt, err := s.openProof(ctx, by, req)
 	if err != nil {
-		s.refusals.record(stepProve, by, req.From, err)
+		s.refusals.record(stepProve, by, addrText(req.From), err)
 		return authrpc.ProveFactorResponse{}, err
 	}
 	proof, err := s.cfg.Factors.Verify(ctx, factor.Answer{
@@ -87,8 +87,7 @@ func (s *Service) Prove(
 func (s *Service) openProof(
 	ctx context.Context, by identity.Identity, req authrpc.ProveFactorRequest,
 ) (identifiedAttempt, error) {
-	if len(req.From) > maxFrom || len(req.Response.Kind) > maxFactorKind ||
-		len(req.Response.Body) > maxFactorBody {
+	if len(req.Response.Kind) > maxFactorKind || len(req.Response.Body) > maxFactorBody {
 		return identifiedAttempt{}, secondFactorTooLong.New(opProve)
 	}
 	attempt, _, err := s.openIdentified(ctx, opProve, by, req.Attempt)
@@ -121,7 +120,7 @@ func (s *Service) openIdentified(
 // with fault Internal, although Prove never sends one: a mistake in this package must not let one user's code
 // log in another.
 func (s *Service) storeLogin(
-	ctx context.Context, by identity.Identity, from string, attempt identifiedAttempt, proof factor.Proof,
+	ctx context.Context, by identity.Identity, from netip.Addr, attempt identifiedAttempt, proof factor.Proof,
 ) (res authrpc.ProveFactorResponse, err error) {
 	if proof.Who() != attempt.User.UserKey() || proof.Method() == "" {
 		return res, secondFactorOfOtherUser.New(opProve)

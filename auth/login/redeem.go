@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
+	"net/netip"
 	"regexp"
 	"slices"
 	"time"
@@ -31,7 +32,7 @@ const maxKey = 2 << 10
 type Assured struct {
 	who      identity.Identity
 	proxy    identity.Identity
-	from     string
+	from     netip.Addr
 	authTime time.Time
 	maxTTL   time.Duration
 	keys     keyPair
@@ -66,8 +67,8 @@ func (a Assured) MaxTTL() time.Duration { return a.maxTTL }
 // Proxy is the proxy that served the login.
 func (a Assured) Proxy() identity.Identity { return a.proxy }
 
-// From is the browser's address, as the proxy reported it.
-func (a Assured) From() string { return a.from }
+// From is the browser's address, as the proxy reported it; invalid if the proxy did not know it.
+func (a Assured) From() netip.Addr { return a.from }
 
 // AuthTime is when the second factor was verified.
 func (a Assured) AuthTime() time.Time { return a.authTime }

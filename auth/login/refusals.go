@@ -3,6 +3,7 @@ package login
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -77,6 +78,14 @@ func (r refusals) record(at step, by identity.Identity, from string, reason erro
 		slog.Any("kind", fault.KindOf(reason)),
 		slog.Any("err", reason),
 	)
+}
+
+// addrText returns an address as text, and "" for one that is not known.
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 func (r refusals) snapshot() RefusalCounts {

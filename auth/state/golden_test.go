@@ -93,7 +93,7 @@ func goldenRecords() map[string]any {
 			Who:       identity.Identity{Kind: identity.User, Name: "alice@example.com", LoginID: "login-1"},
 			Mapped:    []string{"dev"},
 			Proxy:     identity.Identity{Kind: identity.Proxy, Name: "edge"},
-			From:      "192.0.2.7",
+			From:      netip.MustParseAddr("192.0.2.7"),
 			Host:      ClientHost{Name: "build-1", Code: "BCDF-GHJK", Addr: netip.MustParseAddr("192.0.2.7")},
 			Challenge: "challenge",
 			MaxTTL:    time.Hour,

@@ -18,7 +18,7 @@ type PendingLogin struct {
 	Who       identity.Identity `json:"who"`
 	Mapped    []string          `json:"mapped,omitempty"` // the roles of Who that the connector's rules gave
 	Proxy     identity.Identity `json:"proxy"`            // the proxy that served it
-	From      string            `json:"from,omitempty"`   // the browser's address, as the proxy reported it
+	From      netip.Addr        `json:"from,omitzero"`    // the browser's address, as the proxy reported it
 	Host      ClientHost        `json:"host,omitzero"`
 	Challenge string            `json:"challenge"`         // PKCE challenge; redeeming needs its verifier
 	MaxTTL    time.Duration     `json:"max_ttl,omitempty"` // of the certificates; zero: as the roles say

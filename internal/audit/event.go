@@ -116,9 +116,17 @@ func New(now time.Time, actor identity.Identity, body Body) Event {
 	return e
 }
 
-// Via returns the event of a client that came through a proxy, with the address that the proxy saw.
-func (e Event) Via(proxy, from string) Event {
-	e.From = Truncate(from)
+// Address is where a client comes from: a netip.Addr or netip.AddrPort.
+type Address interface {
+	IsValid() bool
+	String() string
+}
+
+// Via returns the event of a client that came through a proxy, with the address that the proxy saw, if any.
+func (e Event) Via(proxy string, from Address) Event {
+	if from.IsValid() {
+		e.From = from.String()
+	}
 	if proxy != "" {
 		e.Proxy = Machine{Kind: identity.Proxy, Name: proxy}
 	}

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"encoding/json"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ var alice = identity.Identity{
 
 // newEvent is an event with a body and with every field of the envelope.
 func newEvent(body audit.Body) audit.Event {
-	e := audit.New(noon, alice, body).Via("edge", "192.0.2.7:40022")
+	e := audit.New(noon, alice, body).Via("edge", netip.MustParseAddrPort("192.0.2.7:40022"))
 	node := audit.Machine{Kind: identity.Node, ID: anID, Name: "web-1"}
 	e.ID, e.SaidBy, e.Machine, e.Connection = anID, node, node, "c1"
 	e.Spool, e.Number, e.Lost, e.Received, e.Late = anID, 7, 2, noon.Add(time.Hour), true

@@ -2,6 +2,7 @@ package authrpc
 
 import (
 	"encoding/json"
+	"net/netip"
 	"regexp"
 	"time"
 
@@ -25,10 +26,10 @@ type BeginLoginRequest struct {
 	Connector string `json:"connector,omitempty"`
 	// PublicOrigin is the proxy's own origin, https://host[:port]. The provider sends the browser back to it,
 	// with the path CallbackPath(connector).
-	PublicOrigin string `json:"public"`
-	From         string `json:"from,omitempty"`   // the browser's address
-	Host         string `json:"host,omitempty"`   // what the computer on which tsh runs calls itself
-	Locale       string `json:"locale,omitempty"` // the user's language (BCP 47), for the provider's page
+	PublicOrigin string     `json:"public"`
+	From         netip.Addr `json:"from,omitzero"`    // the browser's address
+	Host         string     `json:"host,omitempty"`   // what the computer on which tsh runs calls itself
+	Locale       string     `json:"locale,omitempty"` // the user's language (BCP 47), for the provider's page
 
 	// Handle names a login for a machine without a browser, which BeginHeadless began. Challenge, Callback
 	// and State are empty then. The login goes on only with Confirmed, which says that the user has compared
@@ -77,14 +78,14 @@ type Connector struct {
 
 // FinishOIDCRequest has the parameters with which the provider sent the browser back.
 type FinishOIDCRequest struct {
-	Attempt          string `json:"attempt"`
-	Connector        string `json:"connector"` // the connector whose callback path the browser came to
-	State            string `json:"state"`
-	Code             string `json:"code,omitempty"`
-	Issuer           string `json:"iss,omitempty"`   // RFC 9207: the provider's name
-	Error            string `json:"error,omitempty"` // RFC 6749 section 4.1.2.1
-	ErrorDescription string `json:"error_description,omitempty"`
-	From             string `json:"from,omitempty"`
+	Attempt          string     `json:"attempt"`
+	Connector        string     `json:"connector"` // the connector whose callback path the browser came to
+	State            string     `json:"state"`
+	Code             string     `json:"code,omitempty"`
+	Issuer           string     `json:"iss,omitempty"`   // RFC 9207: the provider's name
+	Error            string     `json:"error,omitempty"` // RFC 6749 section 4.1.2.1
+	ErrorDescription string     `json:"error_description,omitempty"`
+	From             netip.Addr `json:"from,omitzero"`
 }
 
 // FinishOIDCResponse has the attempt of a user whom the provider has identified. ShowFactor tells what the
@@ -97,8 +98,8 @@ type FinishOIDCResponse struct {
 // ShowFactorRequest asks what the page for the second factor shows. Any proxy may ask, as often as the
 // browser loads the page.
 type ShowFactorRequest struct {
-	Attempt string `json:"attempt"`
-	From    string `json:"from,omitempty"`
+	Attempt string     `json:"attempt"`
+	From    netip.Addr `json:"from,omitzero"`
 }
 
 // ShowFactorResponse asks for the second factor.
@@ -132,7 +133,7 @@ type TOTPEnrolment struct {
 type ProveFactorRequest struct {
 	Attempt  string         `json:"attempt"`
 	Response FactorResponse `json:"response"`
-	From     string         `json:"from,omitempty"`
+	From     netip.Addr     `json:"from,omitzero"`
 }
 
 // FactorResponse is the answer to the challenge of its kind.

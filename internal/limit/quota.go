@@ -23,12 +23,17 @@ func Network(addr string) netip.Prefix {
 		}
 		a = ap.Addr()
 	}
+	return NetworkOf(a)
+}
+
+// NetworkOf is Network for an address. An address that is not valid is the zero Prefix.
+func NetworkOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := 64
 	if a.Is4() {
 		bits = 32
 	}
-	p, _ := a.Prefix(bits) // both lengths are valid
+	p, _ := a.Prefix(bits) // both lengths are valid; of the zero address the result is zero
 	return p
 }
 

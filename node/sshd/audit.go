@@ -17,7 +17,7 @@ const maxRefusals = 32
 
 // newEvent returns an audit event about a user who has proved who they are, for Config.Audit.
 func (s *Server) newEvent(origin Origin, who identity.Identity, body audit.Body) audit.Event {
-	event := audit.New(s.cfg.Now(), who, body).Via(origin.Proxy, origin.From.String())
+	event := audit.New(s.cfg.Now(), who, body).Via(origin.Proxy, origin.From)
 	event.Proxy.ID = origin.ProxyID
 	event.Machine = audit.MachineOf(s.cfg.Identity())
 	event.SaidBy = event.Machine

@@ -67,13 +67,11 @@ func (s *Server) clientAddr(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// clientHost returns the address of the client without the port. guard has set RemoteAddr.
-func clientHost(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return ""
-	}
-	return host
+// clientHost returns the address of the client without the port. guard has set RemoteAddr. The result is not
+// valid if the address is not known.
+func clientHost(r *http.Request) netip.Addr {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return from.Addr()
 }
 
 // parseForwarded parses an address as balancers write it, with or without a port.

@@ -225,7 +225,7 @@ func TestXForwardedForIsBelievedOnlyFromBalancers(t *testing.T) {
 		balanced.get(t, loginPath, tt.header)
 		select {
 		case got := <-balanced.began:
-			if got.From != tt.want {
+			if got.From.String() != tt.want {
 				t.Errorf("%s: got from %s, want %s", tt.name, got.From, tt.want)
 			}
 		case <-time.After(10 * time.Second):

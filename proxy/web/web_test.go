@@ -383,7 +383,7 @@ func TestLoginRedirectsToTsh(t *testing.T) {
 	wantRedirect(t, client.code(" "+goodCode+" "), callback)
 	wantPage(t, client.get("/login/factor"), 410, "tsh login") // the cookies are gone
 	got := site.began[0]
-	if got.PublicOrigin != site.srv.URL || got.From != "127.0.0.1" {
+	if got.PublicOrigin != site.srv.URL || got.From.String() != "127.0.0.1" {
 		t.Errorf("got begun with %+v, want this origin and address", got)
 	}
 	if got.Challenge != "abc" || got.State != "xyz" {
@@ -602,7 +602,7 @@ func TestForwardedHeadersFromBrowsersAreIgnored(t *testing.T) {
 		client.do(r)
 	}
 	for i, want := range []string{"", "ko", "ko"} {
-		if got := site.began[i]; got.From != "127.0.0.1" || got.Locale != want ||
+		if got := site.began[i]; got.From.String() != "127.0.0.1" || got.Locale != want ||
 			got.PublicOrigin != site.srv.URL {
 			t.Errorf("%d: got %+v, want it from 127.0.0.1 with locale %q", i, got, want)
 		}
