@@ -560,3 +560,44 @@ func FuzzSession(f *testing.F) {
 		}
 	})
 }
+
+// A session may end while a frame of data is half received. The chunk to which it is written still belongs to
+// its stream: nobody else may get it while the stream's owner can read what came before.
+func TestAHalfReceivedFrameIsFreedOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		near, peer := net.Pipe()
+		s := New(near, withBounds(Config{}))
+		defer peer.Close()
+		raw := frame{kind: kindOpen, stream: 1}.append(nil)
+		raw = append(frame{kind: kindData, stream: 1, value: 4}.append(raw), "came"...)
+		raw = append(frame{kind: kindData, stream: 1, value: 9}.append(raw), "half"...)
+		if _, err := peer.Write(raw); err != nil {
+			t.Fatal(err)
+		}
+		st, err := s.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		s.Close()
+		s.mu.Lock()
+		kept := len(st.received)
+		if kept == 1 && (st.received[0].w != 4 || st.filling != nil) {
+			t.Errorf("got %+v, want a chunk with 4 bytes", st.received[0])
+		}
+		s.mu.Unlock()
+		if kept != 1 {
+			t.Fatalf("got %d chunks, want the one that was being filled", kept)
+		}
+		// The next streams of any session take their chunks from the pool.
+		for range 64 {
+			if newChunk(1) == st.received[0] {
+				t.Fatal("the chunk was given to another stream while its own can read it")
+			}
+		}
+		if got, err := io.ReadAll(st); string(got) != "came" || err == nil {
+			t.Errorf("got %q and %v, want what came whole, and why no more does", got, err)
+		}
+	})
+}

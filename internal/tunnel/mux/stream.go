@@ -134,7 +134,8 @@ func (st *Stream) endFill(n int) {
 	defer st.session.mu.Unlock()
 	c := st.filling
 	st.filling = nil
-	if st.closed || st.resetErr != nil { // discard has left the chunk to us
+	// The end of a session, unlike discard, leaves what has come to the stream, and this chunk with it.
+	if last := len(st.received) - 1; last < 0 || st.received[last] != c { // discard has left the chunk to us
 		c.free()
 		return
 	}
