@@ -255,7 +255,9 @@ func TestOtherAnswersAreRefused(t *testing.T) {
 			}
 		}),
 		"with another service key": changed(func(r *authorities.Request) {
-			other, err := f.Keys.NewKeys([]keyring.Authority{"service-x509"}, time.Now())
+			stored, err := f.st.Keyring.Load(t.Context())
+			f.must(err)
+			other, err := f.Keys.NewKeys(stored, []keyring.Authority{"service-x509"}, time.Now())
 			f.must(err)
 			trusted, err := other.Trusted()
 			f.must(err)
@@ -396,4 +398,18 @@ func publicBytes(t *testing.T, key crypto.PublicKey) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// A replica that has not started again since a change makes the next request all the same: it knows the keys
+// of the first by the store.
+func TestASecondChangeBeforeTheReplicaStartsAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for range 2 {
+		_, err := f.Apply(t.Context(), f.sign(f.prepare(false, "rules", "service-x509")))
+		f.must(err)
+	}
+	f.open()
+	_, err := f.publish()
+	f.must(err)
 }

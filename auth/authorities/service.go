@@ -73,8 +73,12 @@ func (s *Service) Prepare(
 	if err != nil {
 		return Request{}, err
 	}
+	stored, err := s.Keyring.Load(ctx)
+	if err != nil {
+		return Request{}, err
+	}
 	now := s.Now().UTC().Truncate(time.Second)
-	keys, err := s.Keys.NewKeys(replaced, now)
+	keys, err := s.Keys.NewKeys(stored, replaced, now)
 	if err != nil {
 		return Request{}, err
 	}

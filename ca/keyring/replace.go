@@ -28,8 +28,13 @@ func CheckAuthority(name string) error {
 }
 
 // NewKeys creates a key more for each of the named authorities. Replace puts them in the place of those that
-// sign now. That of service-x509 has no certificate: the root signs it.
-func (k *Keyring) NewKeys(names []Authority, now time.Time) (*NewKeys, error) {
+// sign now. That of service-x509 has no certificate: the root signs it. stored is the document of the keyring
+// as it is stored: its keys were replaced, perhaps, since this keyring was opened.
+func (k *Keyring) NewKeys(stored []byte, names []Authority, now time.Time) (*NewKeys, error) {
+	old, err := decode(stored)
+	if err != nil {
+		return nil, err
+	}
 	doc := &document{Cluster: k.cluster}
 	g := generator{doc: doc, secrets: k.secrets, root: &RootKey{cert: k.root.cert}, now: now.UTC()}
 	for _, name := range names {
@@ -37,8 +42,10 @@ func (k *Keyring) NewKeys(names []Authority, now time.Time) (*NewKeys, error) {
 			return nil, err
 		}
 		generation := 0
-		for _, e := range k.sets[name] {
-			generation = max(generation, e.generation)
+		for _, key := range old.Keys {
+			if key.Authority == name {
+				generation = max(generation, key.Generation)
+			}
 		}
 		if err := g.addAuthority(authorityName{name, generation + 1}, Active); err != nil {
 			return nil, err
