@@ -83,7 +83,8 @@ type Registry struct {
 
 	mu     sync.Mutex // guards the fields below, and the entries and groups in them
 	groups map[Use]*group
-	open   int // entries
+	open   int    // entries
+	rounds uint64 // how often decide has listed the groups
 }
 
 // group is everything open of one use.
@@ -100,6 +101,7 @@ type Entry struct {
 	registry *Registry
 	holder   Holder
 	group    *group // nil: the entry was removed
+	round    uint64 // Registry.rounds when it was added
 	// denied says that Config.Denied has got the entry, and that it has not been allowed since.
 	denied     bool
 	prev, next *Entry // in group
@@ -120,7 +122,7 @@ func (r *Registry) Add(use Use, holder Holder) *Entry {
 		g = &group{use: use}
 		r.groups[use] = g
 	}
-	e := &Entry{registry: r, holder: holder, group: g, next: g.first}
+	e := &Entry{registry: r, holder: holder, group: g, round: r.rounds, next: g.first}
 	if g.first != nil {
 		g.first.prev = e
 	}
@@ -224,6 +226,7 @@ func (r *Registry) decide() []Denial {
 func (r *Registry) snapshot() []decided {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.rounds++
 	all := make([]decided, 0, len(r.groups))
 	for use, g := range r.groups {
 		all = append(all, decided{group: g, use: use, holder: g.first.holder})
@@ -232,7 +235,8 @@ func (r *Registry) snapshot() []decided {
 }
 
 // apply notes the decisions in the groups that still exist, and returns what they deny and what was not
-// denied before.
+// denied before. A denial says nothing of what was added since the groups were listed: newer rules than those
+// of the denial may have allowed it. If older ones did, Run decides again, because it took Changed before.
 func (r *Registry) apply(all []decided) (denials []Denial) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -245,6 +249,9 @@ func (r *Registry) apply(all []decided) (denials []Denial) {
 		}
 		var holders []Holder
 		for e := g.first; e != nil; e = e.next {
+			if g.denied && e.round == r.rounds {
+				continue
+			}
 			if g.denied && !e.denied {
 				holders = append(holders, e.holder)
 			}

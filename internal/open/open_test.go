@@ -105,17 +105,23 @@ func useOf(name string, action access.Action) open.Use {
 // running is a registry whose Run runs in a synctest bubble.
 type running struct {
 	*open.Registry
-	rules   *testRules
-	denials []open.Denial // read after synctest.Wait
+	rules *testRules
+
+	mu      sync.Mutex // guards denials
+	denials []open.Denial
 }
 
 func run(t *testing.T) *running {
 	t.Helper()
 	r := &running{rules: newTestRules()}
 	r.Registry = open.New(open.Config{
-		Rules:  r.rules,
-		Now:    time.Now,
-		Denied: func(d []open.Denial) { r.denials = append(r.denials, d...) },
+		Rules: r.rules,
+		Now:   time.Now,
+		Denied: func(d []open.Denial) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.denials = append(r.denials, d...)
+		},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -133,6 +139,8 @@ func run(t *testing.T) *running {
 // denied returns what was denied since it was last called, as "alice shell 2".
 func (r *running) denied() (out []string) {
 	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, d := range r.denials {
 		out = append(out, fmt.Sprintf("%s %s %d", d.User.Name, d.Use.Action, len(d.Holders)))
 	}
@@ -235,6 +243,43 @@ func TestADenialIsCheckedByTheNewestRules(t *testing.T) {
 		r.Add(useOf("alice", access.Shell), alice)
 		r.rules.change(locked("alice"))
 		wantDenied(t, "after the unlock", r.denied())
+	})
+}
+
+// A denial is decided, and before it is noted, newer rules allow the same, and by them something is opened:
+// that is not reported.
+func TestWhatNewerRulesAllowedMeanwhileIsNotReported(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t)
+		alice, bob := &holder{name: "alice"}, &holder{name: "bob"}
+		use, before := useOf("alice", access.Shell), r.rules.Current()
+		alices, bobs := 0, false
+		alice.before = func() { alices++ }
+		bob.before = func() {
+			// The groups are decided in any order: this is about the case that alice was before bob.
+			if r.rules.Current() == before || alices == 0 || bobs {
+				return
+			}
+			bobs = true
+			r.rules.change(access.Policy{})
+			r.Add(use, &holder{name: "alice"}) // and its owner, who asks the rules now, opens it
+		}
+		for !bobs {
+			old := r.Add(use, alice)
+			other := r.Add(useOf("bob", access.Shell), bob)
+			r.rules.change(locked("alice"))
+			synctest.Wait()
+			old.Remove()
+			other.Remove()
+			if !bobs {
+				r.denied()
+				r.rules.change(access.Policy{})
+				synctest.Wait()
+				alices = 0
+			}
+		}
+		wantDenied(t, "of what is open", r.denied(), "alice shell 1") // what was there before
 	})
 }
 
