@@ -264,3 +264,16 @@ func TestTheRootKeyNeedsAFile(t *testing.T) {
 		}
 	}
 }
+
+// A request of a stolen replica cannot hide a key from the operator who is asked to sign it.
+func TestTheRootShowsARequestAsItIs(t *testing.T) {
+	t.Parallel()
+	request := writeFile(t, "request.json", `{"v":1,"cluster":"a.example","body":{"keys":[
+		{"authority":"rules","generation":2,"state":"active","id":"beef"},
+		{"authority":"\u001b[1A\u001b[2Kx","generation":1,"state":"\r\u202e","id":"\u001b[8m"}]}}`)
+	status, output := run(t, "root", "sign", "--root-key", "/nowhere/key", request)
+	want := `\x1b[1A\x1b[2Kx  1  \r\u202e  \x1b[8m`
+	if status != 1 || !strings.Contains(output, want) || strings.ContainsAny(output, "\x1b\r\u202e") {
+		t.Errorf("got %d and %q, want %q in it", status, output, want)
+	}
+}

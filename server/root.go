@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -121,19 +122,27 @@ func (r *rootSign) sign(request string) error {
 
 // show prints what verifiers will trust after the change.
 func (r *rootSign) show(request authorities.Request) {
-	fmt.Fprintf(r.stderr, "Cluster %s, %s\nAuthorities %d, requested %s:\n", request.Cluster, request.Pin,
-		request.Epoch, request.Created.Format(time.RFC3339))
+	fmt.Fprintf(r.stderr, "Cluster %s, %s\nAuthorities %d, requested %s:\n", visible(request.Cluster),
+		request.Pin, request.Epoch, request.Created.Format(time.RFC3339))
 	for _, k := range request.Body.Keys {
 		id := k.ID
 		if id == "" {
 			id = "new, certified by this root"
 		}
-		fmt.Fprintf(r.stderr, "  %-13s %2d  %-9s %s\n", k.Authority, k.Generation, k.State, id)
+		fmt.Fprintf(r.stderr, "  %-13s %2d  %-9s %s\n",
+			visible(string(k.Authority)), k.Generation, visible(string(k.State)), visible(id))
 	}
 	if request.DropOld {
 		fmt.Fprintln(r.stderr,
 			"The keys that are replaced are trusted no more: what they signed ends at once.")
 	}
+}
+
+// visible returns text of a request as a terminal shows it: what a terminal would obey is escaped. Whoever
+// made the request could hide a key from the operator otherwise.
+func visible(s string) string {
+	quoted := strconv.QuoteToASCII(s[:min(len(s), 64)])
+	return quoted[1 : len(quoted)-1]
 }
 
 // confirm asks whether to sign. Without a terminal it is fault Invalid.
