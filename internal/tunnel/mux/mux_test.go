@@ -601,3 +601,24 @@ func TestAHalfReceivedFrameIsFreedOnce(t *testing.T) {
 		}
 	})
 }
+
+// A stream whose peer has ended it is whole, also when the session ends before it is read.
+func TestAnEndedStreamIsReadToItsEndAfterTheSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		dialer, acceptor := pair(t, Config{}, Config{})
+		near, far := openPair(t, dialer, acceptor)
+		if _, err := near.Write([]byte("whole")); err != nil {
+			t.Fatal(err)
+		}
+		if err := near.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		dialer.Close()
+		synctest.Wait()
+		if got, err := io.ReadAll(far); string(got) != "whole" || err != nil {
+			t.Errorf("got %q and %v, want the whole stream", got, err)
+		}
+	})
+}

@@ -203,14 +203,15 @@ func (st *Stream) take(b []byte) (n, update int, err error) {
 	if len(st.received) == 0 {
 		st.received = nil
 	}
+	_, wasReset := st.resetErr.(ResetError)
 	switch {
 	case n > 0:
 		return n, st.consume(n), nil
-	case st.resetErr != nil:
-		return 0, 0, st.resetErr
-	case st.peerEnded && st.filling == nil:
+	case st.peerEnded && st.filling == nil && !wasReset: // all has come, also if the session has ended since
 		st.shrink()
 		return 0, 0, io.EOF
+	case st.resetErr != nil:
+		return 0, 0, st.resetErr
 	}
 	return 0, 0, nil
 }
