@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/coalesce"
 )
 
 // sessionPair makes both ends of a session with the settings of a tunnel.
@@ -48,7 +50,8 @@ func tlsPairs(b *testing.B) func() (dialer, acceptor net.Conn) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		client, server := tls.Client(out, config), tls.Server(in, config)
+		client := tls.Client(coalesce.UnderTLS(out), config)
+		server := tls.Server(coalesce.UnderTLS(in), config)
 		done := make(chan error, 1)
 		go func() { done <- server.Handshake() }()
 		if err := client.Handshake(); err != nil {

@@ -8,8 +8,9 @@ import (
 // A frame is a header and, for data alone, as many bytes as its value says.
 const (
 	headerBytes = 10
-	// maxPayload makes a whole frame fit into one TLS record (RFC 8446 section 5.1: 2^14 bytes).
-	maxPayload = 16<<10 - headerBytes
+	// maxPayload makes a whole frame fit into three TLS records (RFC 8446 section 5.1: 2^14 bytes), as many
+	// as an SSH packet of full size takes.
+	maxPayload = 48<<10 - headerBytes
 	// maxCredit is how much either end may be allowed to send at once. Each end chooses its own windows, so
 	// this is the bound of the format alone.
 	maxCredit = 1<<31 - 1

@@ -203,7 +203,7 @@ func TestHostilePeers(t *testing.T) {
 		says string // in the error of the session
 	}{
 		"data beyond the window": {
-			join(openFrame, dataFrame(maxPayload), dataFrame(InitialWindow-maxPayload+1)),
+			join(openFrame, dataFrame(InitialWindow), dataFrame(1)),
 			"more on stream 1"},
 		"data for a stream not known": {dataFrame(1), "stream 1, which nobody has opened"},
 		"data after the end":          {join(openFrame, end, dataFrame(1)), "more on stream 1"},

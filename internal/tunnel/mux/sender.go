@@ -15,7 +15,7 @@ const maxControl = 64 << 10
 // control stream, then the other streams, each for one frame in the order of their coming. There is no
 // goroutine of its own: callers write, and a short-lived goroutine where nobody does.
 type sender struct {
-	conn    net.Conn
+	conn    net.Conn // its TLS records of one Write leave together
 	timeout time.Duration
 	fail    func(error) // called without mu
 
@@ -29,15 +29,22 @@ type sender struct {
 	control []byte          // frames without data
 }
 
-// send writes a frame with its data, unless cancel is closed before its turn comes. sent says whether it was.
-func (s *sender) send(b []byte, urgent bool, cancel, done <-chan struct{}) (sent bool) {
+// send writes a frame of data, unless cancel is closed before its turn comes. sent says whether it was.
+func (s *sender) send(f frame, data []byte, urgent bool, cancel, done <-chan struct{}) (sent bool) {
 	if !s.acquire(urgent, cancel, done) {
 		return false
 	}
-	s.write(b)
+	buffer := wholeFrames.Get().(*wholeFrame)
+	s.write(append(f.append(buffer[:0]), data...))
+	wholeFrames.Put(buffer)
 	s.release()
 	return true
 }
+
+// wholeFrame is room for a frame of data, which leaves in one write.
+type wholeFrame [headerBytes + maxPayload]byte
+
+var wholeFrames = sync.Pool{New: func() any { return new(wholeFrame) }}
 
 // acquire waits for a turn. After true the caller must call release.
 func (s *sender) acquire(urgent bool, cancel, done <-chan struct{}) bool {

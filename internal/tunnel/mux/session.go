@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/coalesce"
 )
 
 // Bounds in bytes.
@@ -105,7 +107,7 @@ func New(conn net.Conn, c Config) *Session {
 		done:     make(chan struct{}),
 		streams:  make(map[uint32]*Stream),
 	}
-	s.sender = sender{conn: conn, timeout: c.Timeout, fail: s.fail}
+	s.sender = sender{conn: coalesce.Conn(conn), timeout: c.Timeout, fail: s.fail}
 	s.lastOwn, s.lastPeer = 0, 0
 	if c.Dialer {
 		s.lastOwn-- // wraps: the first is 1
@@ -358,11 +360,11 @@ func (s *Session) takeData(st *Stream, n int) error {
 		if err != nil {
 			k = 0
 		}
-		st.endFill(k)
+		n -= k
+		st.endFill(k, n == 0 || err != nil)
 		if err != nil {
 			return err
 		}
-		n -= k
 	}
 	return nil
 }

@@ -128,8 +128,9 @@ func (st *Stream) beginFill(n int) *chunk {
 	return st.filling
 }
 
-// endFill adds the n bytes that the receiver has written to the chunk.
-func (st *Stream) endFill(n int) {
+// endFill adds the n bytes that the receiver has written to the chunk. Read is woken at the end of a frame or
+// of the session: to wake it for each chunk costs more than it gains.
+func (st *Stream) endFill(n int, atEnd bool) {
 	st.session.mu.Lock()
 	defer st.session.mu.Unlock()
 	c := st.filling
@@ -140,7 +141,9 @@ func (st *Stream) endFill(n int) {
 		return
 	}
 	c.w += n
-	st.wake()
+	if atEnd {
+		st.wake()
+	}
 }
 
 // discard frees what has come and was not read. session.mu is held.
@@ -273,12 +276,9 @@ func (st *Stream) Write(b []byte) (written int, err error) {
 
 // sendData sends one frame of data. It reports false if the deadline passed or the session ended before.
 func (st *Stream) sendData(b []byte, expired <-chan struct{}) bool {
-	buffer := records.Get().(*record)
-	defer records.Put(buffer)
-	header := frame{kind: kindData, stream: st.id, value: uint32(len(b))}
-	whole := append(header.append(buffer[:0]), b...)
 	s := st.session
-	return s.sender.send(whole, st.id == 1, expired, s.done)
+	f := frame{kind: kindData, stream: st.id, value: uint32(len(b))}
+	return s.sender.send(f, b, st.id == 1, expired, s.done)
 }
 
 // reserve takes up to n bytes of the peer's window.
@@ -427,11 +427,6 @@ func (d *deadline) stop() {
 	}
 	d.timer, d.expired = nil, nil
 }
-
-// record is room for one whole frame.
-type record [headerBytes + maxPayload]byte
-
-var records = sync.Pool{New: func() any { return new(record) }}
 
 // chunk holds data that has come: b[r:w] is to be read. Small data gets a small chunk, and the next data
 // fills the rest of it, so that many small frames cost no more memory than their window and two chunks.
