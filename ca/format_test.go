@@ -81,6 +81,33 @@ func TestGoldenSSHFields(t *testing.T) {
 	golden(t, "host.ssh.txt", fields(f.issue(t, hostRequest(t)).SSH))
 }
 
+// x509Fields prints everything of an X.509 certificate that is not random.
+func x509Fields(c *x509.Certificate) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "key %s\nsignature %s\n", c.PublicKeyAlgorithm, c.SignatureAlgorithm)
+	fmt.Fprintf(&b, "subject %q\nissuer %q\n", c.Subject, c.Issuer)
+	after, before := c.NotBefore.UTC(), c.NotAfter.UTC()
+	fmt.Fprintf(&b, "after %s\nbefore %s\n", after.Format(time.RFC3339), before.Format(time.RFC3339))
+	fmt.Fprintf(&b, "dns %q\naddresses %s\nemails %q\nuris %s\n",
+		c.DNSNames, c.IPAddresses, c.EmailAddresses, c.URIs)
+	fmt.Fprintf(&b, "key usage %d\nextended key usage %d\nCA %t\n", c.KeyUsage, c.ExtKeyUsage, c.IsCA)
+	for _, e := range c.Extensions {
+		fmt.Fprintf(&b, "extension %s critical %t\n", e.Id, e.Critical)
+		if e.Id.Equal(identity.X509Extension) {
+			fmt.Fprintf(&b, "identity %q\n", e.Value)
+		}
+	}
+	return b.String()
+}
+
+func TestGoldenX509Fields(t *testing.T) {
+	t.Parallel()
+	f, r := newFixture(t), userRequest(t)
+	sourceAddresses("192.0.2.0/24", "2001:db8::/32")(&r)
+	golden(t, "user.x509.txt", x509Fields(f.issue(t, r).X509))
+	golden(t, "service.x509.txt", x509Fields(f.issue(t, serviceRequest(t)).X509))
+}
+
 // The JSON of an issuance record is as in testdata, and reads back as the same record. A malformed digest is
 // refused.
 func TestGoldenRecord(t *testing.T) {

@@ -2,6 +2,8 @@ package bootstrap_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -67,6 +69,30 @@ func TestABadBootstrapFileReportsEveryFault(t *testing.T) {
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got\n%v\nwant it to say %q", err, want)
+		}
+	}
+}
+
+// The file with every key is accepted. People write the file, so a key of a later release is refused by name
+// and not ignored, as is a later version.
+func TestGoldenFileIsAccepted(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(filepath.Join("testdata", "cluster.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := bootstrap.Parse("cluster.yaml", b)
+	if err != nil || f.Cluster() != "example.com" || !f.RootInStore() {
+		t.Fatalf("got %+v, %v, want the cluster example.com with its root key in the store", f, err)
+	}
+	for _, tt := range []struct{ old, later, says string }{
+		{"spec:\n", "spec:\n  tomorrow: 1\n", "spec.tomorrow"},
+		{"version: v1", "version: v2", `version "v2"`},
+	} {
+		text := strings.Replace(string(b), tt.old, tt.later, 1)
+		_, err := bootstrap.Parse("cluster.yaml", []byte(text))
+		if !fault.Is(err, fault.Invalid) || !strings.Contains(fault.Message(err), tt.says) {
+			t.Errorf("%s: got %v, want it refused by name", tt.later, err)
 		}
 	}
 }
