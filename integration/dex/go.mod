@@ -4,7 +4,11 @@ go 1.26.0
 
 require github.com/dexidp/dex v0.0.0-20260806151424-ab64ed778070
 
-require go.yaml.in/yaml/v3 v3.0.6 // indirect
+require (
+	filippo.io/age v1.3.2 // indirect
+	filippo.io/hpke v0.4.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.6 // indirect
+)
 
 require (
 	cloud.google.com/go/auth v0.22.0 // indirect
