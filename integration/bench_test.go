@@ -90,9 +90,7 @@ func startBenchmark(b *testing.B) *benchmark {
 	far.Env = append([]string(nil), c.Env...)
 	p.client = &far
 	login := filepath.Join(far.Home, ".tsh")
-	if err := os.CopyFS(login, os.DirFS(filepath.Join(c.Home, ".tsh"))); err != nil {
-		b.Fatal(err)
-	}
+	must(b, exec.Command("cp", "-a", filepath.Join(c.Home, ".tsh"), login)) // with the modes of the keys
 	far.Env = []string{"TSH_HOME=" + login, "HOME=" + far.Home, "SSH_AUTH_SOCK="}
 	far.UseRelay(relay.Addr)
 	p.far = p.routesAt(b, dir, relay.Addr, jumpRelay.Addr)

@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -16,13 +17,16 @@ import (
 // after it. By the comment a later run finds the accounts of a run that was killed.
 const accountComment = "made by the stories of process "
 
+// accounts counts the accounts that this process has created.
+var accounts atomic.Uint32
+
 // MakeAccount creates an operating-system account with a home directory and bash, and returns it. Its name is
-// prefix and the process id. The account is removed when the test ends. MakeAccount also removes accounts
-// that an earlier run has left. It needs root.
+// prefix, the process id and a number. The account is removed when the test ends. MakeAccount also removes
+// accounts that an earlier run has left. It needs root.
 func MakeAccount(t testing.TB, prefix string) *user.User {
 	t.Helper()
 	removeOrphans(t)
-	name := fmt.Sprintf("%s%d", prefix, os.Getpid())
+	name := fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), accounts.Add(1))
 	comment := accountComment + strconv.Itoa(os.Getpid())
 	AsRoot(t, "useradd", "--create-home", "--shell", "/bin/bash", "--comment", comment, name)
 	t.Cleanup(func() { removeAccount(t, name) })
