@@ -168,7 +168,8 @@ func (e Event) Check() error {
 	if !registered {
 		return malformed(fmt.Sprintf("its code %.20q is not registered", e.Code))
 	}
-	if err := wire.Check("the audit event", e.V, Version, e.Critical, entry.fields...); err != nil {
+	fields := entry.fieldsFor(e.Critical)
+	if err := wire.Check("the audit event", e.V, Version, e.Critical, fields...); err != nil {
 		return err
 	}
 	switch {

@@ -79,24 +79,27 @@ var registry = []Entry{
 	{LogTrimmed, 1, Success, "old events were dropped", LogTrim{}},
 }
 
-// known is an Entry with what Check needs of it.
-type known struct {
-	Entry
-	fields []string // the names that "critical" may have: those of the envelope, and of the body as "body.x"
-}
-
 var byCode = indexRegistry()
 
-func indexRegistry() map[Code]known {
-	index := make(map[Code]known, len(registry))
+func indexRegistry() map[Code]Entry {
+	index := make(map[Code]Entry, len(registry))
 	for _, entry := range registry {
-		fields := wire.Fields(Event{})
-		for _, name := range wire.Fields(entry.Body) {
-			fields = append(fields, "body."+name)
-		}
-		index[entry.Code] = known{entry, fields}
+		index[entry.Code] = entry
 	}
 	return index
+}
+
+// fieldsFor returns the names that the list of critical fields of an event may have: those of the envelope,
+// and those of the body as "body.x". Nearly every list is empty, and then it makes none.
+func (e Entry) fieldsFor(critical []string) []string {
+	if len(critical) == 0 {
+		return nil
+	}
+	fields := wire.Fields(Event{})
+	for _, name := range wire.Fields(e.Body) {
+		fields = append(fields, "body."+name)
+	}
+	return fields
 }
 
 // Registry returns every code with what is registered about it, ordered by code.
@@ -106,4 +109,4 @@ func Registry() []Entry { return registry }
 func Describe(code Code) string { return byCode[code].Description }
 
 // newBody returns a pointer to a zero value of the body's type.
-func (k known) newBody() any { return reflect.New(reflect.TypeOf(k.Body)).Interface() }
+func (e Entry) newBody() any { return reflect.New(reflect.TypeOf(e.Body)).Interface() }
