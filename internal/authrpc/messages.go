@@ -3,10 +3,10 @@ package authrpc
 import (
 	"encoding/json"
 	"net/netip"
-	"regexp"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -47,11 +47,13 @@ type Headless struct {
 	Expires time.Time `json:"expires"`
 }
 
-var hostNameRE = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
+var hostName = ascii.Form{
+	First: ascii.Of("A-Za-z0-9"), Inner: ascii.Of("A-Za-z0-9._-"), Last: ascii.Of("A-Za-z0-9"), Max: 64,
+}
 
 // ValidHostName reports whether a computer may call itself name in a login: a host name cannot look like more
 // on a page.
-func ValidHostName(name string) bool { return hostNameRE.MatchString(name) }
+func ValidHostName(name string) bool { return hostName.Matches(name) }
 
 // CallbackPrefix begins the path to which a provider sends the browser back. Each connector has a path of its
 // own, so that no provider can receive the code of another (mix-up attack, RFC 9700 section 4.4.2).

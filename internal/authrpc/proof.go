@@ -7,9 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
+	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -66,8 +66,8 @@ const (
 	maxTokenText = 256       // bytes of text that are parsed; a token has about 90
 )
 
-// laterToken matches how the text of a token begins, in any version of the form.
-var laterToken = regexp.MustCompile(`^thjoin[0-9]{1,4}$`)
+// versionForm is the form of the number at the end of tokenPrefix.
+var versionForm = ascii.Form{First: ascii.Of("0-9"), Inner: ascii.Of("0-9"), Max: 4}
 
 // String gives the text form, which is a secret.
 func (t Token) String() string {
@@ -88,7 +88,8 @@ func (t Token) Hash() [sha256.Size]byte {
 func ParseToken(s string) (Token, error) {
 	errNoToken := fmt.Errorf("this is no join token: a token begins with %s and has four parts", tokenPrefix)
 	parts := strings.Split(strings.TrimSpace(s), ".")
-	if laterToken.MatchString(parts[0]) && parts[0] != tokenPrefix {
+	version, isToken := strings.CutPrefix(parts[0], "thjoin")
+	if isToken && versionForm.Matches(version) && parts[0] != tokenPrefix {
 		return Token{}, fmt.Errorf("this join token begins with %s, and this program knows %s: update it",
 			parts[0], tokenPrefix)
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/threshold-access/threshold/internal/ascii"
 )
 
 // decoder reads one file and collects its faults. A decoder is made for one file and not used again.
@@ -399,12 +401,12 @@ func childAt(n *yaml.Node, step string) (*yaml.Node, int) {
 	return nil, 0
 }
 
-// plainKey matches a key that can be shown in a path as it is.
-var plainKey = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,60}$`)
+// plainKey is the form of a key that can be shown in a path as it is.
+var plainKey = ascii.Form{First: ascii.Of("A-Za-z0-9_./-"), Inner: ascii.Of("A-Za-z0-9_./-"), Max: 60}
 
 // joinKey appends a key of the file to a path.
 func joinKey(path, key string) string {
-	if !plainKey.MatchString(key) {
+	if !plainKey.Matches(key) {
 		key = quoted(key)
 	}
 	return joinPath(path, key)

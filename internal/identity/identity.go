@@ -10,11 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 	"time"
 	"unicode"
 
+	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/internal/wire"
 )
 
@@ -182,14 +182,16 @@ var errFirstVersion = errors.New("the identity in the certificate is of version 
 var fields = wire.Fields(Identity{})
 
 var (
-	hostNameRE = regexp.MustCompile(
-		`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`,
-	)
-	loginRE     = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]*\$?$`)
-	loginIDRE   = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
-	numberRE    = regexp.MustCompile(`^[0-9.]*$`) // what resolvers read as an IPv4 address, whole or short
-	machineIDRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	wordRE      = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
+	lowerOrDigit  = ascii.Of("a-z0-9")
+	letterOrDigit = ascii.Of("A-Za-z0-9")
+	wordChar      = ascii.Of("A-Za-z0-9_.-")
+
+	hostLabel    = ascii.Form{First: lowerOrDigit, Inner: ascii.Of("a-z0-9-"), Last: lowerOrDigit, Max: 63}
+	digitsOrDots = ascii.Of("0-9.")
+	accountName  = ascii.Form{First: ascii.Of("A-Za-z0-9_"), Inner: wordChar, Max: maxLogin}
+	loginIDForm  = ascii.Form{First: wordChar, Inner: wordChar, Max: 64}
+	randomIDForm = ascii.Form{First: ascii.Of("0-9a-f"), Inner: ascii.Of("0-9a-f"), Min: 32, Max: 32}
+	wordForm     = ascii.Form{First: letterOrDigit, Inner: wordChar, Last: letterOrDigit, Max: maxWord}
 )
 
 const (
@@ -203,7 +205,7 @@ const (
 // "-" first), "$" at the end, at most 64 bytes. So a principal never has a comma, space, control character,
 // wildcard or look-alike letter in it.
 func CheckLogin(l Login) error {
-	if len(l) > maxLogin || !loginRE.MatchString(string(l)) {
+	if len(l) > maxLogin || !accountName.Matches(strings.TrimSuffix(string(l), "$")) {
 		return fmt.Errorf(
 			"login %.80q is not a plain account name (letters, digits, _ . -, at most %d)",
 			string(l), maxLogin,
@@ -215,10 +217,24 @@ func CheckLogin(l Login) error {
 // CheckMachineName returns an error unless name is a lower-case host name of at most 253 bytes (RFC 1123
 // section 2.1) that cannot be read as an IPv4 address.
 func CheckMachineName(name string) error {
-	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
+	if !isHostName(name) {
 		return fmt.Errorf("machine name %.80q is not a lower-case host name", name)
 	}
 	return nil
+}
+
+// isHostName reports whether name is a lower-case host name that no resolver reads as an IPv4 address, whole
+// or short.
+func isHostName(name string) bool {
+	if len(name) > maxDNS || digitsOrDots.All(name) {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if !hostLabel.Matches(label) {
+			return false
+		}
+	}
+	return true
 }
 
 // CheckHost returns an error unless name is a host name that CheckMachineName accepts, or an IP address of
@@ -236,7 +252,7 @@ func CheckHost(name string) error {
 
 // CheckCluster returns an error unless name is a lower-case domain name.
 func CheckCluster(name string) error {
-	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
+	if !isHostName(name) {
 		return fmt.Errorf("cluster name %.80q is not a lower-case domain name", name)
 	}
 	return nil
@@ -244,7 +260,7 @@ func CheckCluster(name string) error {
 
 // CheckMachineID returns an error unless id is 32 lower-case hex digits.
 func CheckMachineID(id MachineID) error {
-	if !machineIDRE.MatchString(string(id)) {
+	if !randomIDForm.Matches(string(id)) {
 		return fmt.Errorf("%.80q is not a machine id", string(id))
 	}
 	return nil
@@ -253,7 +269,7 @@ func CheckMachineID(id MachineID) error {
 // CheckWord returns an error unless w can be the name of a resource, role, trait or label: letters, digits,
 // "_", ".", "-", at most 64 bytes, with a letter or digit at both ends. what says in the error what w names.
 func CheckWord(what, w string) error {
-	if len(w) > maxWord || !wordRE.MatchString(w) {
+	if !wordForm.Matches(w) {
 		return fmt.Errorf(
 			"%s %.80q is not a plain name (letters, digits, _ . -, at most %d)",
 			what, w, maxWord,
@@ -296,7 +312,7 @@ func (id Identity) checkUser() error {
 			return err
 		}
 	}
-	if !loginIDRE.MatchString(string(id.LoginID)) {
+	if !loginIDForm.Matches(string(id.LoginID)) {
 		return fmt.Errorf("login id %.80q is not letters, digits, _ . -, at most 64", string(id.LoginID))
 	}
 	if err := CheckWord("connector", id.Connector); err != nil {

@@ -32,7 +32,7 @@ func randomID() string {
 }
 
 func checkRandomID(what, id string) error {
-	if !machineIDRE.MatchString(id) { // the ids of machines have the same form
+	if !randomIDForm.Matches(id) {
 		return fmt.Errorf("%s id %.80q is not 32 hexadecimal digits", what, id)
 	}
 	return nil

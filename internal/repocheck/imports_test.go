@@ -34,10 +34,11 @@ var testImports = map[string][]string{
 // identity ← access ← rules ← {audit dial} ← authrpc. tunnel is beside access; config is a leaf that any may
 // read files with.
 var internalImports = map[string][]string{
+	"ascii":       {},
 	"fault":       {},
-	"wire":        {"fault"},
-	"identity":    {"fault", "wire"},
-	"config":      {"fault"},
+	"wire":        {"ascii", "fault"},
+	"identity":    {"ascii", "fault", "wire"},
+	"config":      {"ascii", "fault"},
 	"testnet":     {"connqueue"},
 	"formbrowser": {},
 	"lifecycle":   {"fault"},
@@ -54,15 +55,15 @@ var internalImports = map[string][]string{
 	"coalesce":    {},
 	"repocheck":   {},
 	"access":      {"fault", "wire", "identity", "config"},
-	"tunnel":      {"wire", "fault", "coalesce", "identity"},
-	"rules":       {"wire", "fault", "identity", "config", "access"},
+	"tunnel":      {"ascii", "wire", "fault", "coalesce", "identity"},
+	"rules":       {"ascii", "wire", "fault", "identity", "config", "access"},
 	"open":        {"wire", "fault", "identity", "config", "access", "rules"},
 	"audit":       {"wire", "fault", "identity", "config", "access", "rules"},
 	"dial":        {"wire", "fault", "identity", "config", "access", "rules"},
 	"egress":      {"fault", "wire", "coalesce", "identity", "keepalive", "dial", "prefixconn"},
 	"authrpc": {
-		"keepalive", "limitedlog", "prefixconn", "fault", "wire", "identity", "config", "access", "rules",
-		"tunnel", "audit", "dial",
+		"ascii", "keepalive", "limitedlog", "prefixconn", "fault", "wire", "identity", "config", "access",
+		"rules", "tunnel", "audit", "dial",
 	},
 	"member": {"fault", "wire", "identity", "rules", "authrpc", "backoff", "durable"},
 	"clustertest": {

@@ -9,11 +9,11 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/wire"
 )
@@ -52,12 +52,12 @@ var newestVersion = map[Kind]int{
 	SettingsKind:    1,
 }
 
-var kindRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+var kindForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
 
 // check returns an error for a name that no kind of document can have. A kind is a part of what is signed, so
 // it must not contain the byte that ends it there.
 func (k Kind) check() error {
-	if k == headKind || !kindRE.MatchString(string(k)) {
+	if k == headKind || !kindForm.Matches(string(k)) {
 		return fmt.Errorf("rules: %.40q is not a kind of document", k)
 	}
 	return nil

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 
+	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -70,26 +70,27 @@ func readHeader(r io.Reader) (Header, error) {
 }
 
 var (
-	serviceRE  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	protocolRE = regexp.MustCompile(`^[a-z]{1,16}$`)
-	// zoneRE matches the name of a network interface. A zone could be any text otherwise, and addresses get
-	// into environment variables, login records and terminals.
-	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
+	serviceForm  = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
+	protocolForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z"), Max: 16}
+	// zoneForm is the form of the name of a network interface. A zone could be any text otherwise, and
+	// addresses get into environment variables, login records and terminals.
+	zoneForm = ascii.Form{First: zoneChar, Inner: zoneChar, Max: 15}
+	zoneChar = ascii.Of("A-Za-z0-9._-")
 )
 
 // check returns an error for a header with a malformed field. All are the proxy's statements, and the node
 // writes them into logs and environment variables.
 func (h Header) check() error {
-	if !serviceRE.MatchString(string(h.Service)) {
+	if !serviceForm.Matches(string(h.Service)) {
 		return fmt.Errorf("tunnel: %.64q is not the name of a service", string(h.Service))
 	}
 	if !h.From.IsValid() {
 		return errors.New("tunnel: the header has no address of the client")
 	}
-	if zone := h.From.Addr().Zone(); zone != "" && !zoneRE.MatchString(zone) {
+	if zone := h.From.Addr().Zone(); zone != "" && !zoneForm.Matches(zone) {
 		return fmt.Errorf("tunnel: the client's address has the zone %.64q", zone)
 	}
-	if !protocolRE.MatchString(h.Protocol) {
+	if !protocolForm.Matches(h.Protocol) {
 		return fmt.Errorf("tunnel: %.64q is not the name of a protocol", h.Protocol)
 	}
 	return errors.Join(

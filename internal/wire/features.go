@@ -3,16 +3,17 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
+
+	"github.com/threshold-access/threshold/internal/ascii"
 )
 
 // Feature is the name of something that a program understands beyond the first version of a protocol. Names
 // are append-only. Who does not know a name ignores it.
 type Feature string
 
-// featureRE also bounds what a peer can make others log and pass on.
-var featureRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+// featureForm also bounds what a peer can make others log and pass on.
+var featureForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
 
 // maxFeatures bounds a list. It is far above the number of features that there will be.
 const maxFeatures = 64
@@ -35,7 +36,7 @@ func (f *Features) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf("a list of %d features has more than %d", len(names), maxFeatures)
 	}
 	for _, name := range names {
-		if !featureRE.MatchString(string(name)) {
+		if !featureForm.Matches(string(name)) {
 			return fmt.Errorf("%.64q is not the name of a feature", string(name))
 		}
 	}

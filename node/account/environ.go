@@ -1,8 +1,10 @@
 package account
 
 import (
-	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/threshold-access/threshold/internal/ascii"
 )
 
 // Where sessions look for programs, unless the machine's files say otherwise.
@@ -12,12 +14,14 @@ const (
 	UserPath = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 )
 
-var (
-	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	// reservedVariableRE matches what the machine's files may not set: variables that the dynamic loader
-	// obeys, and those that describe a session and its terminal.
-	reservedVariableRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
-)
+var variableForm = ascii.Form{First: ascii.Of("A-Za-z_"), Inner: ascii.Of("A-Za-z0-9_"), Max: 128}
+
+// isReservedVariable reports whether the machine's files may not set a variable, because the dynamic loader
+// obeys it, or because it describes a session and its terminal.
+func isReservedVariable(name string) bool {
+	hasPrefix := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+	return name == "TERM" || slices.ContainsFunc([]string{"LD_", "SSH_", "THRESHOLD_"}, hasPrefix)
+}
 
 // Environ returns the variables that the machine sets for sessions of the account: PATH, then
 // /etc/default/locale, then /etc/environment, of which the later wins. Missing files set nothing.
@@ -39,7 +43,7 @@ func parseEnvironment(text string, vars map[string]string) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		if ok && variableRE.MatchString(name) && !reservedVariableRE.MatchString(name) &&
+		if ok && variableForm.Matches(name) && !isReservedVariable(name) &&
 			!strings.ContainsRune(value, 0) {
 			vars[name] = unquote(value)
 		}

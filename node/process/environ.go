@@ -3,11 +3,11 @@ package process
 import (
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/node/account"
 )
 
@@ -17,9 +17,15 @@ const (
 	maxEnvValue = 1 << 10 // bytes
 )
 
-// clientVariableRE matches the variables that a client may set: the language, and nothing that a loader,
+// localeForm is the form of what follows LC_ in the name of a variable.
+var localeForm = ascii.Form{First: ascii.Of("A-Z"), Inner: ascii.Of("A-Z"), Max: 32}
+
+// isClientVariable reports whether a client may set a variable: the language, and nothing that a loader,
 // shell or interpreter obeys. TERM comes with the terminal.
-var clientVariableRE = regexp.MustCompile(`^(LANG|LC_[A-Z]{1,32}|TERM)$`)
+func isClientVariable(name string) bool {
+	category, isLocale := strings.CutPrefix(name, "LC_")
+	return name == "LANG" || name == "TERM" || isLocale && localeForm.Matches(category)
+}
 
 // Env is the environment that a client asked for.
 type Env map[string]string
@@ -27,7 +33,7 @@ type Env map[string]string
 // Set adds a variable if clients may set it, and reports whether it did. Values with a slash or a percent
 // sign are refused: C libraries have taken such values for file names and formats.
 func (e Env) Set(name, value string) bool {
-	if !clientVariableRE.MatchString(name) || len(value) > maxEnvValue || len(e) >= maxEnv ||
+	if !isClientVariable(name) || len(value) > maxEnvValue || len(e) >= maxEnv ||
 		strings.ContainsAny(value, "\x00\n\r/%") {
 		return false
 	}

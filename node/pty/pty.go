@@ -9,12 +9,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 	"syscall"
 
 	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/threshold-access/threshold/internal/ascii"
 )
 
 // Size is the size of a window, in characters (Cols, Rows) and in pixels (Width, Height, which may be 0). The
@@ -38,8 +39,8 @@ type Request struct {
 	modes []mode
 }
 
-// termRE matches terminal types that no program takes for a path or an option.
-var termRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
+// termForm is the form of terminal types that no program takes for a path or an option.
+var termForm = ascii.Form{First: ascii.Of("A-Za-z0-9"), Inner: ascii.Of("A-Za-z0-9._+-"), Max: 64}
 
 // ParseRequest reads the payload of a pty-req (RFC 4254 section 6.2). A terminal type that is not valid is
 // replaced by "dumb", and modes that Linux does not have are skipped later. The error says that the payload
@@ -58,7 +59,7 @@ func ParseRequest(payload []byte) (Request, error) {
 		Size:  Size{Cols: wire.Cols, Rows: wire.Rows, Width: wire.Width, Height: wire.Height},
 		modes: parseModes(wire.Modes),
 	}
-	if !termRE.MatchString(req.Term) {
+	if !termForm.Matches(req.Term) {
 		req.Term = "dumb"
 	}
 	return req, nil
