@@ -289,7 +289,7 @@ func TestARemovedConnectorAuthenticatesNobody(t *testing.T) {
 	who := userIdentity("example.com", "eve", "viewer")
 	who.Connector = "old"
 	u := state.User{Connector: "old", Subject: who.Subject, Mapped: who.Roles}
-	s.must(s.state().Users.PutUser(t.Context(), state.Stored[state.User]{}, u))
+	s.must(s.state().Users.PutUser(t.Context(), state.Stored[state.User]{}, u, state.By{Time: time.Now()}))
 	eve := s.client(s.sign(userRequest(who), newKey(t), s.now()))
 	_, err := authrpc.Call(t.Context(), eve, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
 	if !fault.Is(err, fault.Denied) {

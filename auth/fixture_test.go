@@ -254,7 +254,7 @@ func (s *testServer) user(name string, roles ...string) *authrpc.Client {
 		Mapped:    roles,
 		Roles:     stored.Value.Roles,
 	}
-	s.must(s.state().Users.PutUser(s.t.Context(), stored, u))
+	s.must(s.state().Users.PutUser(s.t.Context(), stored, u, state.By{Time: time.Now()}))
 	return s.client(s.sign(userRequest(who), newKey(s.t), s.now()))
 }
 

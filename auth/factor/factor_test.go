@@ -381,12 +381,13 @@ func TestRecoveryCodesWorkOnceAndEndAtReEnrolment(t *testing.T) {
 func (f *fixture) removeUser(who identity.Identity) {
 	f.t.Helper()
 	user := state.User{Connector: who.Connector, Subject: who.Subject, Name: who.Name}
-	if err := f.state.Users.PutUser(f.t.Context(), state.Stored[state.User]{}, user); err != nil {
+	by := state.By{Time: time.Now()}
+	if err := f.state.Users.PutUser(f.t.Context(), state.Stored[state.User]{}, user, by); err != nil {
 		f.t.Fatal(err)
 	}
 	rec, err := f.state.User(f.t.Context(), who.UserKey())
 	if err == nil {
-		err = f.state.Users.RemoveUser(f.t.Context(), rec)
+		err = f.state.Users.RemoveUser(f.t.Context(), rec, state.By{Time: time.Now()})
 	}
 	if err != nil {
 		f.t.Fatal(err)

@@ -405,7 +405,7 @@ func TestARemovedNameStaysReservedForADay(t *testing.T) {
 	m := f.joined(join.TokenRequest{}, "web")
 	kept, err := f.st.Machine(t.Context(), m.ID)
 	f.must(err)
-	f.must(f.st.Machines.RemoveMachine(t.Context(), kept, f.now))
+	f.must(f.st.Machines.RemoveMachine(t.Context(), kept, state.By{Time: f.now}))
 	f.now = f.now.Add(23 * time.Hour)
 	if got := f.joined(join.TokenRequest{}, "web").Name; got != "web-2" {
 		t.Errorf("within a day: got %q, want web-2", got)
@@ -521,7 +521,7 @@ func TestALostJoinResponseIsRepeated(t *testing.T) {
 	}
 	f.now = f.now.Add(-join.DefaultTokenTTL)
 	r.Time = f.now
-	f.must(f.st.Machines.RemoveMachine(t.Context(), kept, f.now))
+	f.must(f.st.Machines.RemoveMachine(t.Context(), kept, state.By{Time: f.now}))
 	if _, err := f.Admit(t.Context(), r); !fault.Is(err, fault.Denied) {
 		t.Errorf("after the machine was removed: got %v, want denied", err)
 	}

@@ -157,7 +157,7 @@ func TestConnectorIsChosen(t *testing.T) {
 	for _, name := range []string{"corp", "other"} {
 		stored, err := f.vault.Connectors.Connector(t.Context(), name)
 		f.must(err)
-		f.must(f.vault.Connectors.RemoveConnector(t.Context(), stored))
+		f.must(f.vault.Connectors.RemoveConnector(t.Context(), stored, state.By{Time: time.Now()}))
 	}
 	_, err = f.Begin(t.Context(), proxyIdentity, newClient(t).begin())
 	f.wantFault(err, fault.Unavailable, "tsh apply")
@@ -688,7 +688,7 @@ func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
 		user, err := f.state.User(t.Context(), alice)
 		f.must(err)
 		user.Value.Roles = roles
-		f.must(f.state.Users.PutUser(t.Context(), user, user.Value))
+		f.must(f.state.Users.PutUser(t.Context(), user, user.Value, state.By{Time: time.Now()}))
 	}
 	give("ops")
 	c = newClient(t)
@@ -703,7 +703,7 @@ func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
 	code = f.logIn(c, secret)
 	user, err := f.state.User(t.Context(), alice)
 	f.must(err)
-	f.must(f.state.Users.RemoveUser(t.Context(), user))
+	f.must(f.state.Users.RemoveUser(t.Context(), user, state.By{Time: time.Now()}))
 	_, err = f.redeem(c.redeem(code))
 	f.wantFault(err, fault.Expired, "tsh login")
 }

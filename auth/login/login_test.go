@@ -189,7 +189,7 @@ func (f *fixture) putConnector(old state.StoredConnector, rules ...oidc.RoleRule
 		Traits:       []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}},
 	}.Record()
 	f.must(err)
-	f.must(f.vault.Connectors.PutConnector(f.t.Context(), old, rec))
+	f.must(f.vault.Connectors.PutConnector(f.t.Context(), old, rec, nil, state.By{Time: time.Now()}))
 }
 
 // wantFault fails unless err is of the kind, has a remedy, and contains says in its message or remedy.
@@ -221,7 +221,8 @@ func (f *fixture) probe() uint64 {
 	if !fault.Is(err, fault.NotFound) {
 		f.must(err)
 	}
-	f.must(f.state.Users.PutUser(f.t.Context(), old, state.User{Connector: "probe", Subject: "probe"}))
+	probe, by := state.User{Connector: "probe", Subject: "probe"}, state.By{Time: time.Now()}
+	f.must(f.state.Users.PutUser(f.t.Context(), old, probe, by))
 	got, err := f.state.User(f.t.Context(), key)
 	f.must(err)
 	return got.Revision
@@ -431,7 +432,7 @@ func TestUserLogsIn(t *testing.T) {
 	user, err := f.state.User(t.Context(), identity.UserKey{Connector: "corp", Subject: "sub-alice"})
 	f.must(err)
 	user.Value.Roles = []string{"ops", "dev"}
-	f.must(f.state.Users.PutUser(t.Context(), user, user.Value))
+	f.must(f.state.Users.PutUser(t.Context(), user, user.Value, state.By{Time: time.Now()}))
 
 	c = newClient(t)
 	assured, err := f.redeem(c.redeem(f.logIn(c, secret)))

@@ -122,12 +122,28 @@ func (k connectorKind) apply(
 		return out, err
 	}
 	// A compare-and-set: fault Conflict if the connector was changed since it was read above.
-	if err := k.connectors.PutConnector(ctx, old, next, e); err != nil {
+	taken, err := k.taken(by, old, spec)
+	if err != nil {
+		return out, err
+	}
+	if err := k.connectors.PutConnector(ctx, old, next, taken, by.by(), e); err != nil {
 		return out, err
 	}
 	out.Created, out.Note = old.Revision == 0, noteUnknownRoles(by.policy, spec)
 	out.Resource, err = k.get(ctx, name)
 	return out, err
+}
+
+// taken returns the locks on what old gave, and next does not give. A connector that is new takes nothing.
+func (connectorKind) taken(by caller, old state.StoredConnector, next oidc.Spec) ([]access.Lock, error) {
+	if old.Revision == 0 {
+		return nil, nil
+	}
+	before, err := oidc.ReadRecord(old.Connector)
+	if err != nil {
+		return nil, err
+	}
+	return by.locksOnMapping(old.Name, before, next), nil
 }
 
 // checkSameProvider refuses, with fault Invalid, to keep the stored secret of old for next unless both have
@@ -214,5 +230,5 @@ func (k connectorKind) remove(ctx context.Context, by caller, name string) error
 	if err != nil {
 		return err
 	}
-	return k.connectors.RemoveConnector(ctx, old, e)
+	return k.connectors.RemoveConnector(ctx, old, by.by(), e)
 }

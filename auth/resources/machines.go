@@ -144,5 +144,5 @@ func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.machines.RemoveMachine(ctx, m, by.now, e)
+	return k.machines.RemoveMachine(ctx, m, by.by(), e)
 }

@@ -76,6 +76,9 @@ type caller struct {
 	now    time.Time
 }
 
+// by says who takes access away by the call.
+func (c caller) by() state.By { return state.By{Name: c.who.Name, Time: c.now} }
+
 // may reports whether the rules allow the caller the action on a kind of document.
 func (c caller) may(action access.Action, plural access.Resource) bool {
 	request := access.Request{Who: c.who, Action: action, Resource: plural, Now: c.now}

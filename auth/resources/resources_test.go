@@ -155,7 +155,7 @@ func (f *fixture) countEvents(codes ...events.Code) (n int) {
 
 func (f *fixture) putUser(u state.User) {
 	f.Helper()
-	f.must(f.st.Users.PutUser(f.Context(), state.Stored[state.User]{}, u))
+	f.must(f.st.Users.PutUser(f.Context(), state.Stored[state.User]{}, u, state.By{Time: time.Now()}))
 }
 
 // addUser stores a user, as a login does.
@@ -233,7 +233,7 @@ func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
 	f.addMachine(identity.Proxy, "edge", "dev")
 	for kind, r := range map[access.Resource]authrpc.Resource{
 		access.Roles:      doc("role", "ops", roleSpec),
-		access.Connectors: doc("connector", "corp", connectorSpec),
+		access.Connectors: doc("connector", "partner", connectorSpec),
 		access.Users:      doc("user", "corp/sub-alice", `{"roles":[]}`),
 		access.Tokens:     doc("token", "t1", `{"kind":"node","ttl":"5m"}`),
 		access.Nodes:      nodeDoc("web", map[string]string{"env": "dev"}),
@@ -367,8 +367,8 @@ func TestTheGoldenRoleDocumentIsAccepted(t *testing.T) {
 		t.Errorf("got %s, want it unchanged when what is shown is applied: %s", again.Spec, shown.Spec)
 	}
 	for name, change := range map[string]string{
-		"rules_age": `"rules_age":"5m","cert_ttl"`,
-		"services":  `"services":"db","cert_ttl"`,
+		"record":   `"record":"strict","cert_ttl"`,
+		"services": `"services":"db","cert_ttl"`,
 	} {
 		later := golden
 		later.Spec = bytes.Replace(golden.Spec, []byte(`"cert_ttl"`), []byte(change), 1)
@@ -494,18 +494,18 @@ func TestConnectorKeepsItsIssuer(t *testing.T) {
 	f := newFixture(t)
 	otherIssuer := replaced(connectorSpec, "login.example.org", "other.example.org")
 	for _, spec := range []string{connectorSpec, replaced(connectorSpec, `"threshold"`, `"another-client"`)} {
-		f.mustApply(doc("connector", "corp", spec))
+		f.mustApply(doc("connector", "partner", spec))
 	}
 	refused := func(when string) {
 		t.Helper()
-		_, err := f.apply(admin, doc("connector", "corp", otherIssuer))
+		_, err := f.apply(admin, doc("connector", "partner", otherIssuer))
 		f.wantFault(when, err, fault.Conflict)
 		if !strings.Contains(fault.Remedy(err), "another name") {
 			t.Errorf("%s: got remedy %q, want another name", when, fault.Remedy(err))
 		}
 	}
 	refused("while the connector exists")
-	f.must(f.remove(admin, access.Connectors, "corp"))
+	f.must(f.remove(admin, access.Connectors, "partner"))
 	refused("after its removal")
 	f.mustApply(doc("connector", "other", otherIssuer))
 }
@@ -774,14 +774,14 @@ func TestLargeEventsAreListedCompletely(t *testing.T) {
 func TestChangesAreRecordedWithBeforeAndAfter(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	connector := doc("connector", "corp", connectorSpec)
-	changed := doc("connector", "corp", replaced(connectorSpec, "hunter2", "hunter3"))
+	connector := doc("connector", "partner", connectorSpec)
+	changed := doc("connector", "partner", replaced(connectorSpec, "hunter2", "hunter3"))
 	for _, d := range []authrpc.Resource{connector, changed} {
 		if _, err := f.apply(admin, d); err != nil {
 			t.Fatal(err)
 		}
 	}
-	f.must(f.remove(admin, access.Connectors, "corp"))
+	f.must(f.remove(admin, access.Connectors, "partner"))
 	token, err := f.apply(admin, doc("token", "t1", `{"kind":"node"}`))
 	f.must(err)
 

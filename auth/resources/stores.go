@@ -51,9 +51,12 @@ type Connectors interface {
 	Connector(ctx context.Context, name string) (state.StoredConnector, error)
 	ListConnectors(ctx context.Context) ([]state.StoredConnector, error)
 	PutConnector(
-		ctx context.Context, old state.StoredConnector, next state.Connector, events ...events.Event,
+		ctx context.Context, old state.StoredConnector, next state.Connector, taken []access.Lock,
+		by state.By, events ...events.Event,
 	) error
-	RemoveConnector(ctx context.Context, old state.StoredConnector, events ...events.Event) error
+	RemoveConnector(
+		ctx context.Context, old state.StoredConnector, by state.By, events ...events.Event,
+	) error
 }
 
 // Users reads and changes users. state.Users implements it.
@@ -61,8 +64,13 @@ type Users interface {
 	UserByID(ctx context.Context, id string) (state.Stored[state.User], error)
 	ListUsers(ctx context.Context, p state.Page) (state.Listing[state.User], error)
 	HasFactor(ctx context.Context, k identity.UserKey) (bool, error)
-	PutUser(ctx context.Context, old state.Stored[state.User], u state.User, events ...events.Event) error
-	RemoveUser(ctx context.Context, old state.Stored[state.User], events ...events.Event) error
+	PutUser(
+		ctx context.Context, old state.Stored[state.User], u state.User, by state.By,
+		events ...events.Event,
+	) error
+	RemoveUser(
+		ctx context.Context, old state.Stored[state.User], by state.By, events ...events.Event,
+	) error
 }
 
 // Tokens reads and removes join tokens. state.Tokens implements it.
@@ -75,6 +83,19 @@ type Tokens interface {
 // TokenCreator creates join tokens. join.Service implements it.
 type TokenCreator interface {
 	Create(ctx context.Context, w join.TokenRequest) (authrpc.Token, state.Stored[state.Token], error)
+}
+
+// Locks reads and changes locks. state.Locks implements it.
+type Locks interface {
+	Lock(ctx context.Context, id string) (state.Stored[access.Lock], error)
+	ListLocks(ctx context.Context, p state.Page) (state.Listing[access.Lock], error)
+	PutLock(
+		ctx context.Context, old state.Stored[access.Lock], lock access.Lock, now time.Time,
+		events ...events.Event,
+	) error
+	RemoveLock(
+		ctx context.Context, old state.Stored[access.Lock], now time.Time, events ...events.Event,
+	) error
 }
 
 // Settings reads and changes the settings of the cluster. state.Settings implements it.
@@ -101,6 +122,6 @@ type Machines interface {
 		ctx context.Context, old state.Stored[state.Machine], next state.Machine, events ...events.Event,
 	) (uint64, error)
 	RemoveMachine(
-		ctx context.Context, old state.Stored[state.Machine], now time.Time, events ...events.Event,
+		ctx context.Context, old state.Stored[state.Machine], by state.By, events ...events.Event,
 	) error
 }

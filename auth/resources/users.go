@@ -161,7 +161,7 @@ func (k userKind) apply(
 		return out, err
 	}
 	// A compare-and-set: fault Conflict if the user logged in or was changed since the read above.
-	if err := k.users.PutUser(ctx, old, next, e); err != nil {
+	if err := k.users.PutUser(ctx, old, next, by.by(), e); err != nil {
 		return out, err
 	}
 	out.Note = "added roles take effect at the next login; removed roles no longer count " +
@@ -205,5 +205,5 @@ func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.users.RemoveUser(ctx, old, e)
+	return k.users.RemoveUser(ctx, old, by.by(), e)
 }

@@ -1,9 +1,10 @@
 // Package rules answers: what are the signed rules now, and who gets them?
 //
-// It turns the authorities, roles and settings in the store into the signed documents of internal/rules, and
-// signs a head over them every ten seconds and whenever one changes. A document's bytes, revision and time
-// come from the commit that made it, so every replica signs the same document. Heads are not stored: the
-// leader signs them after a quorum has confirmed that it leads, and keeps the last one in memory.
+// It turns the authorities, roles, locks and settings in the store into the signed documents of
+// internal/rules, and signs a head over them every ten seconds and whenever one changes. A document's bytes,
+// revision and time come from the commit that made it, so every replica signs the same document. Heads are
+// not stored: the leader signs them after a quorum has confirmed that it leads, and keeps the last one in
+// memory.
 //
 // Heads are ordered by their number (term, counter), and two different heads never have the same one. A
 // Publisher takes its term from the store, by a compare-and-set that no two calls pass with the same number,
@@ -27,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/fault"
 	signed "github.com/threshold-access/threshold/internal/rules"
@@ -45,6 +47,7 @@ type Source interface {
 	AuthoritiesChain(ctx context.Context) ([]state.Authorities, error)
 	RoleSet(ctx context.Context) (*state.RoleSet, error)
 	PublishedSettings(ctx context.Context) (state.PublishedSettings, error)
+	LockSet(ctx context.Context) (*state.LockSet, error)
 	// RulesRevision is the revision of the last change of any rules, and AwaitRules waits for a later one.
 	RulesRevision(ctx context.Context) (uint64, error)
 	AwaitRules(ctx context.Context, after uint64) error
@@ -229,6 +232,25 @@ func (p *Publisher) signDocuments(ctx context.Context, newest signed.Revision) e
 	settings, err := p.cfg.Source.PublishedSettings(ctx)
 	if err != nil {
 		return err
+	}
+	locks, err := p.cfg.Source.LockSet(ctx)
+	if err != nil {
+		return err
+	}
+	// A role that is left out may be one that denies, and a lock always does.
+	if len(roles.Unreadable)+len(locks.Unreadable) > 0 {
+		p.cfg.Log.Error(
+			"this release cannot read some roles or locks: the last rules that it could read stay in "+
+				"force, and changes have no effect until the newer release runs again",
+			"roles", roles.Unreadable, "locks", locks.Unreadable)
+	}
+	for kind, part := range map[signed.Kind]state.PublishedLocks{
+		signed.MachineLocksKind: locks.Machines, signed.UserLocksKind: locks.Users,
+	} {
+		body := signed.Locks{Locks: append([]access.Lock{}, part.Locks...)} // an empty list, not null
+		if err := p.signDocument(kind, newest, part.Revision, part.Time, body); err != nil {
+			return err
+		}
 	}
 	body := signed.Roles{Roles: roles.Roles}
 	if err := p.signDocument(signed.RolesKind, newest, roles.Revision, roles.Time, body); err != nil {

@@ -33,6 +33,21 @@ var (
 		Remedy: "load it again",
 	}
 
+	locksFull = fault.Code{
+		Name: "locks-full",
+		Kind: fault.Exhausted,
+		Text: "the cluster has {have} locks, and {more} more would be over {most}",
+		Remedy: "lock what they have in common, such as a role or a connector, or remove locks that are no " +
+			"longer needed: tsh lock ls",
+	}
+
+	locksUnreadable = fault.Code{
+		Name:   "locks-unreadable",
+		Kind:   fault.Internal,
+		Text:   "this release cannot read the locks {ids}, which a newer one may have written",
+		Remedy: "start the newer release again",
+	}
+
 	loginRedeemed = fault.Code{
 		Name:   "login-redeemed",
 		Kind:   fault.Expired,
@@ -66,6 +81,13 @@ var (
 		Kind:   fault.Internal,
 		Text:   "this release cannot read the {noun} \"{key}\"",
 		Remedy: "run the newest release on every auth replica",
+	}
+
+	rolesUnreadable = fault.Code{
+		Name:   "roles-unreadable",
+		Kind:   fault.Internal,
+		Text:   "this release cannot read the roles {names}, which a newer one may have written",
+		Remedy: "start the newer release again",
 	}
 
 	storeConflict = fault.Code{

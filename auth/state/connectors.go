@@ -3,7 +3,9 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
 )
@@ -102,9 +104,11 @@ type Connectors struct {
 
 // PutConnector writes next as the connector named old.Name, with its secret sealed. It returns fault Conflict
 // if old is no longer what is stored. An old with nothing but the name creates the connector, and fails with
-// the same fault if there is one. A name that was ever used for another issuer is fault Conflict, too.
+// the same fault if there is one. A name that was ever used for another issuer is fault Conflict, too. taken
+// are the locks on what next does not give any more, and old did.
 func (w *Connectors) PutConnector(
-	ctx context.Context, old StoredConnector, next Connector, events ...audit.Event,
+	ctx context.Context, old StoredConnector, next Connector, taken []access.Lock, by By,
+	events ...audit.Event,
 ) error {
 	sealed, err := w.secrets.sealText(connectors.prefix+old.Name, next.Secret)
 	if err != nil {
@@ -113,6 +117,9 @@ func (w *Connectors) PutConnector(
 	old.record.Key = old.Name // an old that was not read has no key yet
 	var c change
 	if err := w.claimIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
+		return err
+	}
+	if err := w.reader.putLocks(ctx, &c, by.Time, taken...); err != nil {
 		return err
 	}
 	c.appendEvents(events...)
@@ -139,10 +146,18 @@ func (w *Connectors) claimIssuer(ctx context.Context, c *change, name, issuer st
 	return nil
 }
 
-// RemoveConnector removes a connector. Its users and the issuer of its name stay, in case the connector is
-// created again. It returns fault Conflict if old is no longer what is stored.
-func (w *Connectors) RemoveConnector(ctx context.Context, old StoredConnector, events ...audit.Event) error {
+// RemoveConnector removes a connector, and locks what was issued before to those who logged in by it. Its
+// users and the issuer of its name stay, in case the connector is created again. It returns fault Conflict if
+// old is no longer what is stored.
+func (w *Connectors) RemoveConnector(
+	ctx context.Context, old StoredConnector, by By, events ...audit.Event,
+) error {
 	var c change
+	lock := LockOfIssuedBefore(access.Facts{Connector: old.Name}, access.Effect{Kind: access.Deny}, by.Time)
+	lock.Message, lock.Author = fmt.Sprintf("the connector %s was removed", old.Name), by.Name
+	if err := w.reader.putLocks(ctx, &c, by.Time, lock); err != nil {
+		return err
+	}
 	connectors.remove(&c, old.record)
 	c.appendEvents(events...)
 	_, err := w.writer.commit(ctx, &c)

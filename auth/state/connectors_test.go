@@ -19,14 +19,14 @@ func TestConnectorsAreReadWithTheirSecret(t *testing.T) {
 		t.Errorf("got %v, want not found", err)
 	}
 	corp := Connector{Spec: []byte(`{"type":"oidc"}`), Secret: "s3cret"}
-	must(t, v.Connectors.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp))
+	must(t, v.Connectors.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp, nil, byNow()))
 	all, err := v.Connectors.ListConnectors(t.Context())
 	if err != nil || len(all) != 1 || all[0].Name != "corp" || all[0].Secret != "s3cret" ||
 		string(all[0].Spec) != `{"type":"oidc"}` {
 		t.Fatalf("got %+v and %v, want the one written", all, err)
 	}
-	must(t, v.Connectors.PutConnector(t.Context(), all[0], Connector{Spec: []byte(`{}`)}))
-	if err := v.Connectors.RemoveConnector(t.Context(), all[0]); !fault.Is(err, fault.Conflict) {
+	must(t, v.Connectors.PutConnector(t.Context(), all[0], Connector{Spec: []byte(`{}`)}, nil, byNow()))
+	if err := v.Connectors.RemoveConnector(t.Context(), all[0], byNow()); !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v for the removal of an old revision, want a conflict", err)
 	}
 }
@@ -41,7 +41,7 @@ func TestConnectorNameIsBoundToItsIssuer(t *testing.T) {
 			must(t, err)
 		}
 		old.Name = "corp"
-		return v.Connectors.PutConnector(t.Context(), old, withIssuer(issuer))
+		return v.Connectors.PutConnector(t.Context(), old, withIssuer(issuer), nil, byNow())
 	}
 	refused := func(when string) {
 		t.Helper()
@@ -59,7 +59,7 @@ func TestConnectorNameIsBoundToItsIssuer(t *testing.T) {
 	if err != nil || stored.Issuer != "https://one.example" {
 		t.Fatalf("got %+v and %v, want the first issuer", stored, err)
 	}
-	must(t, v.Connectors.RemoveConnector(t.Context(), stored))
+	must(t, v.Connectors.RemoveConnector(t.Context(), stored, byNow()))
 	refused("after its removal")
 	if err := put("https://one.example"); err != nil {
 		t.Errorf("got %v for the first issuer again, want none", err)
@@ -75,7 +75,7 @@ func TestInitialConnectorNameIsBoundToItsIssuer(t *testing.T) {
 	}))
 	old, err := v.Connectors.Connector(t.Context(), "corp")
 	must(t, err)
-	err = v.Connectors.PutConnector(t.Context(), old, withIssuer("https://other.example"))
+	err = v.Connectors.PutConnector(t.Context(), old, withIssuer("https://other.example"), nil, byNow())
 	if !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v, want a conflict", err)
 	}

@@ -73,7 +73,13 @@ func (w *Logins) AddLogin(
 			return err
 		}
 		var c change
-		users.replaceOrCreate(&c, old, userAfterLogin(old.Value, login))
+		next := userAfterLogin(old.Value, login)
+		users.replaceOrCreate(&c, old, next)
+		// Roles that the connector mapped at an earlier login, and does not any more.
+		lost := locksOnLostRoles(old.Value, next, By{Time: login.AuthTime})
+		if err := w.putLocks(ctx, &c, login.AuthTime, lost...); err != nil {
+			return err
+		}
 		if err := w.sweepLogins(ctx, &c, login.AuthTime); err != nil {
 			return err
 		}

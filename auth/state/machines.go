@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -284,17 +285,22 @@ func (w *Machines) RecordRenewal(
 	})
 }
 
-// RemoveMachine removes a machine and its public names, and reserves its name for NameReservation. Its
-// certificates stay valid until they expire, but it can no longer renew them, and auth refuses its requests.
-// It returns fault Conflict if old is no longer what is stored.
+// RemoveMachine removes a machine and its public names, locks it, and reserves its name for NameReservation.
+// It can no longer renew its certificates, and auth refuses its requests. It returns fault Conflict if old is
+// no longer what is stored.
 func (w *Machines) RemoveMachine(
-	ctx context.Context, old Stored[Machine], now time.Time, events ...audit.Event,
+	ctx context.Context, old Stored[Machine], by By, events ...audit.Event,
 ) error {
 	var c change
+	lock := lockOfRemoved(old.Value.ID, by.Time)
+	lock.Message, lock.Author = fmt.Sprintf("the %s %s was removed", old.Value.Kind, old.Value.Name), by.Name
+	if err := w.putLocks(ctx, &c, by.Time, lock); err != nil {
+		return err
+	}
 	machines.remove(&c, old)
 	lastSeen.deleteKey(&c, old.Key)
 	spools.deleteKey(&c, old.Key)
-	reserved := nameRecord{ID: old.Value.ID, Kind: old.Value.Kind, Until: now.UTC().Add(NameReservation)}
+	reserved := nameRecord{ID: old.Value.ID, Kind: old.Value.Kind, Until: by.Time.UTC().Add(NameReservation)}
 	machineNames.set(&c, old.Value.Name, reserved)
 	for _, name := range old.Value.Aliases {
 		public, err := publicNames.getOrNew(ctx, w.Reader, name)

@@ -121,7 +121,7 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 	}
 	edge, err := s.MachineByName(t.Context(), "edge")
 	must(t, err)
-	must(t, s.Machines.RemoveMachine(t.Context(), edge, time.Now()))
+	must(t, s.Machines.RemoveMachine(t.Context(), edge, byNow()))
 	for name, want := range map[string]bool{"edge": true, "access.example.com": false} {
 		if got, err := s.NameTaken(t.Context(), name, identity.Node, time.Now()); err != nil || got != want {
 			t.Errorf("%s after removal: got taken %v (%v), want %v", name, got, err, want)

@@ -10,8 +10,10 @@ import (
 // Reader reads every record that holds no secret. It cannot write: of the store it holds only the methods
 // that read. It is safe for concurrent use.
 type Reader struct {
-	store   readStore
-	roleSet *atomic.Pointer[RoleSet] // the last one that was read; RoleSet checks whether it is still current
+	store readStore
+	// The last ones that were read: RoleSet and LockSet check whether they are still current.
+	roleSet *atomic.Pointer[RoleSet]
+	lockSet *atomic.Pointer[LockSet]
 }
 
 // readStore is the part of raftstore.Store that changes nothing.

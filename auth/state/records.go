@@ -50,6 +50,7 @@ type Listing[T any] struct {
 //	factors/CONNECTOR/SUBJECT   UserFactors, with their secrets sealed
 //	keyring/self                the keyring's document
 //	last-seen/NODE              when the node was last attached
+//	lock/ID                     access.Lock
 //	logins/HASH                 PendingLogin, by the hash of its one-time code
 //	machine/ID                  Machine
 //	name/NAME                   which machine has the name
@@ -212,15 +213,20 @@ func (t table[T]) listUnder(ctx context.Context, r *Reader, under string, p Page
 // all returns every record of the kind, in the order of the keys. Records that this release cannot decode are
 // left out. It reads page by page, so the records may be of different revisions of the store.
 func (t table[T]) all(ctx context.Context, r *Reader) ([]Stored[T], error) {
-	var out []Stored[T]
+	list, _, err := t.readAll(ctx, r)
+	return list, err
+}
+
+// readAll is all, and returns the keys of the records that this release cannot decode.
+func (t table[T]) readAll(ctx context.Context, r *Reader) (list []Stored[T], unreadable []string, err error) {
 	for page := (Page{}); ; {
 		got, err := t.list(ctx, r, page)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		out = append(out, got.Items...)
+		list, unreadable = append(list, got.Items...), append(unreadable, got.Unreadable...)
 		if got.Next == "" {
-			return out, nil
+			return list, unreadable, nil
 		}
 		page.After = got.Next
 	}

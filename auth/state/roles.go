@@ -6,6 +6,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // AdminRole is the built-in role of administrators. It can be neither removed nor weakened.
@@ -32,11 +33,15 @@ type RoleSet struct {
 	Policy   access.Policy
 	Revision uint64    // of the last change of any role
 	Time     time.Time // of that change
+	// Unreadable are the names of roles that this release cannot read. While there are any, the set is the
+	// last one without: a role that is left out may be one that denies.
+	Unreadable []string
 }
 
 // RoleSet returns the roles as they are now. It decodes them only after a change: otherwise it reads the
 // record with the version of the roles and returns the same pointer as the last time. If roles change while
-// it reads them, it starts again.
+// it reads them, it starts again. If a role cannot be read, it returns the last set, or without one fault
+// Internal.
 func (r *Reader) RoleSet(ctx context.Context) (*RoleSet, error) {
 	for {
 		before, err := rulesVersions.get(ctx, r, rolesVersionKey)
@@ -57,13 +62,22 @@ func (r *Reader) RoleSet(ctx context.Context) (*RoleSet, error) {
 // returns nil and no error when the version is another one after the roles were read: the roles may then be
 // of different revisions.
 func (r *Reader) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*RoleSet, error) {
-	all, err := roles.all(ctx, r)
+	all, unreadable, err := roles.readAll(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	after, err := rulesVersions.get(ctx, r, rolesVersionKey)
 	if err != nil || after.Revision != at.Revision {
 		return nil, err
+	}
+	if len(unreadable) > 0 {
+		last := r.roleSet.Load()
+		if last == nil {
+			return nil, rolesUnreadable.New("state.RoleSet", fault.Args{"names": unreadable})
+		}
+		kept := *last
+		kept.Unreadable = unreadable
+		return &kept, nil
 	}
 	policy := access.Policy{Roles: map[string]access.Role{}}
 	set := &RoleSet{Policy: policy, Revision: at.Revision, Time: at.Value.Time}
@@ -75,7 +89,7 @@ func (r *Reader) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*Rol
 	return set, nil
 }
 
-// Policy returns the roles and settings in the form that decisions need.
+// Policy returns the roles, locks and settings in the form that decisions need.
 func (r *Reader) Policy(ctx context.Context) (access.Policy, error) {
 	set, err := r.RoleSet(ctx)
 	if err != nil {
@@ -85,7 +99,12 @@ func (r *Reader) Policy(ctx context.Context) (access.Policy, error) {
 	if err != nil {
 		return access.Policy{}, err
 	}
+	locks, err := r.LockSet(ctx)
+	if err != nil {
+		return access.Policy{}, err
+	}
 	policy := set.Policy
+	policy.Locks = locks.Locks
 	policy.Settings = settings.Settings.WithDefaults()
 	return policy, nil
 }

@@ -29,6 +29,7 @@ type State struct {
 	Roles       *Roles
 	Settings    *Settings
 	Rules       *Rules
+	Locks       *Locks
 	Logins      *Logins
 	Events      *Events
 	Issuances   *Issuances
@@ -41,7 +42,11 @@ type State struct {
 
 // New reads and writes through an open store.
 func New(store *raftstore.Store) *State {
-	reader := &Reader{store: store, roleSet: new(atomic.Pointer[RoleSet])}
+	reader := &Reader{
+		store:   store,
+		roleSet: new(atomic.Pointer[RoleSet]),
+		lockSet: new(atomic.Pointer[LockSet]),
+	}
 	w := writer{Reader: reader, store: store}
 	return &State{
 		Reader:      reader,
@@ -52,6 +57,7 @@ func New(store *raftstore.Store) *State {
 		Roles:       &Roles{w},
 		Settings:    &Settings{w},
 		Rules:       &Rules{w},
+		Locks:       &Locks{w},
 		Logins:      &Logins{w},
 		Events:      &Events{w},
 		Issuances:   &Issuances{w},

@@ -135,3 +135,6 @@ func TestPagesFollowEachOther(t *testing.T) {
 		t.Errorf("got %+v and %v, want c alone", rest, err)
 	}
 }
+
+// byNow is somebody who takes access away now.
+func byNow() By { return By{Name: "root@example.com", Time: time.Now()} }

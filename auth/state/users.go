@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -71,21 +72,32 @@ func (r *Reader) ListUsers(ctx context.Context, p Page) (Listing[User], error) {
 // Users changes and removes users, and reads.
 type Users struct{ writer }
 
-// PutUser writes u in the place of old. It returns fault Conflict if old is no longer what is stored. The
-// zero value as old creates the record, and fails with the same fault if there is one.
-func (w *Users) PutUser(ctx context.Context, old Stored[User], u User, events ...audit.Event) error {
+// PutUser writes u in the place of old, with a lock for each role that the user loses. It returns fault
+// Conflict if old is no longer what is stored. The zero value as old creates the record, and fails with the
+// same fault if there is one.
+func (w *Users) PutUser(ctx context.Context, old Stored[User], u User, by By, events ...audit.Event) error {
 	old.Key = UserID(u.UserKey())
 	var c change
+	if err := w.putLocks(ctx, &c, by.Time, locksOnLostRoles(old.Value, u, by)...); err != nil {
+		return err
+	}
 	c.appendEvents(events...)
 	users.replaceOrCreate(&c, old, u)
 	_, err := w.commit(ctx, &c)
 	return err
 }
 
-// RemoveUser removes the user's record and second factor. At their next login the user is created again and
-// enrols a new factor. It returns fault Conflict if old is no longer what is stored.
-func (w *Users) RemoveUser(ctx context.Context, old Stored[User], events ...audit.Event) error {
+// RemoveUser removes the user's record and second factor, and locks what was issued to them before. At their
+// next login the user is created again and enrols a new factor. It returns fault Conflict if old is no longer
+// what is stored.
+func (w *Users) RemoveUser(ctx context.Context, old Stored[User], by By, events ...audit.Event) error {
 	var c change
+	user := access.UserFact(old.Value.UserKey())
+	lock := LockOfIssuedBefore(access.Facts{User: user}, access.Effect{Kind: access.Deny}, by.Time)
+	lock.Message, lock.Author = "the user was removed", by.Name
+	if err := w.putLocks(ctx, &c, by.Time, lock); err != nil {
+		return err
+	}
 	users.remove(&c, old)
 	factors.deleteKey(&c, old.Key)
 	c.appendEvents(events...)

@@ -39,10 +39,10 @@ func TestPutUserComparesRevisions(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	u := User{Connector: "corp", Subject: "a/1", Name: "alice@example.com", Roles: []string{"ops"}}
-	if err := s.Users.PutUser(t.Context(), Stored[User]{}, u); err != nil {
+	if err := s.Users.PutUser(t.Context(), Stored[User]{}, u, byNow()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Users.PutUser(t.Context(), Stored[User]{}, u); !fault.Is(err, fault.Conflict) {
+	if err := s.Users.PutUser(t.Context(), Stored[User]{}, u, byNow()); !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v for a second creation, want a conflict", err)
 	}
 	got, err := s.User(t.Context(), alice)
@@ -58,13 +58,13 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	v := NewVault(s, fakeSeal{})
-	must(t, s.Users.PutUser(t.Context(), Stored[User]{}, User{Connector: "corp", Subject: "a/1"}))
+	must(t, s.Users.PutUser(t.Context(), Stored[User]{}, User{Connector: "corp", Subject: "a/1"}, byNow()))
 	f, err := v.Factors.Factors(t.Context(), alice)
 	must(t, err)
 	must(t, v.Factors.PutFactors(t.Context(), f, oneFactor("JBSWY3DP")))
 	u, err := s.User(t.Context(), alice)
 	must(t, err)
-	must(t, s.Users.RemoveUser(t.Context(), u))
+	must(t, s.Users.RemoveUser(t.Context(), u, byNow()))
 	if has, err := s.HasFactor(t.Context(), alice); has || err != nil {
 		t.Errorf("got factor %v and %v, want none", has, err)
 	}

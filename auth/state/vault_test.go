@@ -47,7 +47,7 @@ func TestSecretsAreSealedAtRestAndSurviveOtherWrites(t *testing.T) {
 	next.WrongAnswers = 7
 	must(t, v.Factors.PutFactors(t.Context(), f, next))
 	corp := Connector{Spec: []byte(`{}`), Secret: "JBSWY3DP"}
-	must(t, v.Connectors.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp))
+	must(t, v.Connectors.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp, nil, byNow()))
 	got, err := v.Factors.Factors(t.Context(), alice)
 	if err != nil || len(got.List) != 1 || got.List[0].Secret != "JBSWY3DP" || got.WrongAnswers != 7 {
 		t.Errorf("got %+v and %v, want the secret and 7 wrong answers", got.UserFactors, err)

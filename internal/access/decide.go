@@ -66,6 +66,8 @@ type Request struct {
 	// From is the client's address; zero when it is not known. No grant of this version uses it.
 	From  netip.Addr
 	Proxy identity.MachineID // by which Who is connected; empty when it is not known
+	// RulesAge is how old the rules are by which this is decided; zero where they are made.
+	RulesAge time.Duration
 }
 
 // Decision is the answer. Its zero value denies.
@@ -87,8 +89,8 @@ func (p Policy) Decide(r Request) Decision {
 	if !r.Who.Expires.IsZero() && !r.Now.Before(r.Who.Expires) {
 		return denial("", "the certificate has expired", "run: tsh login")
 	}
-	if lock, ok := p.Locks.thatDenies(r); ok {
-		return lock.denial(r)
+	if lock, ok := p.Locks.Denying(r); ok {
+		return lock.Denial(r.String())
 	}
 	if rule, ok := p.firstMatch(r, inDeny); ok {
 		return denial(
@@ -100,11 +102,42 @@ func (p Policy) Decide(r Request) Decision {
 	if rule, ok := p.firstMatch(r, inAllow); ok {
 		return Decision{Allow: true, Rule: rule, Reason: rule + " allows " + r.String()}
 	}
+	if role, age, ok := p.firstTooOld(r); ok {
+		return denial(
+			optionRule(role, "rules_age"),
+			fmt.Sprintf("role %s allows nothing by rules that are older than %s, and these are %s old: this "+
+				"machine has not heard from the cluster", role, age, Duration(r.RulesAge.Round(time.Second))),
+			"try again when the machine is connected to the cluster",
+		)
+	}
 	return denial(
 		"",
 		fmt.Sprintf("no role of %s (%s) allows %s", r.Who, roleList(r.Who.Roles), r),
 		"ask an administrator for a role that allows it",
 	)
+}
+
+// tooOld reports whether the rules are older than the role accepts for what it allows.
+func (r Role) tooOld(rulesAge time.Duration) (most Duration, tooOld bool) {
+	most, isSet := r.Options.RulesAge.Get()
+	return most, isSet && rulesAge > time.Duration(most)
+}
+
+// firstTooOld returns a role of the user that would allow what is asked for by rules that are younger, and
+// how old it accepts them. ok is false if there is none.
+func (p Policy) firstTooOld(r Request) (role string, most Duration, ok bool) {
+	fresh := r
+	fresh.RulesAge = 0
+	for _, name := range r.Who.Roles {
+		alone := fresh
+		alone.Who.Roles = []string{name}
+		if most, tooOld := p.Roles[name].tooOld(r.RulesAge); tooOld {
+			if _, allows := p.firstMatch(alone, inAllow); allows {
+				return name, most, true
+			}
+		}
+	}
+	return "", 0, false
 }
 
 // The two lists of a role, as the argument inAllowList.
@@ -141,11 +174,15 @@ func (r Request) String() string {
 
 // firstMatch looks for an entry that matches the request, in the allow lists or in the deny lists of the
 // user's roles. It returns the first one in the form of Decision.Rule; ok is false if there is none. Roles of
-// the user that are not in p are skipped, and so are the allow lists of roles that a lock takes.
+// the user that are not in p are skipped, and so are the allow lists of roles that a lock takes, or for which
+// the rules are too old.
 func (p Policy) firstMatch(r Request, inAllowList bool) (rule string, ok bool) {
 	for _, name := range r.Who.Roles {
 		role, known := p.Roles[name]
-		if !known || inAllowList && p.Locks.takeRole(name, r) {
+		if !known {
+			continue
+		}
+		if _, tooOld := role.tooOld(r.RulesAge); inAllowList && (tooOld || p.Locks.takeRole(name, r)) {
 			continue
 		}
 		entries, listName := role.Deny, "deny"

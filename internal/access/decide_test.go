@@ -462,3 +462,38 @@ func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 		}
 	}
 }
+
+// A role that sets rules_age allows nothing by older rules; what other roles allow goes on, and what any role
+// denies stays denied.
+func TestARoleAllowsNothingByRulesThatAreTooOld(t *testing.T) {
+	t.Parallel()
+	strict := allow(shellAs("alice"))
+	strict.Options.RulesAge = access.Set(access.Duration(5 * time.Minute))
+	strict.Deny = []access.Grant{shellAs("root")}
+	p := policy(strict)
+	r := request(user("r", "other"), prod, "alice", access.Shell)
+	r.RulesAge = 5 * time.Minute
+	if d := p.Decide(r); !d.Allow {
+		t.Errorf("got %+v, want it allowed by rules of that age", d)
+	}
+	r.RulesAge = 7*time.Minute + 200*time.Millisecond
+	d := p.Decide(r)
+	const reason = "role r allows nothing by rules that are older than 5m, and these are 7m old: " +
+		"this machine has not heard from the cluster"
+	if d.Allow || d.Rule != "role r, rules_age" || d.Reason != reason || d.Remedy == "" {
+		t.Errorf("got %+v, want it denied: %s", d, reason)
+	}
+	r.Login = "bob"
+	if d := p.Decide(r); d.Allow || d.Rule != "" {
+		t.Errorf("got %+v, want the answer for what no role allows at any age", d)
+	}
+	r.Login = "alice"
+	p.Roles["other"] = access.Role{Name: "other", Allow: []access.Grant{shellAs("alice", "root")}}
+	if d := p.Decide(r); !d.Allow || d.Rule != "role other, allow 1" {
+		t.Errorf("got %+v, want it allowed by the other role", d)
+	}
+	r.Login = "root"
+	if d := p.Decide(r); d.Allow {
+		t.Errorf("got %+v, want what the role denies to stay denied", d)
+	}
+}

@@ -14,7 +14,8 @@ type Limit[T any] struct {
 	Rule string
 }
 
-// Limits bound a user's certificates, and their sessions on each node. Each field is an option of Options.
+// Limits bound a user's certificates, and their sessions on each node. Each field is an option of Options; of
+// RulesAge, which bounds a role and not a user, there is none.
 type Limits struct {
 	CertTTL            Limit[time.Duration]
 	IdleTimeout        Limit[time.Duration]
@@ -26,17 +27,20 @@ type Limits struct {
 // defaultLimits are the options that hold where no role of a user sets them.
 var defaultLimits = Limits{
 	CertTTL:            Limit[time.Duration]{DefaultCertTTL, defaultRule("cert_ttl")},
-	EndWithCertificate: Limit[bool]{false, defaultRule("end_with_certificate")},
+	EndWithCertificate: Limit[bool]{true, defaultRule("end_with_certificate")},
 }
 
 // LimitsOf returns the limits of a user: of each option the strictest value that any role of the user sets,
 // whichever role allows what they do. A role that does not set an option has no influence on it, and if none
-// sets it, its default holds.
+// sets it, its default holds. But of end_with_certificate a role that does not set it has the default: it is
+// off only if each role turns it off.
 func LimitsOf(p Policy, who identity.Identity) Limits {
 	var limits Limits
 	for _, name := range who.Roles {
 		if role, known := p.Roles[name]; known {
-			limits = limits.merge(role.Options.limits(name))
+			ofRole := role.Options.limits(name)
+			ofRole.EndWithCertificate = orDefault(ofRole.EndWithCertificate, defaultLimits.EndWithCertificate)
+			limits = limits.merge(ofRole)
 		}
 	}
 	return limits.orDefaults()

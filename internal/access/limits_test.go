@@ -34,6 +34,7 @@ func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 		}),
 		"day":    options(access.Options{MaxSession: d(time.Hour), EndWithCertificate: access.Set(true)}),
 		"loose":  options(access.Options{EndWithCertificate: access.Set(false)}),
+		"lax":    options(access.Options{EndWithCertificate: access.Set(false)}),
 		"broken": options(access.Options{IdleTimeout: d(-1), MaxSession: d(0), MaxSessions: access.Set(-1)}),
 	}}
 	for _, tt := range []struct {
@@ -55,8 +56,12 @@ func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 			l.MaxSessions = limit(1, "role few, max_sessions")
 			l.EndWithCertificate = limit(true, "role day, end_with_certificate")
 		}},
-		{"one that says no, and one that says nothing", []string{"free", "loose"}, func(l *access.Limits) {
+		{"one that says no, and one that says nothing", []string{"free", "loose"}, func(*access.Limits) {}},
+		{"one that says no, and one that was removed", []string{"gone", "loose"}, func(l *access.Limits) {
 			l.EndWithCertificate = limit(false, "role loose, end_with_certificate")
+		}},
+		{"all say no", []string{"loose", "lax"}, func(l *access.Limits) {
+			l.EndWithCertificate = limit(false, "role lax, end_with_certificate")
 		}},
 		{"values that Check would refuse", []string{"few", "broken"}, func(l *access.Limits) {
 			l.IdleTimeout = limit(time.Duration(-1), "role broken, idle_timeout")
@@ -78,7 +83,7 @@ func TestDefaultsHoldWhereNoRoleSetsAnOption(t *testing.T) {
 	t.Parallel()
 	want := access.Limits{
 		CertTTL:            limit(access.DefaultCertTTL, "the default of cert_ttl"),
-		EndWithCertificate: limit(false, "the default of end_with_certificate"),
+		EndWithCertificate: limit(true, "the default of end_with_certificate"),
 	}
 	if got := without(); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -117,7 +122,8 @@ func TestRolesAreMergedByOneRule(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {
 		p := randomRoles(r)
-		p.Roles["silent"] = access.Role{Name: "silent"}
+		no := access.Set(false) // of end_with_certificate a role that says nothing says yes
+		p.Roles["silent"] = access.Role{Name: "silent", Options: access.Options{EndWithCertificate: no}}
 		roles := []string{"a", "b", "c", "d"}[:1+r.IntN(4)]
 		roles = slices.Clone(roles)
 		want := access.LimitsOf(p, user(roles...))
@@ -165,7 +171,8 @@ func checkIsOneOf(t *testing.T, merged access.Limits, singles []access.Limits) {
 
 func isDefault(rule string) bool { return len(rule) > 4 && rule[:4] == "the " }
 
-// Every option is merged: a new field of Options without one in Limits would not count.
+// Every option is merged: a new field of Options without one in Limits would not count. RulesAge is no limit
+// of a user: it counts for what its own role allows.
 func TestEveryOptionHasALimit(t *testing.T) {
 	t.Parallel()
 	full := access.Options{
@@ -174,6 +181,7 @@ func TestEveryOptionHasALimit(t *testing.T) {
 		MaxSession:         access.Set(access.Duration(time.Second)),
 		MaxSessions:        access.Set(1),
 		EndWithCertificate: access.Set(true),
+		RulesAge:           access.Set(access.Duration(time.Minute)),
 	}
 	got := reflect.ValueOf(access.LimitsOf(policy(access.Role{Options: full}), user("r")))
 	options := reflect.ValueOf(full)
@@ -181,6 +189,9 @@ func TestEveryOptionHasALimit(t *testing.T) {
 		name := options.Type().Field(i).Name
 		if options.Field(i).IsZero() {
 			t.Errorf("the test does not set %s", name)
+		}
+		if name == "RulesAge" {
+			continue
 		}
 		if l := got.FieldByName(name); !l.IsValid() || isDefault(l.FieldByName("Rule").String()) {
 			t.Errorf("got no limit for %s", name)

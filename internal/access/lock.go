@@ -1,6 +1,9 @@
 package access
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -19,8 +22,126 @@ type Lock struct {
 	// Message says why, for those whom the lock hits. Author is who made the lock, whom they can ask.
 	Message string    `json:"message,omitempty"`
 	Author  string    `json:"author,omitempty"`
+	Created time.Time `json:"created,omitzero"`
 	End     time.Time `json:"end,omitzero"` // the lock has no effect from then on; zero: it has no end
 }
+
+// Bounds of locks. All locks of a cluster have to fit into signed documents, and each reaches every node.
+const (
+	MaxLockBytes = 512    // of one lock, as JSON
+	MaxLocks     = 10_000 // of a cluster
+)
+
+// NewLock returns a lock with the id that belongs to its facts and its effect: two locks that do the same
+// have the same id.
+func NewLock(match Facts, effect Effect) Lock {
+	match.IssuedBefore, match.Since = match.IssuedBefore.UTC(), match.Since.UTC()
+	b, err := json.Marshal(struct {
+		Match  Facts  `json:"match"`
+		Effect Effect `json:"effect"`
+	}{match, effect})
+	if err != nil {
+		panic(fmt.Sprintf("access: encode a lock: %v", err)) // it has only texts and times
+	}
+	sum := sha256.Sum256(b)
+	return Lock{ID: hex.EncodeToString(sum[:lockIDBytes]), Match: match, Effect: effect}
+}
+
+// lockIDBytes is how many bytes of a hash an id has: few enough to type, and enough for MaxLocks.
+const lockIDBytes = 6
+
+// Check reports what is wrong with a lock that is about to be written. It calls report once for each fault,
+// with the path of the field, as "match.role", and a message.
+func (l Lock) Check(report func(path, format string, args ...any)) {
+	if l.Match == (Facts{}) {
+		report("match", "names nothing: the lock would hit everybody")
+	}
+	l.Match.check(report)
+	switch l.Effect.Kind {
+	case Deny:
+		if l.Effect.Role != "" {
+			report("effect.role", "belongs to the effect %s", WithoutRole)
+		}
+	case WithoutRole:
+		if err := identity.CheckWord("role", l.Effect.Role); err != nil {
+			report("effect.role", "%v", err)
+		}
+	default:
+		report("effect.kind", "%.40q is neither %s nor %s", l.Effect.Kind, Deny, WithoutRole)
+	}
+	if l.OfMachine() && l.Effect.Kind == WithoutRole {
+		report("effect.kind", "a lock of a machine alone denies the machine itself, which has no roles")
+	}
+	for _, text := range []struct{ what, s string }{{"message", l.Message}, {"author", l.Author}} {
+		if text.s == "" {
+			continue
+		}
+		if err := identity.CheckText(text.what, text.s); err != nil {
+			report(text.what, "%v", err)
+		}
+	}
+	if b, err := json.Marshal(l); err != nil || len(b) > MaxLockBytes {
+		report("", "the lock takes %d bytes, more than %d: shorten the message", len(b), MaxLockBytes)
+	}
+}
+
+// check reports the facts that no request can have.
+func (f Facts) check(report func(path, format string, args ...any)) {
+	words := []struct{ path, what, word string }{
+		{"match.user.connector", "connector", f.User.Connector},
+		{"match.connector", "connector", f.Connector},
+		{"match.role", "role", f.Role},
+	}
+	for _, w := range words {
+		if w.word == "" {
+			continue
+		}
+		if err := identity.CheckWord(w.what, w.word); err != nil {
+			report(w.path, "%v", err)
+		}
+	}
+	if (f.User.Connector == "") != (f.User.Subject == "") {
+		report("match.user", "needs both connector and subject")
+	}
+	if f.User.Subject != "" {
+		if err := identity.CheckText("subject", f.User.Subject); err != nil {
+			report("match.user.subject", "%v", err)
+		}
+	}
+	if f.LoginID != "" {
+		if err := identity.CheckLoginID(f.LoginID); err != nil {
+			report("match.login_id", "%v", err)
+		}
+	}
+	if f.Account != "" {
+		if err := identity.CheckLogin(f.Account); err != nil {
+			report("match.account", "%v", err)
+		}
+	}
+	for path, id := range map[string]identity.MachineID{
+		"match.machine": f.Machine, "match.login_proxy": f.LoginProxy, "match.via_proxy": f.ViaProxy,
+	} {
+		if id == "" {
+			continue
+		}
+		if err := identity.CheckMachineID(id); err != nil {
+			report(path, "%v", err)
+		}
+	}
+	if !f.IssuedBefore.IsZero() && !f.Since.IsZero() && !f.Since.Before(f.IssuedBefore) {
+		report("match.since", "is not before issued_before: no certificate has both")
+	}
+}
+
+// OfMachine reports whether the lock is about a machine and nothing else. Such a lock hits the machine
+// itself, a node or a proxy: nobody reaches it, nobody is connected through it, and it is refused wherever it
+// shows its certificate. These locks are published apart from all others, for everybody to read.
+func (l Lock) OfMachine() bool {
+	return l.Match.Machine != "" && l.Match == Facts{Machine: l.Match.Machine}
+}
+
+// inForce reports whether the lock has not ended.
+func (l Lock) inForce(now time.Time) bool { return l.End.IsZero() || now.Before(l.End) }
 
 // Facts are what a lock says of a request. A field that is empty says nothing. Without any fact, a lock hits
 // everybody.
@@ -68,10 +189,13 @@ const (
 // hits reports whether the lock is in force at the time of the request, and each of its facts is one of the
 // request's.
 func (l Lock) hits(r Request) bool {
-	if !l.End.IsZero() && !r.Now.Before(l.End) {
+	if !l.inForce(r.Now) {
 		return false
 	}
 	m := l.Match
+	if l.OfMachine() && m.Machine == r.Proxy {
+		return true // by whichever machine the user is connected
+	}
 	return (m.User == UserFact{} || m.User == UserFact(r.Who.UserKey())) &&
 		(m.Connector == "" || m.Connector == r.Who.Connector) &&
 		(m.LoginID == "" || m.LoginID == r.Who.LoginID) &&
@@ -128,18 +252,24 @@ func NewLocks(list []Lock) Locks {
 }
 
 // candidates lists the locks that may hit the request.
-func (l Locks) candidates(r Request) [5][]Lock {
+func (l Locks) candidates(r Request) [6][]Lock {
+	viaProxy := l.byMachine[r.Proxy]
+	if r.Proxy == r.Target.Node.ID {
+		viaProxy = nil // they are in the list already
+	}
 	return [...][]Lock{
 		l.bySerial[r.Serial],
 		l.byLoginID[r.Who.LoginID],
 		l.byUser[UserFact(r.Who.UserKey())],
 		l.byMachine[r.Target.Node.ID],
+		viaProxy,
 		l.others,
 	}
 }
 
-// thatDenies returns a lock that hits the request and denies it. ok is false if there is none.
-func (l Locks) thatDenies(r Request) (denies Lock, ok bool) {
+// Denying returns a lock that hits the request and denies it, whatever the roles say. ok is false if there is
+// none. A request need not have a target: then only locks deny it that name neither a machine nor an account.
+func (l Locks) Denying(r Request) (denies Lock, ok bool) {
 	for _, list := range l.candidates(r) {
 		for _, lock := range list {
 			if lock.Effect.Kind != WithoutRole && lock.hits(r) {
@@ -162,10 +292,22 @@ func (l Locks) takeRole(role string, r Request) bool {
 	return false
 }
 
-// denial is the decision of a lock that denies. It tells the user the message, the end, and whom to ask.
-func (l Lock) denial(r Request) Decision {
+// MachineDenied returns a lock of the machine alone that is in force at the time. ok is false if there is
+// none.
+func (l Locks) MachineDenied(id identity.MachineID, now time.Time) (denies Lock, ok bool) {
+	for _, lock := range l.byMachine[id] {
+		if lock.OfMachine() && lock.Effect.Kind != WithoutRole && lock.inForce(now) {
+			return lock, true
+		}
+	}
+	return Lock{}, false
+}
+
+// Denial is the decision of a lock that denies. It tells the user the message, the end, and whom to ask. what
+// says what is denied, as "shell as root on web-1".
+func (l Lock) Denial(what string) Decision {
 	rule := "lock " + l.ID
-	reason := fmt.Sprintf("%s denies %s", rule, r)
+	reason := fmt.Sprintf("%s denies %s", rule, what)
 	if !l.End.IsZero() {
 		reason += " until " + l.End.UTC().Format(time.RFC3339)
 	}

@@ -260,6 +260,7 @@ func TestTheGoldenLockIsRead(t *testing.T) {
 		Effect:  access.Effect{Kind: access.WithoutRole, Role: "ops"},
 		Message: "the laptop was lost",
 		Author:  "bob@example.com",
+		Created: now.Add(-time.Minute),
 		End:     now,
 	}
 	if *update {
@@ -324,6 +325,118 @@ func TestLocksAreFoundAmongMany(t *testing.T) {
 		all := append(slices.Clone(others), access.Lock{ID: "own", Match: m})
 		if d := lockedPolicy(all...).Decide(r); d.Allow || d.Rule != "lock own" {
 			t.Errorf("%+v: got %+v, want it denied by the own lock", m, d)
+		}
+	}
+}
+
+// A lock of a machine alone also hits everybody who is connected through that machine, and the machine
+// itself.
+func TestALockOfAMachineHitsItAsTargetAndOnTheWay(t *testing.T) {
+	t.Parallel()
+	const locked, other = "0123456789abcdef0123456789abcdef", "9876543210fedcba9876543210fedcba"
+	lock := access.Lock{ID: "1", Match: access.Facts{Machine: locked}, End: now.Add(time.Hour)}
+	p := lockedPolicy(lock)
+	for _, tt := range []struct {
+		target, via identity.MachineID
+		allowed     bool
+	}{
+		{locked, other, false},
+		{other, locked, false},
+		{locked, locked, false},
+		{other, other, true},
+		{other, "", true},
+	} {
+		r := lockedRequest()
+		r.Target.Node.ID, r.Proxy = tt.target, tt.via
+		if d := p.Decide(r); d.Allow != tt.allowed {
+			t.Errorf("to %.4s via %.4s: got %+v, want allowed %v", tt.target, tt.via, d, tt.allowed)
+		}
+	}
+	if got, ok := p.Locks.MachineDenied(locked, now); !ok || got != lock {
+		t.Errorf("got %+v, %v, want the lock of the machine", got, ok)
+	}
+	if _, ok := p.Locks.MachineDenied(other, now); ok {
+		t.Error("got another machine denied, want only the one that the lock names")
+	}
+	if _, ok := p.Locks.MachineDenied(locked, lock.End); ok {
+		t.Error("got the machine denied after the end of the lock")
+	}
+	// With one fact more the lock is about somebody on that machine, and not about the machine.
+	person := access.Lock{ID: "2", Match: access.Facts{Machine: locked, Account: "root"}}
+	if _, ok := access.NewLocks([]access.Lock{person}).MachineDenied(locked, now); ok || person.OfMachine() {
+		t.Error("got a machine denied by a lock of one of its accounts")
+	}
+}
+
+func TestLocksThatDoTheSameHaveTheSameID(t *testing.T) {
+	t.Parallel()
+	facts := access.Facts{Connector: "corp", IssuedBefore: now}
+	deny := access.Effect{Kind: access.Deny}
+	first := access.NewLock(facts, deny)
+	elsewhere := facts
+	elsewhere.IssuedBefore = now.In(time.FixedZone("east", 7200))
+	if again := access.NewLock(elsewhere, deny); again.ID != first.ID || first.ID == "" {
+		t.Errorf("got the ids %q and %q, want the same", first.ID, again.ID)
+	}
+	others := []access.Lock{
+		access.NewLock(access.Facts{Connector: "corp"}, deny),
+		access.NewLock(facts, access.Effect{Kind: access.WithoutRole, Role: "ops"}),
+	}
+	for _, other := range others {
+		if other.ID == first.ID {
+			t.Errorf("got the same id for %+v, want another", other)
+		}
+	}
+}
+
+// A lock that could not do what its author means is refused before it is written.
+func TestLocksAreCheckedBeforeTheyAreWritten(t *testing.T) {
+	t.Parallel()
+	deny := access.Effect{Kind: access.Deny}
+	const machine = "0123456789abcdef0123456789abcdef"
+	for _, tt := range []struct {
+		path string // of the fault; empty: there is none
+		lock access.Lock
+	}{
+		{"", access.Lock{Match: access.Facts{Connector: "corp"}, Effect: deny, Message: "gone"}},
+		{"", access.Lock{Match: access.Facts{IssuedBefore: now}, Effect: deny}},
+		{"", access.Lock{Match: access.Facts{Connector: "corp"},
+			Effect: access.Effect{Kind: access.WithoutRole, Role: "ops"}}},
+		{"match", access.Lock{Effect: deny}},
+		{"match.user", access.Lock{Match: access.Facts{User: access.UserFact{Connector: "corp"}}, Effect: deny}},
+		{"match.user.connector", access.Lock{
+			Match: access.Facts{User: access.UserFact{Connector: "a b", Subject: "1"}}, Effect: deny}},
+		{"match.user.subject", access.Lock{
+			Match: access.Facts{User: access.UserFact{Connector: "corp", Subject: "a\x00"}}, Effect: deny}},
+		{"match.connector", access.Lock{Match: access.Facts{Connector: "a b"}, Effect: deny}},
+		{"match.role", access.Lock{Match: access.Facts{Role: "a b"}, Effect: deny}},
+		{"match.login_id", access.Lock{Match: access.Facts{LoginID: "a b"}, Effect: deny}},
+		{"match.account", access.Lock{Match: access.Facts{Account: "a b"}, Effect: deny}},
+		{"match.machine", access.Lock{Match: access.Facts{Machine: "web-1"}, Effect: deny}},
+		{"match.login_proxy", access.Lock{Match: access.Facts{LoginProxy: "web-1"}, Effect: deny}},
+		{"match.via_proxy", access.Lock{Match: access.Facts{ViaProxy: "web-1"}, Effect: deny}},
+		{"match.since", access.Lock{Match: access.Facts{Since: now, IssuedBefore: now}, Effect: deny}},
+		{"effect.kind", access.Lock{Match: access.Facts{Connector: "corp"}}},
+		{"effect.kind", access.Lock{Match: access.Facts{Machine: machine},
+			Effect: access.Effect{Kind: access.WithoutRole, Role: "ops"}}},
+		{"effect.role", access.Lock{Match: access.Facts{Connector: "corp"},
+			Effect: access.Effect{Kind: access.WithoutRole}}},
+		{"effect.role", access.Lock{Match: access.Facts{Connector: "corp"},
+			Effect: access.Effect{Kind: access.Deny, Role: "ops"}}},
+		{"message", access.Lock{Match: access.Facts{Connector: "corp"}, Effect: deny, Message: "a\x1b[2J"}},
+		{"", access.Lock{Match: access.Facts{Connector: "corp"}, Effect: deny, Message: strings.Repeat("x", 300)}},
+		{"(whole)", access.Lock{Match: access.Facts{Connector: "corp"}, Effect: deny,
+			Message: strings.Repeat("x", 500)}},
+	} {
+		var paths []string
+		tt.lock.Check(func(path, format string, args ...any) {
+			if path == "" {
+				path = "(whole)"
+			}
+			paths = append(paths, path)
+		})
+		if tt.path == "" && len(paths) > 0 || tt.path != "" && !slices.Contains(paths, tt.path) {
+			t.Errorf("%+v: got faults at %q, want %q", tt.lock, paths, tt.path)
 		}
 	}
 }

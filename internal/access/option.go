@@ -22,8 +22,14 @@ type Options struct {
 	MaxSession Option[Duration] `json:"max_session,omitzero"`
 	// MaxSessions is how many sessions a user may have at once on one node; 1 to 1000.
 	MaxSessions Option[int] `json:"max_sessions,omitzero"`
-	// EndWithCertificate ends a connection when the certificate that opened it expires.
+	// EndWithCertificate ends a connection when the certificate that opened it expires. It does so unless
+	// each role of the user says that it does not: here a role that says nothing says yes.
 	EndWithCertificate Option[bool] `json:"end_with_certificate,omitzero"`
+
+	// RulesAge is how old the rules may be for the role to allow anything; 1m to 168h. It is not a limit of
+	// the user: it is about what this role allows, and what other roles allow goes on. The setting rules_age
+	// bounds it for all roles.
+	RulesAge Option[Duration] `json:"rules_age,omitzero"`
 }
 
 // Option is what a role says of one option: the value that it sets, or, as the zero value, nothing. That a
@@ -88,6 +94,7 @@ func (o Options) check(report func(path, format string, args ...any)) {
 		{"cert_ttl", o.CertTTL, minCertTTL, MaxCertTTL},
 		{"idle_timeout", o.IdleTimeout, minLimit, maxIdleTimeout},
 		{"max_session", o.MaxSession, minLimit, maxMaxSession},
+		{"rules_age", o.RulesAge, minRulesAge, maxRulesAge},
 	} {
 		value, isSet := option.is.Get()
 		if d := time.Duration(value); isSet && (d < option.min || d > option.max) {

@@ -71,6 +71,22 @@ type Grant struct {
 	Actions   Strings `json:"actions,omitempty"   yaml:"actions,omitempty"`
 }
 
+// UsesTrait reports whether what the role allows depends on a trait of the user.
+func (r Role) UsesTrait(name string) bool {
+	uses := func(text string) bool {
+		t, err := parseTemplate(text)
+		return err != nil || t.trait == name // one that cannot be read may use it
+	}
+	return slices.ContainsFunc(r.Allow, func(g Grant) bool {
+		for _, patterns := range g.Nodes {
+			if slices.ContainsFunc(patterns, uses) {
+				return true
+			}
+		}
+		return slices.ContainsFunc(g.Logins, uses)
+	})
+}
+
 // Check reports what is wrong in a role, such as unknown actions, and entries that cannot have an effect. It
 // calls report once for each fault, with the path of the field, as "allow[0].actions", and a message.
 func (r Role) Check(report func(path, format string, args ...any)) {

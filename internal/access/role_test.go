@@ -354,6 +354,7 @@ func TestTheGoldenRoleIsRead(t *testing.T) {
 			MaxSession:         access.Set(access.Duration(12 * time.Hour)),
 			MaxSessions:        access.Set(5),
 			EndWithCertificate: access.Set(false),
+			RulesAge:           access.Set(access.Duration(5 * time.Minute)),
 		},
 	}
 	if *update {
@@ -372,7 +373,7 @@ func TestTheGoldenRoleIsRead(t *testing.T) {
 	for name, text := range map[string]string{
 		"as it is":                string(b),
 		"with a field":            strings.Replace(string(b), `"name"`, `"note": {"v": 2}, "name"`, 1),
-		"with an option":          strings.Replace(string(b), `"cert_ttl"`, `"rules_age": "5m", "cert_ttl"`, 1),
+		"with an option":          strings.Replace(string(b), `"cert_ttl"`, `"record": "strict", "cert_ttl"`, 1),
 		"with a field of a grant": strings.Replace(string(b), `"nodes"`, `"services": {"kind": "db"}, "nodes"`, 1),
 	} {
 		var got access.Role

@@ -223,6 +223,14 @@ func CheckMachineName(name string) error {
 	return nil
 }
 
+// CheckLoginID returns an error unless id is 1 to 64 letters, digits, "_", "." and "-".
+func CheckLoginID(id LoginID) error {
+	if !loginIDForm.Matches(string(id)) {
+		return fmt.Errorf("login id %.80q is not letters, digits, _ . -, at most 64", string(id))
+	}
+	return nil
+}
+
 // isHostName reports whether name is a lower-case host name that no resolver reads as an IPv4 address, whole
 // or short.
 func isHostName(name string) bool {
@@ -312,8 +320,8 @@ func (id Identity) checkUser() error {
 			return err
 		}
 	}
-	if !loginIDForm.Matches(string(id.LoginID)) {
-		return fmt.Errorf("login id %.80q is not letters, digits, _ . -, at most 64", string(id.LoginID))
+	if err := CheckLoginID(id.LoginID); err != nil {
+		return err
 	}
 	if err := CheckWord("connector", id.Connector); err != nil {
 		return err

@@ -42,14 +42,20 @@ const (
 	AuthoritiesKind Kind = "authorities"
 	RolesKind       Kind = "roles"
 	SettingsKind    Kind = "settings"
-	headKind        Kind = "head" // of a piece; not a document
+	// MachineLocksKind has the locks of machines, which everybody may read, and UserLocksKind all others,
+	// which only machines get.
+	MachineLocksKind Kind = "machine-locks"
+	UserLocksKind    Kind = "user-locks"
+	headKind         Kind = "head" // of a piece; not a document
 )
 
 // newestVersion is, for each kind that this program reads, the newest format that it knows.
 var newestVersion = map[Kind]int{
-	AuthoritiesKind: 1,
-	RolesKind:       1,
-	SettingsKind:    1,
+	AuthoritiesKind:  1,
+	RolesKind:        1,
+	SettingsKind:     1,
+	MachineLocksKind: 1,
+	UserLocksKind:    1,
 }
 
 var kindForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
@@ -80,7 +86,7 @@ func (r Revision) Before(o Revision) bool {
 
 func (r Revision) String() string { return fmt.Sprintf("%d.%d", r.Epoch, r.Index) }
 
-// Document is the signed form of authorities, roles and settings.
+// Document is the signed form of authorities, roles, settings and locks.
 type Document struct {
 	V        int       `json:"v"`
 	Kind     Kind      `json:"kind"`
@@ -95,6 +101,12 @@ type Document struct {
 // Roles is the body of the roles document.
 type Roles struct {
 	Roles []access.Role `json:"roles"`
+}
+
+// Locks is the body of the documents of locks. A lock is never left out because of what a reader does not
+// know of it: see access.Lock.
+type Locks struct {
+	Locks []access.Lock `json:"locks"`
 }
 
 // Signed is a payload and its signature. Nothing in it may be used before verify.

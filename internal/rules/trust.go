@@ -32,7 +32,9 @@ type Trust struct {
 	Head        Head
 	set         Set      // its chain begins with the first revision of the epoch
 	newest      Document // the newest authorities document
-	verifiedBy  Revision // of the authorities by whose keys the documents in set were verified
+	// machineLocks and userLocks are the two parts of Policy.Locks.
+	machineLocks, userLocks []access.Lock
+	verifiedBy              Revision // of the authorities by whose keys the documents in set were verified
 	// heard is when this machine got the head, by its own clock; zero: it is not known.
 	heard time.Time
 	// waitsSince is when a newer head was shown whose documents have not all come; zero: there is none.
@@ -362,6 +364,7 @@ func (t *Trust) withHead(signed Signed, offered source) (*Trust, error) {
 	sameAuthorities := t.verifiedBy == t.newest.Revision
 	if !sameAuthorities {
 		next.Policy = access.Policy{Settings: access.Settings{}.WithDefaults()}
+		next.machineLocks, next.userLocks = nil, nil
 	}
 	for kind, doc := range docs {
 		if sameAuthorities && bytes.Equal(t.Head.Docs[kind].Digest, head.Docs[kind].Digest) {
@@ -452,6 +455,10 @@ func (t *Trust) take(kind Kind, s Signed, revision Revision) error {
 		if doc, err = decodeDocument(s.Payload, kind, &body); err == nil {
 			t.Policy.Settings = body.WithDefaults()
 		}
+	case MachineLocksKind:
+		doc, err = t.takeLocks(kind, s, &t.machineLocks)
+	case UserLocksKind:
+		doc, err = t.takeLocks(kind, s, &t.userLocks)
 	default:
 		return nil
 	}
@@ -464,6 +471,17 @@ func (t *Trust) take(kind Kind, s Signed, revision Revision) error {
 		return notNamedError(kind, doc.Revision)
 	}
 	return nil
+}
+
+// takeLocks decodes one of the documents of locks into its part of the locks, and puts all of them in force.
+func (t *Trust) takeLocks(kind Kind, s Signed, part *[]access.Lock) (Document, error) {
+	var body Locks
+	doc, err := decodeDocument(s.Payload, kind, &body)
+	if err == nil {
+		*part = body.Locks
+		t.Policy.Locks = access.NewLocks(slices.Concat(t.machineLocks, t.userLocks))
+	}
+	return doc, err
 }
 
 // rolesByName returns the roles as decisions need them.

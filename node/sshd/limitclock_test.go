@@ -97,8 +97,12 @@ const minute, hour = access.Duration(time.Minute), access.Duration(time.Hour)
 // message.
 func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 	t.Parallel()
+	outlives := access.Set(false) // of end_with_certificate, which is on by default
 	idle := access.Options{IdleTimeout: access.Set(10 * minute)}
-	longest := access.Options{MaxSession: access.Set(2 * hour), IdleTimeout: access.Set(3 * hour)}
+	longest := access.Options{
+		MaxSession: access.Set(2 * hour), IdleTimeout: access.Set(3 * hour), EndWithCertificate: outlives,
+	}
+	mayExpire := access.Options{MaxSession: access.Set(2 * hour), EndWithCertificate: outlives}
 	certificate := access.Options{EndWithCertificate: access.Set(true), MaxSession: access.Set(2 * hour)}
 	for _, tt := range []struct {
 		name    string
@@ -108,15 +112,16 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 		cause   string
 		text    string // part of the message
 	}{
-		{name: "no limit", life: time.Minute},
+		{name: "no limit", options: access.Options{EndWithCertificate: outlives}, life: time.Minute},
+		{"the certificate by default", access.Options{}, time.Hour, time.Hour, "end_with_certificate",
+			"ended with its certificate (the default of end_with_certificate)"},
 		{"nothing typed", idle, time.Hour, 10 * time.Minute, "idle_timeout",
 			"nothing was typed for 10m (role ops, idle_timeout)"},
 		{"the longest session", longest, time.Hour, 2 * time.Hour, "max_session",
 			"it may last 2h (role ops, max_session)"},
 		{"the certificate", certificate, time.Hour, time.Hour, "end_with_certificate",
 			"ended with its certificate (role ops, end_with_certificate)"},
-		{"a certificate that may expire", access.Options{MaxSession: access.Set(2 * hour)}, time.Hour, 2 * time.Hour,
-			"max_session", ""},
+		{"a certificate that may expire", mayExpire, time.Hour, 2 * time.Hour, "max_session", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -240,11 +240,12 @@ func TestALockDeniesWhatItsUserHasOpen(t *testing.T) {
 
 const otherProxyID identity.MachineID = "ffffffffffffffffffffffffffffffff"
 
-// What is open may outlive its certificate, unless the user's roles say that it ends with it. It may not
-// outlive the authority that signed the certificate, nor the rules.
+// What is open ends with its certificate, unless each of the user's roles says that it may go on. It never
+// outlives the authority that signed the certificate, nor the rules.
 func TestWhatEndsWhatIsOpen(t *testing.T) {
 	t.Parallel()
 	endsWith := roleWithOptions(access.Options{EndWithCertificate: access.Set(true)})
+	outlives := roleWithOptions(access.Options{EndWithCertificate: access.Set(false)})
 	for _, tt := range []struct {
 		name    string
 		later   time.Duration // how far the clock is ahead when the rules change
@@ -254,7 +255,8 @@ func TestWhatEndsWhatIsOpen(t *testing.T) {
 		message string
 	}{
 		{name: "nothing", role: fullRole("ops")},
-		{name: "the end of the certificate, which may pass", later: 10 * time.Hour, role: fullRole("ops")},
+		{name: "the end of the certificate, which may pass", later: 10 * time.Hour, role: outlives},
+		{"the end of the certificate by default", 10 * time.Hour, fullRole("ops"), nil, fault.Expired, "expired"},
 		{"the end of the certificate", 10 * time.Hour, endsWith, nil, fault.Expired, "expired"},
 		{"before the end of the certificate", 0, endsWith, nil, "", ""},
 		{"rules that are too old", 25 * time.Hour, fullRole("ops"), nil, fault.Unavailable, "old"},
@@ -281,7 +283,9 @@ func TestWhatEndsWhatIsOpen(t *testing.T) {
 				}
 			})
 			if tt.kind == "" { // nothing else is reported before what denies everything
-				f.allow()
+				grantless := tt.role
+				grantless.Allow = nil
+				f.allow(grantless)
 				tt.kind, tt.message = fault.Denied, "no role"
 			}
 			if s, err := c.NewSession(); err == nil {

@@ -219,15 +219,18 @@ func TestALockOfTheProxyDeniesWhatPassesIt(t *testing.T) {
 	}
 }
 
-// A relay may outlive its certificate, unless the user's roles say that connections end with it. It may not
-// outlive the authority that signed the certificate, nor the rules.
+// A relay ends with its certificate, unless each of the user's roles says that connections may go on. It
+// never outlives the authority that signed the certificate, nor the rules.
 func TestWhatEndsARelay(t *testing.T) {
 	t.Parallel()
-	endsWith := func(next *rules.Trust) {
-		role := ops
-		role.Options.EndWithCertificate = access.Set(true)
-		next.Policy.Roles = map[string]access.Role{role.Name: role}
+	setting := func(ends bool) func(*rules.Trust) {
+		return func(next *rules.Trust) {
+			role := ops
+			role.Options.EndWithCertificate = access.Set(ends)
+			next.Policy.Roles = map[string]access.Role{role.Name: role}
+		}
 	}
+	endsWith, outlives := setting(true), setting(false)
 	nothing := func(*rules.Trust) {}
 	for _, tt := range []struct {
 		name   string
@@ -237,7 +240,8 @@ func TestWhatEndsARelay(t *testing.T) {
 		says   string
 	}{
 		{"nothing", 0, nothing, "", ""},
-		{"the end of the certificate, which may pass", 10 * time.Hour, nothing, "", ""},
+		{"the end of the certificate, which may pass", 10 * time.Hour, outlives, "", ""},
+		{"the end of the certificate by default", 10 * time.Hour, nothing, fault.Expired, "expired"},
 		{"before the end of the certificate", 0, endsWith, "", ""},
 		{"the end of the certificate", 10 * time.Hour, endsWith, fault.Expired, "expired"},
 		{"rules that are too old", 25 * time.Hour, nothing, fault.Unavailable, "old"},
@@ -256,7 +260,11 @@ func TestWhatEndsARelay(t *testing.T) {
 			s.ahead.Store(int64(tt.later))
 			s.rules.change(tt.change)
 			if tt.kind == "" {
-				s.rules.change(func(next *rules.Trust) { next.Policy.Roles = nil })
+				s.rules.change(func(next *rules.Trust) {
+					grantless := next.Policy.Roles[ops.Name]
+					grantless.Allow = nil
+					next.Policy.Roles = map[string]access.Role{ops.Name: grantless}
+				})
 				tt.kind, tt.says = fault.Denied, "no role"
 			}
 			got := <-s.denied
