@@ -102,13 +102,10 @@ func (p Policy) Decide(r Request) Decision {
 	if rule, ok := p.firstMatch(r, inAllow); ok {
 		return Decision{Allow: true, Rule: rule, Reason: rule + " allows " + r.String()}
 	}
-	if role, age, ok := p.firstTooOld(r); ok {
-		return denial(
-			optionRule(role, "rules_age"),
-			fmt.Sprintf("role %s allows nothing by rules that are older than %s, and these are %s old: this "+
-				"machine has not heard from the cluster", role, age, Duration(r.RulesAge.Round(time.Second))),
-			"try again when the machine is connected to the cluster",
-		)
+	for _, name := range r.Who.Roles {
+		if d, ok := p.withoutRole(name, r); ok {
+			return d
+		}
 	}
 	return denial(
 		"",
@@ -123,21 +120,27 @@ func (r Role) tooOld(rulesAge time.Duration) (most Duration, tooOld bool) {
 	return most, isSet && rulesAge > time.Duration(most)
 }
 
-// firstTooOld returns a role of the user that would allow what is asked for by rules that are younger, and
-// how old it accepts them. ok is false if there is none.
-func (p Policy) firstTooOld(r Request) (role string, most Duration, ok bool) {
-	fresh := r
-	fresh.RulesAge = 0
-	for _, name := range r.Who.Roles {
-		alone := fresh
-		alone.Who.Roles = []string{name}
-		if most, tooOld := p.Roles[name].tooOld(r.RulesAge); tooOld {
-			if _, allows := p.firstMatch(alone, inAllow); allows {
-				return name, most, true
-			}
-		}
+// withoutRole returns the denial for a role of the user that allows what is asked for, and does not count: a
+// lock takes it, or the rules are too old for it. ok is false if the role counts, or would not allow it
+// anyway.
+func (p Policy) withoutRole(name string, r Request) (d Decision, ok bool) {
+	alone := r
+	alone.Who.Roles, alone.RulesAge = []string{name}, 0
+	whole := p
+	whole.Locks = Locks{}
+	if _, allows := whole.firstMatch(alone, inAllow); !allows {
+		return Decision{}, false
 	}
-	return "", 0, false
+	if lock, taken := p.Locks.takingRole(name, r); taken {
+		return lock.Denial("what role " + name + " allows"), true
+	}
+	most, tooOld := p.Roles[name].tooOld(r.RulesAge)
+	return denial(
+		optionRule(name, "rules_age"),
+		fmt.Sprintf("role %s allows nothing by rules that are older than %s, and these are %s old: this "+
+			"machine has not heard from the cluster", name, most, Duration(r.RulesAge.Round(time.Second))),
+		"try again when the machine is connected to the cluster",
+	), tooOld
 }
 
 // The two lists of a role, as the argument inAllowList.
@@ -182,8 +185,11 @@ func (p Policy) firstMatch(r Request, inAllowList bool) (rule string, ok bool) {
 		if !known {
 			continue
 		}
-		if _, tooOld := role.tooOld(r.RulesAge); inAllowList && (tooOld || p.Locks.takeRole(name, r)) {
-			continue
+		if inAllowList {
+			_, tooOld := role.tooOld(r.RulesAge)
+			if _, taken := p.Locks.takingRole(name, r); taken || tooOld {
+				continue
+			}
 		}
 		entries, listName := role.Deny, "deny"
 		if inAllowList {

@@ -280,16 +280,16 @@ func (l Locks) Denying(r Request) (denies Lock, ok bool) {
 	return Lock{}, false
 }
 
-// takeRole reports whether a lock leaves out what the role allows.
-func (l Locks) takeRole(role string, r Request) bool {
+// takingRole returns a lock that leaves out what the role allows. ok is false if there is none.
+func (l Locks) takingRole(role string, r Request) (takes Lock, ok bool) {
 	for _, list := range l.candidates(r) {
 		for _, lock := range list {
 			if lock.Effect.Kind == WithoutRole && lock.Effect.Role == role && lock.hits(r) {
-				return true
+				return lock, true
 			}
 		}
 	}
-	return false
+	return Lock{}, false
 }
 
 // MachineDenied returns a lock of the machine alone that is in force at the time. ok is false if there is

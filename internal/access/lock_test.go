@@ -222,8 +222,17 @@ func TestALockOnARoleLeavesTheOthers(t *testing.T) {
 	without := access.Lock{ID: "1", Match: access.Facts{Connector: "corp"},
 		Effect: access.Effect{Kind: access.WithoutRole, Role: "r"}}
 	p := lockedPolicy(without)
-	if d := p.Decide(lockedRequest()); d.Allow {
-		t.Errorf("got %+v, want it denied without the role", d)
+	without.Message, without.Author = "the role was taken", "bob@example.com"
+	p.Locks = access.NewLocks([]access.Lock{without})
+	d := p.Decide(lockedRequest())
+	const reason = "lock 1 denies what role r allows: the role was taken"
+	if d.Allow || d.Rule != "lock 1" || d.Reason != reason || !strings.Contains(d.Remedy, "bob@example.com") {
+		t.Errorf("got %+v, want it denied without the role: %s", d, reason)
+	}
+	elsewhere := lockedRequest()
+	elsewhere.Login = "root"
+	if d := p.Decide(elsewhere); d.Allow || d.Rule != "" {
+		t.Errorf("got %+v, want no lock named for what the role does not allow in any case", d)
 	}
 	p.Roles["other"] = access.Role{Name: "other", Allow: []access.Grant{shellAs("alice")}}
 	if d := p.Decide(lockedRequest()); !d.Allow || d.Rule != "role other, allow 1" {
