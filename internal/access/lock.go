@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -217,47 +218,98 @@ func (f Facts) hitsIssue(issued time.Time) bool {
 }
 
 // Locks are the locks in force. They are found by a fact that few requests have: there may be ten thousand of
-// them, and a session asks the rules two dozen times. The zero value has none.
+// them, and a session asks the rules two dozen times. The zero value has none. It is immutable.
 type Locks struct {
-	bySerial  map[identity.Serial][]Lock
-	byLoginID map[identity.LoginID][]Lock
-	byUser    map[UserFact][]Lock
-	byMachine map[identity.MachineID][]Lock
-	others    []Lock // those without any of these facts
+	bySerial  map[identity.Serial][]*Lock
+	byLoginID map[identity.LoginID][]*Lock
+	byUser    map[UserFact][]*Lock
+	byMachine map[identity.MachineID][]*Lock
+	others    []*Lock // those without any of these facts
 }
 
 // NewLocks returns the locks of a list.
 func NewLocks(list []Lock) Locks {
-	locks := Locks{
-		bySerial:  map[identity.Serial][]Lock{},
-		byLoginID: map[identity.LoginID][]Lock{},
-		byUser:    map[UserFact][]Lock{},
-		byMachine: map[identity.MachineID][]Lock{},
+	came := make([]*Lock, len(list))
+	for i := range list {
+		came[i] = &list[i]
 	}
-	for _, l := range list {
-		switch m := l.Match; {
+	return Locks{}.Change(nil, came)
+}
+
+// Change returns the locks without those in gone, and with those in came. The ones in gone are pointers that
+// came before, and nobody may change what any of them point to.
+func (l Locks) Change(gone, came []*Lock) Locks {
+	if len(gone)+len(came) == 0 {
+		return l
+	}
+	next := Locks{
+		bySerial:  cloneOrNew(l.bySerial),
+		byLoginID: cloneOrNew(l.byLoginID),
+		byUser:    cloneOrNew(l.byUser),
+		byMachine: cloneOrNew(l.byMachine),
+		others:    slices.Clone(l.others),
+	}
+	left := map[*Lock]bool{} // of gone, those in others
+	for _, lock := range gone {
+		switch m := lock.Match; {
 		case m.Serial != 0:
-			locks.bySerial[m.Serial] = append(locks.bySerial[m.Serial], l)
+			removeLock(next.bySerial, m.Serial, lock)
 		case m.LoginID != "":
-			locks.byLoginID[m.LoginID] = append(locks.byLoginID[m.LoginID], l)
+			removeLock(next.byLoginID, m.LoginID, lock)
 		case m.User != UserFact{}:
-			locks.byUser[m.User] = append(locks.byUser[m.User], l)
+			removeLock(next.byUser, m.User, lock)
 		case m.Machine != "":
-			locks.byMachine[m.Machine] = append(locks.byMachine[m.Machine], l)
+			removeLock(next.byMachine, m.Machine, lock)
 		default:
-			locks.others = append(locks.others, l)
+			left[lock] = true
 		}
 	}
-	return locks
+	if len(left) > 0 {
+		next.others = slices.DeleteFunc(next.others, func(lock *Lock) bool { return left[lock] })
+	}
+	for _, lock := range came {
+		switch m := lock.Match; {
+		case m.Serial != 0:
+			addLock(next.bySerial, m.Serial, lock)
+		case m.LoginID != "":
+			addLock(next.byLoginID, m.LoginID, lock)
+		case m.User != UserFact{}:
+			addLock(next.byUser, m.User, lock)
+		case m.Machine != "":
+			addLock(next.byMachine, m.Machine, lock)
+		default:
+			next.others = append(next.others, lock)
+		}
+	}
+	return next
+}
+
+func cloneOrNew[K comparable](m map[K][]*Lock) map[K][]*Lock {
+	if m == nil {
+		return map[K][]*Lock{}
+	}
+	return maps.Clone(m)
+}
+
+// addLock and removeLock change a list under its key. They copy it, because other Locks have it too.
+func addLock[K comparable](m map[K][]*Lock, key K, lock *Lock) {
+	m[key] = append(slices.Clone(m[key]), lock)
+}
+
+func removeLock[K comparable](m map[K][]*Lock, key K, lock *Lock) {
+	rest := slices.DeleteFunc(slices.Clone(m[key]), func(other *Lock) bool { return other == lock })
+	if m[key] = rest; len(rest) == 0 {
+		delete(m, key)
+	}
 }
 
 // candidates lists the locks that may hit the request.
-func (l Locks) candidates(r Request) [6][]Lock {
+func (l Locks) candidates(r Request) [6][]*Lock {
 	viaProxy := l.byMachine[r.Proxy]
 	if r.Proxy == r.Target.Node.ID {
 		viaProxy = nil // they are in the list already
 	}
-	return [...][]Lock{
+	return [...][]*Lock{
 		l.bySerial[r.Serial],
 		l.byLoginID[r.Who.LoginID],
 		l.byUser[UserFact(r.Who.UserKey())],
@@ -273,7 +325,7 @@ func (l Locks) Denying(r Request) (denies Lock, ok bool) {
 	for _, list := range l.candidates(r) {
 		for _, lock := range list {
 			if lock.Effect.Kind != WithoutRole && lock.hits(r) {
-				return lock, true
+				return *lock, true
 			}
 		}
 	}
@@ -285,7 +337,7 @@ func (l Locks) takingRole(role string, r Request) (takes Lock, ok bool) {
 	for _, list := range l.candidates(r) {
 		for _, lock := range list {
 			if lock.Effect.Kind == WithoutRole && lock.Effect.Role == role && lock.hits(r) {
-				return lock, true
+				return *lock, true
 			}
 		}
 	}
@@ -297,7 +349,7 @@ func (l Locks) takingRole(role string, r Request) (takes Lock, ok bool) {
 func (l Locks) MachineDenied(id identity.MachineID, now time.Time) (denies Lock, ok bool) {
 	for _, lock := range l.byMachine[id] {
 		if lock.OfMachine() && lock.Effect.Kind != WithoutRole && lock.inForce(now) {
-			return lock, true
+			return *lock, true
 		}
 	}
 	return Lock{}, false

@@ -103,12 +103,6 @@ type Roles struct {
 	Roles []access.Role `json:"roles"`
 }
 
-// Locks is the body of the documents of locks. A lock is never left out because of what a reader does not
-// know of it: see access.Lock.
-type Locks struct {
-	Locks []access.Lock `json:"locks"`
-}
-
 // Signed is a payload and its signature. Nothing in it may be used before verify.
 type Signed struct {
 	Payload []byte `json:"payload"`
@@ -146,9 +140,10 @@ func inBody(fields []string) []string {
 }
 
 // signedMessage is what is signed. It contains the kind, so that a signature over one kind is never valid for
-// another.
-func signedMessage(kind Kind, payload []byte) []byte {
-	return append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload...)
+// another. Of the payload it has the digest, by which heads name the document anyway: a document of locks has
+// megabytes, and Ed25519 would hash all of it once more.
+func signedMessage(kind Kind, payload Digest) []byte {
+	return append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload[:]...)
 }
 
 // sign encodes content as JSON and signs it as a document of the kind. key is an Ed25519 key, which signs the
@@ -162,7 +157,7 @@ func sign(key crypto.Signer, kind Kind, content any) (Signed, error) {
 		const format = "encode %s: %d bytes are more than %d"
 		return Signed{}, fmt.Errorf(format, kind, len(payload), MaxDocumentBytes)
 	}
-	toSign, hash := signedMessage(kind, payload), crypto.Hash(0)
+	toSign, hash := signedMessage(kind, sha256.Sum256(payload)), crypto.Hash(0)
 	if _, isECDSA := key.Public().(*ecdsa.PublicKey); isECDSA {
 		sum := sha256.Sum256(toSign)
 		toSign, hash = sum[:], crypto.SHA256
@@ -177,10 +172,15 @@ func sign(key crypto.Signer, kind Kind, content any) (Signed, error) {
 // verify returns nil if one of keys signed the payload as a document of the kind, and an error otherwise. It
 // does not look into the payload.
 func (s Signed) verify(kind Kind, keys ...crypto.PublicKey) error {
+	return s.verifyDigest(kind, s.Digest(), keys...)
+}
+
+// verifyDigest is verify for a caller who has the digest of the payload.
+func (s Signed) verifyDigest(kind Kind, digest Digest, keys ...crypto.PublicKey) error {
 	if len(s.Payload) > MaxDocumentBytes {
 		return fmt.Errorf("rules: %s of %d bytes is larger than %d", kind, len(s.Payload), MaxDocumentBytes)
 	}
-	msg := signedMessage(kind, s.Payload)
+	msg := signedMessage(kind, digest)
 	for _, k := range keys {
 		switch k := k.(type) {
 		case ed25519.PublicKey:

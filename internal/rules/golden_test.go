@@ -28,6 +28,11 @@ func mustRead(t *testing.T, name string) []byte {
 	return b
 }
 
+// goldenMachine and goldenUser are locked in the golden files.
+const goldenMachine = identity.MachineID("0123456789abcdef0123456789abcdef")
+
+var goldenUser = access.UserFact{Connector: "corp", Subject: "1"}
+
 // writeGolden makes the golden files with new keys: a set with a kind that this program does not know, and
 // the pieces by which a machine that has it gets one role more.
 func writeGolden(t *testing.T) {
@@ -49,6 +54,17 @@ func writeGolden(t *testing.T) {
 	first := c.set(key, noon, chain, rev(1), roles(2, "dba", "dev"), rev(2))
 	first = c.with(first, key, rules.SettingsKind, c.document(key, rules.SettingsKind, rev(3), settings), nil)
 	first = c.with(first, key, "later", c.document(key, "later", rev(4), json.RawMessage(`{}`)), nil)
+	locks := func(match access.Facts) rules.Locks {
+		lock := access.NewLock(match, access.Effect{Kind: access.Deny})
+		lock.Message, lock.Author, lock.Created = "the laptop was lost", "root@example.com", noon
+		return rules.Locks{Locks: []access.Lock{lock}}
+	}
+	for kind, body := range map[rules.Kind]rules.Locks{
+		rules.MachineLocksKind: locks(access.Facts{Machine: goldenMachine}),
+		rules.UserLocksKind:    locks(access.Facts{User: goldenUser}),
+	} {
+		first = c.with(first, key, kind, c.document(key, kind, rev(4), body), nil)
+	}
 	second := c.with(first, key, rules.RolesKind, roles(5, "dba", "dev", "ops"), nil)
 	feed, err := rules.NewFeed(first)
 	if err != nil {
@@ -94,8 +110,15 @@ func TestGoldenRulesAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := trust.Policy.Roles["dev"]; len(got.Allow) != 1 || trust.MaxAge() != time.Hour ||
-		trust.Head.Sequence.Term != 1 || len(trust.Set().Docs) != 3 {
+		trust.Head.Sequence.Term != 1 || len(trust.Set().Docs) != 5 {
 		t.Errorf("got %+v under head %s, want what the golden file says", trust.Policy, trust.Head.Sequence)
+	}
+	_, machineLocked := trust.Policy.Locks.MachineDenied(goldenMachine, noon)
+	user := identity.Identity{Kind: identity.User}
+	user.Connector, user.Subject = goldenUser.Connector, goldenUser.Subject
+	lock, userLocked := trust.Policy.Locks.Denying(access.Request{Who: user, Now: noon})
+	if !machineLocked || !userLocked || lock.Message != "the laptop was lost" {
+		t.Errorf("got %v, %v by %+v, want both locked", machineLocked, userLocked, lock)
 	}
 	r := rules.NewReceiver(trust, noon)
 	pieces := bytes.Split(bytes.TrimSpace(mustRead(t, "pieces.ndjson")), []byte("\n"))

@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
@@ -456,8 +457,14 @@ func setRoles(s *rules.Set, roles rules.Signed) {
 func (c *cluster) mislabelled() rules.Signed {
 	good := c.roles(c.signers[0], rev(2), "ops")
 	payload := replace(good.Payload, `"kind":"roles"`, `"kind":"authorities"`)
-	sig := ed25519.Sign(c.signers[0], append([]byte("threshold rules v1 roles\x00"), payload...))
-	return rules.Signed{Payload: payload, Sig: sig}
+	return c.signedAs(rules.RolesKind, payload)
+}
+
+// signedAs signs a payload as a document of the kind, whatever it is.
+func (c *cluster) signedAs(kind rules.Kind, payload []byte) rules.Signed {
+	digest := sha256.Sum256(payload)
+	message := append([]byte("threshold rules v1 "+string(kind)+"\x00"), digest[:]...)
+	return rules.Signed{Payload: payload, Sig: ed25519.Sign(c.signers[0], message)}
 }
 
 func replace(b []byte, old, repl string) []byte {
@@ -470,9 +477,7 @@ func (c *cluster) rewritten(kind rules.Kind, doc rules.Signed, from, to string) 
 	if !strings.Contains(string(doc.Payload), from) {
 		c.t.Fatalf("got %s, want %s in it", doc.Payload, from)
 	}
-	payload := replace(doc.Payload, from, to)
-	message := append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload...)
-	return rules.Signed{Payload: payload, Sig: ed25519.Sign(c.signers[0], message)}
+	return c.signedAs(kind, replace(doc.Payload, from, to))
 }
 
 // A program that does not know a field of a role would allow what the field restricts. So every field that

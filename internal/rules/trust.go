@@ -33,7 +33,7 @@ type Trust struct {
 	set         Set      // its chain begins with the first revision of the epoch
 	newest      Document // the newest authorities document
 	// machineLocks and userLocks are the two parts of Policy.Locks.
-	machineLocks, userLocks []access.Lock
+	machineLocks, userLocks lockList
 	verifiedBy              Revision // of the authorities by whose keys the documents in set were verified
 	// heard is when this machine got the head, by its own clock; zero: it is not known.
 	heard time.Time
@@ -364,7 +364,7 @@ func (t *Trust) withHead(signed Signed, offered source) (*Trust, error) {
 	sameAuthorities := t.verifiedBy == t.newest.Revision
 	if !sameAuthorities {
 		next.Policy = access.Policy{Settings: access.Settings{}.WithDefaults()}
-		next.machineLocks, next.userLocks = nil, nil
+		next.machineLocks, next.userLocks = lockList{}, lockList{}
 	}
 	for kind, doc := range docs {
 		if sameAuthorities && bytes.Equal(t.Head.Docs[kind].Digest, head.Docs[kind].Digest) {
@@ -427,10 +427,11 @@ func (t *Trust) documentFor(kind Kind, ref Ref, offered source) (Signed, error) 
 	if err != nil {
 		return Signed{}, err
 	}
-	if !ref.names(doc.Digest()) {
+	digest := doc.Digest()
+	if !ref.names(digest) {
 		return Signed{}, fmt.Errorf("%s is not the one the head names", kind)
 	}
-	return doc, doc.verify(kind, t.Authorities.rules...)
+	return doc, doc.verifyDigest(kind, digest, t.Authorities.rules...)
 }
 
 // notNamedError is the error for a document that is not the one that a head names as current. So a proxy
@@ -473,13 +474,12 @@ func (t *Trust) take(kind Kind, s Signed, revision Revision) error {
 	return nil
 }
 
-// takeLocks decodes one of the documents of locks into its part of the locks, and puts all of them in force.
-func (t *Trust) takeLocks(kind Kind, s Signed, part *[]access.Lock) (Document, error) {
-	var body Locks
-	doc, err := decodeDocument(s.Payload, kind, &body)
+// takeLocks reads one of the documents of locks into its part of the locks, and puts all of them in force.
+func (t *Trust) takeLocks(kind Kind, s Signed, part *lockList) (Document, error) {
+	doc, next, change, err := part.read(kind, s.Payload)
 	if err == nil {
-		*part = body.Locks
-		t.Policy.Locks = access.NewLocks(slices.Concat(t.machineLocks, t.userLocks))
+		*part = next
+		t.Policy.Locks = t.Policy.Locks.Change(change.gone, change.came)
 	}
 	return doc, err
 }
