@@ -79,7 +79,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	})
 	tunnels := uplink.New(n.uplinkConfig(membership, keeper, server))
 	n.tunnels.Store(tunnels)
-	return n.serve(ctx, membership, events, server, tunnels)
+	return n.serve(ctx, membership, events, keeper, server, tunnels)
 }
 
 // serve runs the parts of a node that is a member, until ctx ends or one of them fails. When ctx ends, it
@@ -90,12 +90,14 @@ func (n *Node) serve(
 	ctx context.Context,
 	membership *member.Member,
 	events *spool.Spool,
+	keeper *rules.Keeper,
 	server *sshd.Server,
 	tunnels *uplink.Tunnels,
 ) error {
 	parts := lifecycle.New(ctx)
 	parts.Run("audit events", events.Run)
 	parts.Run("membership", membership.Run)
+	parts.Run("rules on disk", keeper.Run)
 	parts.Run("open sessions", server.Run)
 	parts.Run("tunnels", tunnels.Run)
 	<-parts.Context().Done()

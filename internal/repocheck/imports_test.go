@@ -46,7 +46,7 @@ var internalImports = map[string][]string{
 	"connqueue":   {},
 	"prefixconn":  {},
 	"limitedlog":  {},
-	"rulesfile":   {"wire", "durable", "fault", "identity", "config", "access", "rules"},
+	"rulesfile":   {"backoff", "wire", "durable", "fault", "identity", "config", "access", "rules"},
 	"sshprofile":  {"fault", "wire", "identity"},
 	"durable":     {},
 	"daemon":      {"fault"},

@@ -5,6 +5,7 @@
 package rulesfile
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -22,6 +24,14 @@ import (
 // documents are the same. A new head comes every 10 s, and writing each would wear the disk. After a restart
 // the head may be older by saveEvery than it had to be, which is a small part of the setting rules_age.
 const saveEvery = 10 * time.Minute
+
+// saveDelay is how long a change waits before it is saved, together with those that come meanwhile. Each lock
+// is a change that reaches every machine, and each save writes all rules and waits for the disk. Whoever
+// makes the machine crash within that time, and then keeps newer rules from it, makes it use those of before.
+const saveDelay = time.Second
+
+// headInterval is how often Run looks whether the head is worth a save although no document has changed.
+const headInterval = time.Minute
 
 // File is the rules on disk. It belongs to one goroutine at a time.
 type File struct {
@@ -88,6 +98,32 @@ func (f *File) read() ([]byte, error) {
 		err = fmt.Errorf("%s is larger than %d bytes", f.path, rules.MaxSetBytes)
 	}
 	return b, err
+}
+
+// Rules are the rules in force. rules.Receiver implements it.
+type Rules interface {
+	Current() *rules.Trust
+	// Changed returns a channel that is closed when other documents get in force.
+	Changed() <-chan struct{}
+}
+
+// Run saves the rules in force when they have changed, at most once in saveDelay, until ctx ends, and then
+// once more. It returns nil. Errors are logged.
+func (f *File) Run(ctx context.Context, inForce Rules) error {
+	ticker := time.NewTicker(headInterval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		changed := inForce.Changed() // before the rules are read, so that no change is missed
+		f.Save(inForce.Current())
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		case <-changed:
+			backoff.Sleep(ctx, saveDelay)
+		}
+	}
+	f.Save(inForce.Current())
+	return nil
 }
 
 // Save writes the rules to the file if a document has changed, or if their head is newer than the saved one

@@ -2,13 +2,17 @@ package rulesfile_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
@@ -80,6 +84,76 @@ func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
 	if got := saved(); !got.Equal(changed) {
 		t.Errorf("a changed document: the file has the head of %s, want %s", got, changed)
 	}
+}
+
+// inForce are rules that a test replaces.
+type inForce struct {
+	mu      sync.Mutex
+	trust   *rules.Trust
+	changed chan struct{}
+}
+
+func (r *inForce) Current() *rules.Trust    { r.mu.Lock(); defer r.mu.Unlock(); return r.trust }
+func (r *inForce) Changed() <-chan struct{} { r.mu.Lock(); defer r.mu.Unlock(); return r.changed }
+
+func (r *inForce) change(trust *rules.Trust) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.trust = trust
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// Many changes at once cost few writes, the last one is on disk a second later, and one that came just before
+// the end of the program is on disk after it.
+func TestChangesAreSavedTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cluster, path := clustertest.NewInMemory(t), filepath.Join(t.TempDir(), "rules.json")
+		trustOf := func(role string) *rules.Trust {
+			cluster.SetRoles(access.Role{Name: role})
+			return open(t, cluster, cluster.SignRules())
+		}
+		has := func(role string) bool {
+			t.Helper()
+			trust, err := rulesfile.New(path, discard).Load(cluster.Pin())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, has := trust.Policy.Roles[role]
+			return has
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		current := &inForce{trust: trustOf("first"), changed: make(chan struct{})}
+		done := make(chan error, 1)
+		go func() { done <- rulesfile.New(path, discard).Run(ctx, current) }()
+		synctest.Wait()
+		if !has("first") {
+			t.Error("the rules in force at the start are not on disk")
+		}
+		writes := 0
+		for i := range 100 {
+			current.change(trustOf(fmt.Sprintf("role-%d", i)))
+			synctest.Wait()
+			if has(fmt.Sprintf("role-%d", i)) {
+				writes++
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		if writes > 1 {
+			t.Errorf("got %d writes for 100 changes in half a second, want one at most", writes)
+		}
+		<-time.After(time.Second)
+		synctest.Wait()
+		if !has("role-99") {
+			t.Error("the last change is not on disk after a second")
+		}
+		current.change(trustOf("last"))
+		cancel()
+		if err := <-done; err != nil || !has("last") {
+			t.Errorf("got %v, want the last change on disk at the end", err)
+		}
+	})
 }
 
 func TestDamagedFilesAreRefused(t *testing.T) {

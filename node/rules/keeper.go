@@ -7,10 +7,10 @@
 package rules
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
@@ -35,8 +35,7 @@ type Keeper struct {
 	now      func() time.Time
 	receiver *rules.Receiver
 
-	mu   sync.Mutex // held from the verification of rules until they are saved; guards file
-	file *rulesfile.File
+	file *rulesfile.File // belongs to Open, and then to Run
 }
 
 // Open returns the keeper with the rules on disk, or with those of the membership if these are newer or
@@ -58,16 +57,15 @@ func (k *Keeper) Current() *rules.Trust { return k.receiver.Current() }
 // Current, so that no change is missed.
 func (k *Keeper) Changed() <-chan struct{} { return k.receiver.Changed() }
 
+// Run saves the rules in force on disk whenever they have changed, until ctx ends. It returns nil. Rules that
+// cannot be saved are logged and used all the same: they would be lost only by a restart.
+func (k *Keeper) Run(ctx context.Context) error { return k.file.Run(ctx, k.receiver) }
+
 // Offer takes pushed pieces of the rules, and the head after them, and puts in force what verifies and is
 // newer. lacking names the pieces that the head needs and that have not come. The error says which pieces are
-// not used, and why. Rules that cannot be saved are used all the same: they would be lost only by a restart.
+// not used, and why.
 func (k *Keeper) Offer(pieces ...[]byte) (lacking []string, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	received, err := k.receiver.Offer(k.now(), pieces...)
-	if received.InForce != nil {
-		k.file.Save(received.InForce)
-	}
 	for _, kind := range received.Lacking {
 		lacking = append(lacking, string(kind))
 	}

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -92,6 +93,11 @@ func TestNewerRulesAreAppliedAndSaved(t *testing.T) {
 	case <-changed:
 	default:
 		t.Error("the roles changed, and Changed does not tell")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := k.Run(ctx); err != nil { // saves what is in force at the end
+		t.Fatal(err)
 	}
 	k = openKeeper(t, c, dir, first)
 	if !hasRole(k, "ops") {
@@ -212,37 +218,6 @@ func TestHeadsThatAreRefused(t *testing.T) {
 		}
 	}
 	mustOffer(t, k, head(t, later))
-}
-
-// Heads come every ten seconds; most of them change only the time and need not be written.
-func TestHeadsAreSavedRarely(t *testing.T) {
-	t.Parallel()
-	c, dir := clustertest.NewInMemory(t), t.TempDir()
-	k := openKeeper(t, c, dir, c.SignRules())
-	writes := 0
-	var last time.Time
-	for i := range 180 { // half an hour of heads
-		set := c.SignRulesAt(c.Now().Add(time.Duration(i) * 10 * time.Second))
-		mustOffer(t, k, pieces(t, set)...)
-		b, err := os.ReadFile(filepath.Join(dir, "rules.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		onDisk, err := signed.Decode(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		saved, err := signed.Open(c.Pin(), onDisk)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !saved.Head.Time.Equal(last) {
-			last, writes = saved.Head.Time, writes+1
-		}
-	}
-	if writes != 3 {
-		t.Errorf("got %d writes in half an hour, want 3", writes)
-	}
 }
 
 func TestDamagedRulesOnDiskAreNotUsed(t *testing.T) {

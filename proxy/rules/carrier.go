@@ -46,7 +46,7 @@ type Config struct {
 // Carrier holds the newest verified rules. Its methods may be called by several goroutines at once.
 type Carrier struct {
 	cfg      Config
-	file     *rulesfile.File // belongs to New, and then to the goroutine of Run
+	file     *rulesfile.File // belongs to New, and then to a goroutine of Run
 	receiver *rules.Receiver
 
 	mu          sync.Mutex                         // guards the fields below, and all sends to subscribers
@@ -123,9 +123,12 @@ func (c *Carrier) publish(trust *rules.Trust) error {
 }
 
 // Run receives new rules from the auth service until ctx ends, and then returns nil. While the auth service
-// cannot be reached, the last valid rules stay in force, and Run tries again with growing pauses. It is
-// called once.
+// cannot be reached, the last valid rules stay in force, and Run tries again with growing pauses. It saves
+// the rules on disk. It is called once.
 func (c *Carrier) Run(ctx context.Context) error {
+	saved := make(chan struct{})
+	go func() { defer close(saved); _ = c.file.Run(ctx, c.receiver) }()
+	defer func() { <-saved }()
 	pauses := backoff.Backoff{First: firstBackoff, Max: maxBackoff}
 	for ctx.Err() == nil {
 		received, err := c.watch(ctx)
@@ -174,8 +177,8 @@ func (c *Carrier) have() map[rules.Kind][]byte {
 	return have
 }
 
-// apply takes one piece of the rules that the auth service sent. If new rules get in force by it, it saves
-// them on disk and passes them on. It logs a piece that is not valid or older than the current rules, and
+// apply takes one piece of the rules that the auth service sent. If new rules get in force by it, it passes
+// them on. It logs a piece that is not valid or older than the current rules, and
 // otherwise ignores it. It returns an error if a head came without its documents: a new stream sends them.
 func (c *Carrier) apply(piece []byte) error {
 	received, err := c.receiver.Offer(c.cfg.Now(), piece)
@@ -186,7 +189,6 @@ func (c *Carrier) apply(piece []byte) error {
 		if err := c.publish(received.InForce); err != nil {
 			c.cfg.Log.Warn("rules cannot be passed on to nodes", "err", err)
 		}
-		c.file.Save(received.InForce)
 	}
 	if len(received.Lacking) > 0 {
 		return fmt.Errorf("the auth service sent a head without its documents: %q", received.Lacking)
