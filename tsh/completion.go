@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/ascii"
+	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -142,14 +144,54 @@ func (a *app) completeCluster(*cobra.Command, []string, string) ([]string, cobra
 	return clusters, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeKind completes the kinds of resources.
-func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+// completeResource completes the kind and the name of a resource.
+func (a *app) completeResource(
+	cmd *cobra.Command,
+	args []string,
+	typed string,
+) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+		kind, err := resourceKind(args[0])
+		if err != nil || len(args) > 1 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.completeNames(kind)(cmd, nil, typed)
 	}
 	var out []string
 	for _, r := range access.Resources {
 		out = append(out, string(r))
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// shellName is the form of the names of resources that a shell gets. None of its characters has a meaning for
+// a shell, and such a name is no flag.
+var shellName = ascii.Form{First: ascii.Of("A-Za-z0-9_"), Inner: ascii.Of("A-Za-z0-9@_.+-"), Max: 253}
+
+// completeNames returns a function that completes the names of resources of a kind: those of the first page.
+// There are none if the user is not logged in or may not read them, or if the auth service does not answer
+// within completionTime.
+func (a *app) completeNames(kind access.Resource) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		const directive = cobra.ShellCompDirectiveNoFileComp
+		prof, err := a.currentLogin()
+		if err != nil {
+			return nil, directive
+		}
+		client := a.auth(prof)
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+		defer cancel()
+		page, err := authrpc.Call(ctx, client, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: kind})
+		if err != nil {
+			return nil, directive
+		}
+		var names []string
+		for _, resource := range page.Resources {
+			if name := resource.Metadata.Name; shellName.Matches(name) && strings.HasPrefix(name, typed) {
+				names = append(names, name)
+			}
+		}
+		return names, directive
+	}
 }

@@ -320,3 +320,33 @@ func TestCompletionKnowsNodes(t *testing.T) {
 		}
 	}
 }
+
+// The Tab key completes the names of resources, but none that a shell could obey or that looks like a flag.
+func TestCompletionKnowsNames(t *testing.T) {
+	t.Parallel()
+	tc := newTestCluster(t)
+	for _, name := range []string{"bob@example.com", "bo$(id)", "-bob", "carol"} {
+		tc.docs[name] = authrpc.Resource{Kind: "user", Metadata: authrpc.Metadata{Name: name}}
+	}
+	tc.docs["bold"] = authrpc.Resource{Kind: "role", Metadata: authrpc.Metadata{Name: "bold"}}
+	c := tc.loggedIn()
+	for _, test := range []struct{ args, want string }{
+		{"get user b", "bob@example.com\n:4\n"},
+		{"get role b", "bold\n:4\n"},
+		{"rm user c", "carol\n:4\n"},
+		{"rm user carol c", ":4\n"},
+		{"rm nothing c", ":4\n"},
+	} {
+		args := append([]string{"__complete"}, strings.Split(test.args, " ")...)
+		if out := c.ok(args...); out != test.want {
+			t.Errorf("%s: got %q, want %q", test.args, out, test.want)
+		}
+	}
+	out := c.ok("__complete", "get", "users", "")
+	if strings.Contains(out, "(id)") || strings.Contains(out, "-bob") {
+		t.Errorf("got %q, want no name that means more to a shell", out)
+	}
+	if out := tc.client().ok("__complete", "get", "user", ""); out != ":4\n" {
+		t.Errorf("before login: got %q, want no names", out)
+	}
+}

@@ -30,7 +30,7 @@ func (a *app) getCmd() *cobra.Command {
 		Example: `  tsh get roles
   tsh get role ops --format=yaml > ops.yaml     # edit it, then: tsh apply -f ops.yaml`,
 		Args:              argCount(1, 2, "a kind, and for one resource its name: "+join(access.Resources)),
-		ValidArgsFunction: completeKind,
+		ValidArgsFunction: a.completeResource,
 	}
 	format := formatFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -300,7 +300,7 @@ func (a *app) rmCmd() *cobra.Command {
 		GroupID:           admin,
 		Example:           "  tsh rm node web-1\n  tsh rm token/3f2a…",
 		Args:              argCount(1, 2, "a kind and a name"),
-		ValidArgsFunction: completeKind,
+		ValidArgsFunction: a.completeResource,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runRemove(cmd.Context(), args)
 		},
