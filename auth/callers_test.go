@@ -67,6 +67,7 @@ func routes() []route {
 		newRoute(authrpc.WatchRules, proxy),
 		newRoute(authrpc.GetRules, node, proxy),
 		newRoute(authrpc.ReportNodes, proxy),
+		newRoute(authrpc.ReportAcknowledgements, proxy),
 		newRoute(authrpc.LocateNode, proxy),
 		newRoute(authrpc.SendEvents, node),
 		newRoute(authrpc.WhoAmI, user),
@@ -75,6 +76,7 @@ func routes() []route {
 		newRoute(authrpc.GetResources, user),
 		newRoute(authrpc.ApplyResource, user),
 		newRoute(authrpc.RemoveResource, user),
+		newRoute(authrpc.LockConfirmations, user),
 	}
 }
 

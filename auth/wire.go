@@ -221,13 +221,19 @@ func (s *Server) newLogin(svc *services, vault *state.Vault) (*login.Service, er
 // newAPI makes the handler of the API, and the services that no other part of auth uses.
 func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handler {
 	now := s.cfg.Now
+	acknowledgements := rules.NewAcknowledgements(rules.AcknowledgementsConfig{
+		Machines: svc.state.Reader,
+		Now:      now,
+		Log:      s.cfg.Log,
+	})
 	return api.New(api.Config{
-		Caller: port.CallerOf,
-		State:  svc.state.Reader,
-		Login:  svc.logins,
-		Join:   svc.join,
-		Issuer: svc.issuer,
-		Rules:  svc.publisher,
+		Caller:           port.CallerOf,
+		State:            svc.state.Reader,
+		Login:            svc.logins,
+		Join:             svc.join,
+		Issuer:           svc.issuer,
+		Rules:            svc.publisher,
+		Acknowledgements: acknowledgements,
 		Nodes: attachments.NewDirectory(attachments.DirectoryConfig{
 			Machines:    svc.state.Reader,
 			Attachments: svc.state.Reader,
@@ -242,16 +248,17 @@ func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handle
 			Log:    s.cfg.Log,
 		}),
 		Resources: resources.New(resources.Config{
-			Policies:   svc.state.Reader,
-			Events:     svc.state.Events,
-			Roles:      svc.state.Roles,
-			Settings:   svc.state.Settings,
-			Connectors: connectors,
-			Users:      svc.state.Users,
-			Tokens:     svc.state.Tokens,
-			Join:       svc.join,
-			Machines:   svc.state.Machines,
-			Replicas:   svc.state.Reader,
+			Policies:      svc.state.Reader,
+			Events:        svc.state.Events,
+			Roles:         svc.state.Roles,
+			Settings:      svc.state.Settings,
+			Connectors:    connectors,
+			Users:         svc.state.Users,
+			Tokens:        svc.state.Tokens,
+			Join:          svc.join,
+			Machines:      svc.state.Machines,
+			Replicas:      svc.state.Reader,
+			Confirmations: acknowledgements,
 			Authorities: &authorities.Service{
 				Store:   svc.state.RootChanges,
 				Keyring: svc.state.Keyring,

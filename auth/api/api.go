@@ -34,18 +34,19 @@ type State interface {
 
 // Config holds the services that the routes call; all of it is required.
 type Config struct {
-	Caller      func(*http.Request) (authrpc.Caller, error) // who calls, as the port verified
-	State       State
-	Login       *login.Service
-	Join        *join.Service
-	Issuer      *issue.Issuer
-	Rules       *rules.Publisher
-	Nodes       *attachments.Directory
-	Attachments *attachments.Updater
-	Resources   *resources.Service
-	Log         *audit.Log // the audit log
-	Now         func() time.Time
-	Logger      *slog.Logger
+	Caller           func(*http.Request) (authrpc.Caller, error) // who calls, as the port verified
+	State            State
+	Login            *login.Service
+	Join             *join.Service
+	Issuer           *issue.Issuer
+	Rules            *rules.Publisher
+	Acknowledgements *rules.Acknowledgements
+	Nodes            *attachments.Directory
+	Attachments      *attachments.Updater
+	Resources        *resources.Service
+	Log              *audit.Log // the audit log
+	Now              func() time.Time
+	Logger           *slog.Logger
 }
 
 // handlers has one method for each route.
@@ -71,6 +72,7 @@ func New(cfg Config) http.Handler {
 	authrpc.HandleStream(server, authrpc.WatchRules, h.watchRules)
 	authrpc.Handle(server, authrpc.GetRules, h.getRules)
 	authrpc.Handle(server, authrpc.ReportNodes, h.reportNodes)
+	authrpc.Handle(server, authrpc.ReportAcknowledgements, h.reportAcknowledgements)
 	authrpc.Handle(server, authrpc.LocateNode, h.locateNode)
 	authrpc.Handle(server, authrpc.SendEvents, h.sendEvents)
 
@@ -81,6 +83,7 @@ func New(cfg Config) http.Handler {
 	authrpc.Handle(server, authrpc.GetResources, h.getResources)
 	authrpc.Handle(server, authrpc.ApplyResource, h.applyResource)
 	authrpc.Handle(server, authrpc.RemoveResource, h.removeResource)
+	authrpc.Handle(server, authrpc.LockConfirmations, h.lockConfirmations)
 	return server
 }
 
@@ -272,6 +275,15 @@ func (h handlers) reportNodes(
 	return h.Attachments.Report(ctx, caller.Identity, r)
 }
 
+// reportAcknowledgements takes by which rules the machines decide whose proxy calls.
+func (h handlers) reportAcknowledgements(
+	ctx context.Context,
+	caller authrpc.Caller,
+	r authrpc.ReportAcknowledgementsRequest,
+) (authrpc.ReportAcknowledgementsResponse, error) {
+	return h.Acknowledgements.Report(ctx, caller.Identity, r)
+}
+
 // locateNode tells a proxy to which proxies a node is attached.
 func (h handlers) locateNode(
 	ctx context.Context,
@@ -351,4 +363,13 @@ func (h handlers) removeResource(
 	r authrpc.RemoveResourceRequest,
 ) (authrpc.RemoveResourceResponse, error) {
 	return authrpc.RemoveResourceResponse{}, h.Resources.Remove(ctx, caller.Identity, r)
+}
+
+// lockConfirmations says which machines have not confirmed a lock, and may wait for them.
+func (h handlers) lockConfirmations(
+	ctx context.Context,
+	caller authrpc.Caller,
+	r authrpc.LockConfirmationsRequest,
+) (authrpc.LockConfirmationsResponse, error) {
+	return h.Resources.LockConfirmations(ctx, caller.Identity, r)
 }

@@ -31,27 +31,29 @@ const Version = "v1"
 
 // Config says what the service needs. All of it is required.
 type Config struct {
-	Policies    Policies // decide every call
-	Events      Events   // get the refusals
-	Roles       Roles
-	Connectors  Connectors
-	Users       Users
-	Tokens      Tokens
-	Join        TokenCreator
-	Machines    Machines
-	Replicas    Replicas
-	Authorities Authorities
-	Settings    Settings
-	Log         Log
-	Now         func() time.Time
+	Policies      Policies // decide every call
+	Events        Events   // get the refusals
+	Roles         Roles
+	Connectors    Connectors
+	Users         Users
+	Tokens        Tokens
+	Join          TokenCreator
+	Machines      Machines
+	Replicas      Replicas
+	Authorities   Authorities
+	Settings      Settings
+	Confirmations Confirmations
+	Log           Log
+	Now           func() time.Time
 }
 
 // Service serves documents. It is safe for concurrent use.
 type Service struct {
-	policies Policies
-	events   Events
-	now      func() time.Time
-	kinds    map[access.Resource]kind
+	policies      Policies
+	events        Events
+	confirmations Confirmations
+	now           func() time.Time
+	kinds         map[access.Resource]kind
 }
 
 // kind reads and changes one kind of document. Service calls it only after the rules allowed the action on
@@ -88,9 +90,10 @@ func (c caller) may(action access.Action, plural access.Resource) bool {
 // New makes a service. It checks nothing: auth wires it, and all of cfg is required.
 func New(cfg Config) *Service {
 	return &Service{
-		policies: cfg.Policies,
-		events:   cfg.Events,
-		now:      cfg.Now,
+		policies:      cfg.Policies,
+		events:        cfg.Events,
+		confirmations: cfg.Confirmations,
+		now:           cfg.Now,
 		kinds: map[access.Resource]kind{
 			access.Roles:           roleKind{cfg.Roles},
 			access.Connectors:      connectorKind{cfg.Connectors},
@@ -207,21 +210,37 @@ func (s *Service) authorize(
 	if !known {
 		return nil, caller{}, unknownKindFault(string(plural))
 	}
-	policy, err := s.policies.Policy(ctx)
+	by, err := s.callerOf(ctx, who)
 	if err != nil {
 		return nil, caller{}, err
 	}
-	by := caller{who: who, policy: policy, now: s.now()}
-	request := access.Request{Who: who, Action: action, Resource: plural, Now: by.now}
-	decision := policy.Decide(request)
+	if err := s.require(ctx, by, action, plural, name); err != nil {
+		return nil, by, err
+	}
+	return k, by, nil
+}
+
+// callerOf returns who as a caller, with the rules as they are now.
+func (s *Service) callerOf(ctx context.Context, who identity.Identity) (caller, error) {
+	policy, err := s.policies.Policy(ctx)
+	return caller{who: who, policy: policy, now: s.now()}, err
+}
+
+// require returns nil if the rules allow the caller the action on a kind of document. Otherwise it stores a
+// denial as an audit event, and returns fault Denied.
+func (s *Service) require(
+	ctx context.Context, by caller, action access.Action, plural access.Resource, name string,
+) error {
+	request := access.Request{Who: by.who, Action: action, Resource: plural, Now: by.now}
+	decision := by.policy.Decide(request)
 	if decision.Allow {
-		return k, by, nil
+		return nil
 	}
 	denied := resourceAccessDenied.New("resources", fault.Args{
 		"reason": decision.Reason,
 		"hint":   decision.Remedy,
 	})
-	return nil, by, s.recordRefusal(ctx, who, action, plural, name, decision.Rule, denied)
+	return s.recordRefusal(ctx, by.who, action, plural, name, decision.Rule, denied)
 }
 
 // recordIfDenied stores an audit event if err, the result of a kind's apply or remove, is fault Denied: the

@@ -98,6 +98,13 @@ type Locks interface {
 	) error
 }
 
+// Confirmations knows which machines decide by which locks. auth/rules.Acknowledgements implements it.
+type Confirmations interface {
+	Confirmations(
+		ctx context.Context, req authrpc.LockConfirmationsRequest,
+	) (authrpc.LockConfirmationsResponse, error)
+}
+
 // Settings reads and changes the settings of the cluster. state.Settings implements it.
 type Settings interface {
 	Settings(ctx context.Context) (state.Stored[access.Settings], error)

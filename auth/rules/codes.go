@@ -6,11 +6,25 @@ const opPublish = "rules.Publish"
 
 // The errors of this package.
 var (
+	acknowledgementsTooMany = fault.Code{
+		Name:   "acknowledgements-too-many",
+		Kind:   fault.Invalid,
+		Text:   "{count} acknowledgements in one call, more than {most}",
+		Remedy: "send them in several calls",
+	}
+
 	authoritiesMissing = fault.Code{
 		Name:   "authorities-missing",
 		Kind:   fault.Internal,
 		Text:   "the store holds no authorities document",
 		Remedy: "restore the data folder from a backup",
+	}
+
+	locksNotPublished = fault.Code{
+		Name:   "locks-not-published",
+		Kind:   fault.Unavailable,
+		Text:   "this release cannot read the locks {ids}, so it publishes no changes of locks",
+		Remedy: "run the newer release that wrote them",
 	}
 
 	rulesKeyUntrusted = fault.Code{

@@ -1,4 +1,4 @@
-// Package rules answers: what are the signed rules now, and who gets them?
+// Package rules answers: what are the signed rules now, who gets them, and who decides by them?
 //
 // It turns the authorities, roles, locks and settings in the store into the signed documents of
 // internal/rules, and signs a head over them every ten seconds and whenever one changes. A document's bytes,

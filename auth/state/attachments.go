@@ -84,6 +84,35 @@ func (r *Reader) LastSeen(ctx context.Context, node identity.MachineID) (time.Ti
 	return got.Value.Time, err
 }
 
+// AttachedMachines returns the ids of the nodes that are attached to a proxy or were last known to be at
+// since or after it, and of the proxies that report to auth.
+func (r *Reader) AttachedMachines(
+	ctx context.Context, since time.Time,
+) (map[identity.MachineID]struct{}, error) {
+	out := map[identity.MachineID]struct{}{}
+	leases, err := proxyLeases.all(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	for _, lease := range leases {
+		out[identity.MachineID(lease.Key)] = struct{}{}
+	}
+	attached, err := attachmentsByNode.all(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range attached {
+		out[a.Value.Node] = struct{}{}
+	}
+	seen, err := lastSeen.all(ctx, r)
+	for _, s := range seen {
+		if !s.Value.Time.Before(since) {
+			out[identity.MachineID(s.Key)] = struct{}{}
+		}
+	}
+	return out, err
+}
+
 // Attachments changes which nodes are attached to which proxy. It also reads.
 type Attachments struct{ writer }
 

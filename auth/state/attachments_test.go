@@ -47,6 +47,46 @@ func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
 	}
 }
 
+// Attached are the nodes of live proxies, those that left a moment ago, and the proxies that report.
+func TestAttachedMachines(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	now := time.Now()
+	proxy, silent := identity.MachineID(NewID()), identity.MachineID(NewID())
+	var nodes []Attachment
+	for i := range 3 {
+		m := newMachine(identity.Node, fmt.Sprintf("node-%d", i))
+		must(t, s.Machines.AddMachine(t.Context(), m, token(t, s, m.Name)))
+		nodes = append(nodes, Attachment{Node: m.ID})
+	}
+	here, left, gone := nodes[0:1], nodes[1:2], nodes[2:3]
+	for _, p := range []identity.MachineID{proxy, silent} {
+		_, err := s.Attachments.KeepProxyLease(t.Context(), p, time.Minute)
+		must(t, err)
+	}
+	longAgo := now.Add(-time.Hour)
+	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, here, nil, longAgo))
+	must(t, s.Attachments.ChangeAttachments(t.Context(), silent, gone, nil, longAgo))
+	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, left, nil, longAgo))
+	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, nil, left, now))
+	want := func(what string, since time.Time, want ...identity.MachineID) {
+		t.Helper()
+		got, err := s.AttachedMachines(t.Context(), since)
+		must(t, err)
+		for _, id := range want {
+			if _, ok := got[id]; !ok || len(got) != len(want) {
+				t.Errorf("%s: got %v, want %v", what, got, want)
+			}
+		}
+	}
+	want("with what left now", now, proxy, silent, here[0].Node, left[0].Node, gone[0].Node)
+	lease, err := proxyLeases.get(t.Context(), s.Reader, string(silent))
+	must(t, err)
+	must(t, s.writer.store.Revoke(t.Context(), lease.Value.Lease)) // the proxy was silent for too long
+	want("without a proxy", now, proxy, here[0].Node, left[0].Node)
+	want("without what left now", now.Add(time.Second), proxy, here[0].Node)
+}
+
 // More attachments than fit into one transaction are stored and removed by one call.
 func TestManyAttachmentsFitTheirTransactions(t *testing.T) {
 	t.Parallel()

@@ -26,6 +26,9 @@ const (
 	Replicas   Resource = "replicas" // the replicas of the auth service; get only
 	Events     Resource = "events"   // the audit log; get only
 
+	// ClusterLocks are the locks of the cluster. Locks is the type of what Decide asks.
+	ClusterLocks Resource = "locks"
+
 	// Authorities are the keys that verifiers trust: one document, which only the cluster root can change.
 	Authorities Resource = "authorities"
 )

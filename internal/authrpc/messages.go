@@ -275,6 +275,25 @@ type ReportNodesResponse struct {
 	ReportAfter time.Duration `json:"report_after"`
 }
 
+// ReportAcknowledgementsRequest passes on by which rules machines decide: the nodes that are attached to the
+// calling proxy, and the proxy itself. A proxy sends what is new, and everything again when the heads of the
+// rules are of another term: the auth service keeps it in memory alone.
+type ReportAcknowledgementsRequest struct {
+	Acknowledgements []MachineAcknowledgement `json:"acknowledgements"` // at most MaxAcknowledgements
+}
+
+// MachineAcknowledgement is what one machine has signed: see rules.Acknowledgement.
+type MachineAcknowledgement struct {
+	Machine identity.MachineID `json:"machine"`
+	Signed  rules.Signed       `json:"signed"`
+}
+
+// MaxAcknowledgements bounds one ReportAcknowledgementsRequest.
+const MaxAcknowledgements = 1000
+
+// ReportAcknowledgementsResponse has no fields yet.
+type ReportAcknowledgementsResponse struct{}
+
 // GetAuthoritiesRequest has no fields yet.
 type GetAuthoritiesRequest struct{}
 
@@ -402,3 +421,47 @@ type RemoveResourceRequest struct {
 
 // RemoveResourceResponse has no fields yet.
 type RemoveResourceResponse struct{}
+
+// LockConfirmationsRequest asks which machines decide by a lock. Whoever may get or apply locks may ask.
+type LockConfirmationsRequest struct {
+	// Lock is the id of the lock. Empty means all locks that there are now, also after one was removed.
+	Lock string `json:"lock,omitempty"`
+	// Wait is how long to wait for machines that are attached and have not confirmed: the answer comes when
+	// all have, or after Wait, or after MaxConfirmationsWait.
+	Wait time.Duration `json:"wait,omitempty"`
+}
+
+// Bounds of LockConfirmations.
+const (
+	MaxConfirmationsWait = 20 * time.Second // whoever waits for longer calls again
+	MaxUnconfirmed       = 1000             // machines in each list of an answer
+)
+
+// LockConfirmationsResponse says which machines have not confirmed a lock. A machine that is itself locked
+// does not count: the others keep it out.
+type LockConfirmationsResponse struct {
+	Revision uint64 `json:"revision"` // of the lock; of all locks, that of the last change
+	// Attached is how many machines count: nodes with a tunnel to a proxy, those that had one a moment ago,
+	// and proxies that report to the auth service. Confirmed is how many of these have confirmed.
+	Attached  int `json:"attached"`
+	Confirmed int `json:"confirmed"`
+	// Silent are attached and have not confirmed, by name. Where there are more than MaxUnconfirmed, the list
+	// has the first; Attached less Confirmed is how many there are.
+	Silent []UnconfirmedMachine `json:"silent,omitempty"`
+	// Offline are not attached and have not confirmed, likewise, and OfflineCount is how many there are. Such
+	// a machine gets the locks before anybody reaches it again.
+	Offline      []UnconfirmedMachine `json:"offline,omitempty"`
+	OfflineCount int                  `json:"offline_count"`
+}
+
+// UnconfirmedMachine is a machine that has not confirmed a lock.
+type UnconfirmedMachine struct {
+	ID   identity.MachineID `json:"id"`
+	Name string             `json:"name"`
+	Kind identity.Kind      `json:"kind"` // node or proxy
+	// Locks are the revisions of the documents of locks that it has confirmed last, and Time when it signed
+	// that, by its own clock and not after the auth service got it. Both are empty if the auth service has
+	// heard nothing of it since it started, as of a machine whose program does not confirm rules.
+	Locks map[rules.Kind]rules.Revision `json:"locks,omitempty"`
+	Time  time.Time                     `json:"time,omitzero"`
+}

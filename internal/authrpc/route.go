@@ -17,6 +17,8 @@ const (
 	MaxEventsBytes   = 1 << 20   // of a machine's events
 	MaxReportBytes   = 16 << 20  // of a proxy's report: some 20,000 nodes
 	MaxAnswerBytes   = 32 << 20  // of a response, or of one message of a stream; holds a rules.Set
+
+	MaxAcknowledgementsBytes = 5 << 20 // of MaxAcknowledgements, which are less than 4 KiB each
 )
 
 // Anonymous is the kind of a caller without a client certificate.
@@ -97,6 +99,11 @@ var (
 		Callers: callers(identity.Proxy),
 		MaxBody: MaxReportBytes,
 	}
+	ReportAcknowledgements = Route[ReportAcknowledgementsRequest, ReportAcknowledgementsResponse]{
+		Name:    "rules/acknowledge",
+		Callers: callers(identity.Proxy),
+		MaxBody: MaxAcknowledgementsBytes,
+	}
 	LocateNode = Route[LocateNodeRequest, LocateNodeResponse]{
 		Name:    "nodes/locate",
 		Callers: callers(identity.Proxy),
@@ -127,6 +134,10 @@ var (
 	}
 	RemoveResource = Route[RemoveResourceRequest, RemoveResourceResponse]{
 		Name:    "resources/rm",
+		Callers: callers(identity.User),
+	}
+	LockConfirmations = Route[LockConfirmationsRequest, LockConfirmationsResponse]{
+		Name:    "locks/confirmations",
 		Callers: callers(identity.User),
 	}
 )

@@ -14,4 +14,6 @@
 // On the way the rules are pieces (Piece): a document whole or as a Delta, and a head. A Feed is what a
 // sender needs to send to each receiver only the pieces that it lacks. A Receiver takes pieces in any order
 // and puts them in force together, as a head names them.
+//
+// An Acknowledgement is the way back: a machine signs by which documents it decides.
 package rules

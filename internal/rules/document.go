@@ -46,7 +46,9 @@ const (
 	// which only machines get.
 	MachineLocksKind Kind = "machine-locks"
 	UserLocksKind    Kind = "user-locks"
-	headKind         Kind = "head" // of a piece; not a document
+	// These two are no documents: a piece may be a head, and acknowledgements are signed by machines.
+	headKind            Kind = "head"
+	acknowledgementKind Kind = "acknowledgement"
 )
 
 // newestVersion is, for each kind that this program reads, the newest format that it knows.
@@ -63,7 +65,7 @@ var kindForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Ma
 // check returns an error for a name that no kind of document can have. A kind is a part of what is signed, so
 // it must not contain the byte that ends it there.
 func (k Kind) check() error {
-	if k == headKind || !kindForm.Matches(string(k)) {
+	if k == headKind || k == acknowledgementKind || !kindForm.Matches(string(k)) {
 		return fmt.Errorf("rules: %.40q is not a kind of document", k)
 	}
 	return nil
@@ -169,7 +171,7 @@ func sign(key crypto.Signer, kind Kind, content any) (Signed, error) {
 	return Signed{Payload: payload, Sig: sig}, nil
 }
 
-// verify returns nil if one of keys signed the payload as a document of the kind, and an error otherwise. It
+// verify returns nil if one of keys signed the payload as one of the kind, and an error otherwise. It
 // does not look into the payload.
 func (s Signed) verify(kind Kind, keys ...crypto.PublicKey) error {
 	return s.verifyDigest(kind, s.Digest(), keys...)
