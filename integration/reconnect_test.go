@@ -156,19 +156,20 @@ func newUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tu
 	id := c.Machine(identity.Node, name, nil)
 	cert := c.MachineCertificate(id, nil)
 	return uplink.New(uplink.Config{
-		Proxies:  []string{addr},
-		Tunnels:  1,
-		Pin:      c.Pin(),
-		Cluster:  clustertest.Name,
-		ID:       id.ID,
-		Key:      cert.PrivateKey.(crypto.Signer),
-		Cert:     func() (*tls.Certificate, error) { return cert, nil },
-		Version:  "v1",
-		Instance: identity.NewInstanceID(),
-		Now:      time.Now,
-		Log:      slog.New(slog.DiscardHandler),
-		Attached: attached,
-		Rules:    func(tunnel.PushedRules) []string { return nil },
+		Proxies:         []string{addr},
+		Tunnels:         1,
+		Pin:             c.Pin(),
+		Cluster:         clustertest.Name,
+		ID:              id.ID,
+		Key:             cert.PrivateKey.(crypto.Signer),
+		Cert:            func() (*tls.Certificate, error) { return cert, nil },
+		Version:         "v1",
+		Instance:        identity.NewInstanceID(),
+		Now:             time.Now,
+		Log:             slog.New(slog.DiscardHandler),
+		Attached:        attached,
+		Rules:           func(tunnel.PushedRules) []string { return nil },
+		Acknowledgement: func() ([]byte, <-chan struct{}, error) { return []byte("{}"), nil, nil },
 		Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ identity.Identity) {
 			conn.Close()
 		},
@@ -260,11 +261,12 @@ func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string
 	p := &testProxy{Listener: ln}
 	client := c.Client()
 	nodes := tunnels.New(tunnels.Config{
-		Proxy:   proxytest.Name,
-		ProxyID: c.ProxyID(),
-		Auth:    client,
-		Rules:   fixedRules{trust},
-		Log:     proxytest.Log(),
+		Proxy:       proxytest.Name,
+		ProxyID:     c.ProxyID(),
+		Auth:        client,
+		Rules:       fixedRules{trust},
+		Acknowledge: proxytest.IgnoreAcknowledgements,
+		Log:         proxytest.Log(),
 	})
 	jumps := jump.New(jump.Config{
 		Cluster:    clustertest.Name,

@@ -152,7 +152,8 @@ func (n *Node) uplinkConfig(
 			}
 			return lacking
 		},
-		Attached: n.ready.Set,
+		Acknowledgement: rules.NewAcknowledger(keeper, id.ID, membership.Key()).Newest,
+		Attached:        n.ready.Set,
 	}
 }
 

@@ -14,14 +14,23 @@ import (
 // connection that begins with these bytes.
 func signForwardedFrom(membership Member) func(from netip.AddrPort, hello []byte) ([]byte, error) {
 	return func(from netip.AddrPort, hello []byte) ([]byte, error) {
-		cert, err := membership.TLSCertificate() // each time, because it is renewed
+		key, err := serviceKey(membership)
 		if err != nil {
 			return nil, err
 		}
-		key, ok := cert.PrivateKey.(crypto.Signer)
-		if !ok {
-			return nil, errors.New("the private key of the service certificate cannot sign")
-		}
 		return authrpc.SignForwardedFrom(key, membership.Identity().ID, from, hello)
 	}
+}
+
+// serviceKey returns the key of this proxy's service certificate.
+func serviceKey(membership Member) (crypto.Signer, error) {
+	cert, err := membership.TLSCertificate()
+	if err != nil {
+		return nil, err
+	}
+	key, ok := cert.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("the private key of the service certificate cannot sign")
+	}
+	return key, nil
 }

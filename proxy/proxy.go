@@ -9,6 +9,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -219,13 +220,22 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 	if err != nil {
 		return err
 	}
+	acknowledgements := rules.NewAcknowledgements(rules.AcknowledgementsConfig{
+		Rules: carrier,
+		ID:    membership.Identity().ID,
+		Key:   func() (crypto.Signer, error) { return serviceKey(membership) },
+		Auth:  membership.Auth(),
+		Now:   cfg.Now,
+		Log:   cfg.Log,
+	})
 	nodes := tunnels.New(tunnels.Config{
-		Proxy:   membership.Identity().Name,
-		ProxyID: membership.Identity().ID,
-		Auth:    membership.Auth(),
-		Rules:   carrier,
-		Now:     cfg.Now,
-		Log:     cfg.Log,
+		Proxy:       membership.Identity().Name,
+		ProxyID:     membership.Identity().ID,
+		Auth:        membership.Auth(),
+		Rules:       carrier,
+		Acknowledge: acknowledgements.Source,
+		Now:         cfg.Now,
+		Log:         cfg.Log,
 	})
 	// The port hands connections of browsers to the web server by this queue. The web server hands the byte
 	// streams inside WebSockets back to the port. The two need each other, so port is set after site is made;
@@ -255,6 +265,7 @@ func (p *Proxy) serve(ctx context.Context, membership Member) error {
 	stack := lifecycle.New(ctx)
 	stack.Run("membership", membership.Run)
 	stack.Run("rules", carrier.Run)
+	stack.Run("acknowledgements of rules", acknowledgements.Run)
 	stack.Run("tunnels", nodes.Run)
 	stack.Run("open relays", users.Run)
 	stack.Run("web", func(ctx context.Context) error { return site.Run(ctx, browsers) })

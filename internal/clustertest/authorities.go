@@ -128,6 +128,13 @@ func (c *Cluster) SignAuthorities() rules.Signed {
 	return c.sign(c.root.key, rules.AuthoritiesKind, authoritiesRevision, c.Authorities())
 }
 
+// BeginTerm makes the heads that are signed from now on be of a new term, as after a restart of auth.
+func (c *Cluster) BeginTerm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.term++
+}
+
 // SignRules signs the rules as of now.
 func (c *Cluster) SignRules() rules.Set { return c.SignRulesAt(c.Now()) }
 
@@ -137,7 +144,7 @@ func (c *Cluster) SignRules() rules.Set { return c.SignRulesAt(c.Now()) }
 func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 	c.mu.Lock()
 	c.heads++
-	number := rules.Sequence{Term: 1, Counter: c.heads}
+	number := rules.Sequence{Term: 1 + c.term, Counter: c.heads}
 	bodies := map[rules.Kind]any{rules.RolesKind: rules.Roles{Roles: c.roles}, rules.SettingsKind: c.settings}
 	changed := map[rules.Kind]uint64{rules.RolesKind: c.rolesIndex, rules.SettingsKind: c.settingsIndex}
 	c.mu.Unlock()

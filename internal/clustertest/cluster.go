@@ -44,6 +44,7 @@ type Cluster struct {
 	mu       sync.Mutex // guards the fields below
 	serial   int64
 	heads    uint64 // that were signed
+	term     uint64 // of the heads, less one
 	roles    []access.Role
 	settings access.Settings
 	// rolesIndex and settingsIndex count the changes of each.

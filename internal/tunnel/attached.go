@@ -53,7 +53,8 @@ type Attached struct {
 	hello   Hello          // the node's greeting, checked
 	reader  sync.WaitGroup // of readControl
 
-	rulesWanted chan struct{} // has an element when the node lacks pieces of the rules; of capacity 1
+	rulesWanted  chan struct{} // has an element when the node lacks pieces of the rules; of capacity 1
+	acknowledged chan []byte   // of capacity 1: see Acknowledged
 
 	mu         sync.Mutex // guards writes to control, and the fields below; held while a push is written
 	control    *stream
@@ -77,8 +78,9 @@ func Accept(
 	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a greeting that waits for the node
 	session := mux.New(conn, muxConfig(false))
 	a := &Attached{
-		session:     session,
-		rulesWanted: make(chan struct{}, 1),
+		session:      session,
+		rulesWanted:  make(chan struct{}, 1),
+		acknowledged: make(chan []byte, 1),
 	}
 	err := a.greet(ctx, node, proxy)
 	if ctxEnded := !stop(); ctxEnded && err == nil {
@@ -181,8 +183,11 @@ func (a *Attached) readControl() {
 			a.session.Close()
 			return
 		}
-		if kind == frameRepeatRules {
+		switch kind {
+		case frameRepeatRules:
 			a.takeRepeatRequest(body)
+		case frameAcknowledgement:
+			a.takeAcknowledgement(body)
 		}
 	}
 }

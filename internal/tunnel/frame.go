@@ -21,6 +21,8 @@ const (
 	frameHeader      frameKind = 5 // Header, first on each session stream
 	frameHead        frameKind = 6 // the signed head of the rules, opaque here, proxy to node
 	frameRepeatRules frameKind = 7 // repeatRequest, node to proxy
+	// frameAcknowledgement has the node's signed acknowledgement of the rules, opaque here, node to proxy.
+	frameAcknowledgement frameKind = 8
 )
 
 // A frame is one byte of kind, four of length (big endian), and a body of that length.

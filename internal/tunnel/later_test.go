@@ -202,3 +202,30 @@ func TestAProxyOfALaterRelease(t *testing.T) {
 		}
 	}
 }
+
+// The bytes of an acknowledgement on the control stream, as the first release sends them.
+func TestGoldenAcknowledgementFrame(t *testing.T) {
+	t.Parallel()
+	const golden = "\x08\x00\x00\x00\x0c{\"signed\":1}"
+	node, peer := laterMachines(t)
+	near, far := net.Pipe()
+	session := mux.New(far, muxConfig(true))
+	defer session.Close()
+	go func() {
+		control, _, err := laterNode(session, node, laterField)
+		if err == nil {
+			_, err = control.Write([]byte(golden))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	attached, err := Accept(t.Context(), near, peer, Proxy{ID: peer.ID, Name: "proxy-1", Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer attached.Close()
+	if got := string(<-attached.Acknowledged()); got != `{"signed":1}` {
+		t.Errorf("got %q, want what the node signed", got)
+	}
+}

@@ -58,6 +58,9 @@ type Config struct {
 	// Rules receives pushed rules, which nobody has verified. Each tunnel calls it from one goroutine. It
 	// returns the names of pieces that the node lacks, and that this proxy should send again.
 	Rules func(tunnel.PushedRules) (lacking []string)
+	// Acknowledgement returns what the node has signed of the rules by which it decides, and a channel that
+	// is closed when there is something newer.
+	Acknowledgement func() (acknowledgement []byte, changed <-chan struct{}, err error)
 	// Attached is called each time a tunnel has been connected.
 	Attached func()
 }
@@ -214,6 +217,10 @@ func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy identity.I
 	streams.Go(func() {
 		defer cancel() // forwardRules returns when the tunnel has ended: then the streams must end too
 		t.forwardRules(ctx, up)
+	})
+	streams.Go(func() {
+		defer cancel()
+		t.acknowledge(ctx, up)
 	})
 	// mu guards stopping. After stopping is set, nothing is added to streams: streams.Wait may have begun.
 	var mu sync.Mutex

@@ -26,17 +26,18 @@ func newTunnels(t *testing.T, c *clustertest.Cluster, addr string, now func() ti
 	id := c.Machine(identity.Node, "web-1", nil)
 	cert := c.MachineCertificate(id, nil)
 	return New(Config{
-		Proxies:  []string{addr},
-		ID:       id.ID,
-		Key:      cert.PrivateKey.(crypto.Signer),
-		Instance: identity.NewInstanceID(),
-		Attached: func() {},
-		Rules:    func(tunnel.PushedRules) []string { return nil },
-		Pin:      c.Pin(),
-		Cluster:  clustertest.Name,
-		Cert:     func() (*tls.Certificate, error) { return cert, nil },
-		Now:      now,
-		Log:      slog.New(slog.DiscardHandler),
+		Proxies:         []string{addr},
+		ID:              id.ID,
+		Key:             cert.PrivateKey.(crypto.Signer),
+		Instance:        identity.NewInstanceID(),
+		Attached:        func() {},
+		Rules:           func(tunnel.PushedRules) []string { return nil },
+		Acknowledgement: func() ([]byte, <-chan struct{}, error) { return []byte("{}"), nil, nil },
+		Pin:             c.Pin(),
+		Cluster:         clustertest.Name,
+		Cert:            func() (*tls.Certificate, error) { return cert, nil },
+		Now:             now,
+		Log:             slog.New(slog.DiscardHandler),
 	})
 }
 

@@ -40,6 +40,9 @@ type Auth struct {
 
 	// Reports gets the reports of attached nodes. Reports that nobody takes are dropped once it is full.
 	Reports chan authrpc.ReportNodesRequest
+	// Acknowledgements gets the calls about the rules in force. Calls that nobody takes are dropped once it
+	// is full.
+	Acknowledgements chan authrpc.ReportAcknowledgementsRequest
 
 	sets chan rules.Set // from Publish to the stream of rules
 
@@ -51,17 +54,19 @@ type Auth struct {
 func New(t testing.TB) *Auth {
 	t.Helper()
 	a := &Auth{
-		Cluster: clustertest.New(t),
-		t:       t,
-		Reports: make(chan authrpc.ReportNodesRequest, 64),
-		nodes:   map[string]authrpc.NodeInfo{},
-		sets:    make(chan rules.Set),
+		Cluster:          clustertest.New(t),
+		t:                t,
+		Reports:          make(chan authrpc.ReportNodesRequest, 64),
+		Acknowledgements: make(chan authrpc.ReportAcknowledgementsRequest, 64),
+		nodes:            map[string]authrpc.NodeInfo{},
+		sets:             make(chan rules.Set),
 	}
 	a.proxy = a.Machine(identity.Proxy, Name, nil)
 	a.cert = a.MachineCertificate(a.proxy, nil)
 	a.host = a.HostSigner(Name, "127.0.0.1")
 	clustertest.HandleStream(a.Cluster, authrpc.WatchRules, a.watch)
 	clustertest.Answer(a.Cluster, authrpc.ReportNodes, a.report)
+	clustertest.Answer(a.Cluster, authrpc.ReportAcknowledgements, a.acknowledge)
 	clustertest.Answer(a.Cluster, authrpc.LocateNode, a.locate)
 	return a
 }
@@ -136,6 +141,21 @@ func (a *Auth) report(r authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse
 	default:
 	}
 	return authrpc.ReportNodesResponse{ReportAfter: 20 * time.Second}, nil
+}
+
+func (a *Auth) acknowledge(
+	r authrpc.ReportAcknowledgementsRequest,
+) (res authrpc.ReportAcknowledgementsResponse, err error) {
+	select {
+	case a.Acknowledgements <- r:
+	default:
+	}
+	return res, nil
+}
+
+// IgnoreAcknowledgements is for tunnels.Config.Acknowledge in tests of something else.
+func IgnoreAcknowledgements(identity.MachineID) (take func([]byte), end func()) {
+	return func([]byte) {}, func() {}
 }
 
 // locate answers with the registered nodes of that name.

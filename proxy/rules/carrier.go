@@ -1,4 +1,5 @@
-// Package rules answers: which signed rules does this proxy hold, and how do nodes get newer ones?
+// Package rules answers: which signed rules does this proxy hold, how do nodes get newer ones, and how does
+// auth learn which they have?
 //
 // A Carrier follows the stream of rules from the auth service. It verifies them, because the proxy decides by
 // the rules itself, saves the last valid ones on disk, and passes the signed bytes on to every tunnel, also

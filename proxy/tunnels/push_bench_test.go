@@ -93,6 +93,7 @@ func BenchmarkRulesPushToThousandNodes(b *testing.B) {
 	}
 	live := tunnels.New(tunnels.Config{
 		Proxy: proxytest.Name, ProxyID: a.ProxyID(), Auth: client, Rules: carrier, Log: proxytest.Log(),
+		Acknowledge: proxytest.IgnoreAcknowledgements,
 	})
 	ctx, stop := context.WithCancel(b.Context())
 	var goroutines sync.WaitGroup

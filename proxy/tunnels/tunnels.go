@@ -43,12 +43,14 @@ type Rules interface {
 
 // Config says what Tunnels needs. Every field is required, except Now.
 type Config struct {
-	Proxy   string // the name of this proxy, which is in the attachments that nodes sign
-	ProxyID identity.MachineID
-	Auth    *authrpc.Client
-	Rules   Rules
-	Now     func() time.Time // the clock; nil means time.Now
-	Log     *slog.Logger
+	// Acknowledge returns where a tunnel hands over what its node acknowledges of the rules. end ends that.
+	Acknowledge func(node identity.MachineID) (take func(acknowledgement []byte), end func())
+	Proxy       string // the name of this proxy, which is in the attachments that nodes sign
+	ProxyID     identity.MachineID
+	Auth        *authrpc.Client
+	Rules       Rules
+	Now         func() time.Time // the clock; nil means time.Now
+	Log         *slog.Logger
 }
 
 // Tunnels is the set of live tunnels. Its methods may be called by several goroutines at once.
@@ -131,12 +133,15 @@ func (t *Tunnels) acceptTunnel(
 	})
 }
 
-// pushRules sends the node each new version of the rules, and returns when the tunnel is not used any more:
-// when the tunnel or ctx ends, or when the node's certificate has expired and no stream is open. The error
-// says why the tunnel must end early; nil means that it has ended or is not needed.
+// pushRules sends the node each new version of the rules, and hands over what the node acknowledges of them.
+// It returns when the tunnel is not used any more: when the tunnel or ctx ends, or when the node's
+// certificate has expired and no stream is open. The error says why the tunnel must end early; nil means that
+// it has ended or is not needed.
 func (t *Tunnels) pushRules(ctx context.Context, entry *nodeTunnel) error {
 	pushes, stop := t.cfg.Rules.Subscribe()
 	defer stop()
+	takeAcknowledgement, end := t.cfg.Acknowledge(entry.peer.ID)
+	defer end()
 	var last tunnel.RulesPush // the present rules; nil before the first push
 	expired := time.NewTimer(entry.peer.Expires.Sub(t.cfg.Now()))
 	defer expired.Stop()
@@ -150,6 +155,8 @@ func (t *Tunnels) pushRules(ctx context.Context, entry *nodeTunnel) error {
 			if err := entry.tunnel.PushRules(ctx, last); err != nil {
 				return err
 			}
+		case acknowledgement := <-entry.tunnel.Acknowledged():
+			takeAcknowledgement(acknowledgement)
 		case <-entry.tunnel.RulesWanted():
 			if last == nil {
 				continue

@@ -39,6 +39,20 @@ type fixture struct {
 	t     *testing.T
 	rules ruleSource
 	ctx   context.Context
+
+	acknowledged chan acknowledgement
+	ended        chan identity.MachineID // a tunnel of the node hands over nothing any more
+}
+
+// acknowledgement is what a tunnel of a node has handed over.
+type acknowledgement struct {
+	node identity.MachineID
+	text string
+}
+
+func (f *fixture) acknowledge(node identity.MachineID) (take func([]byte), end func()) {
+	take = func(b []byte) { f.acknowledged <- acknowledgement{node, string(b)} }
+	return take, func() { f.ended <- node }
 }
 
 func newFixture(t *testing.T, now func() time.Time) *fixture {
@@ -46,14 +60,18 @@ func newFixture(t *testing.T, now func() time.Time) *fixture {
 	a := proxytest.New(t)
 	client := a.Client()
 	t.Cleanup(client.Close)
-	f := &fixture{Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context()}
+	f := &fixture{
+		Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context(),
+		acknowledged: make(chan acknowledgement, 8), ended: make(chan identity.MachineID, 64),
+	}
 	f.Tunnels = tunnels.New(tunnels.Config{
-		Proxy:   proxytest.Name,
-		ProxyID: a.ProxyID(),
-		Auth:    client,
-		Rules:   f.rules,
-		Now:     now,
-		Log:     proxytest.Log(),
+		Proxy:       proxytest.Name,
+		ProxyID:     a.ProxyID(),
+		Auth:        client,
+		Rules:       f.rules,
+		Acknowledge: f.acknowledge,
+		Now:         now,
+		Log:         proxytest.Log(),
 	})
 	return f
 }
@@ -255,6 +273,28 @@ func TestRulesGoToEveryTunnel(t *testing.T) {
 	}
 }
 
+// What a node acknowledges is handed over as it is, with the id in its certificate, until its tunnel ends.
+func TestAcknowledgementsAreHandedOver(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	web, db := f.newNode("web-1"), f.newNode("db-1")
+	first, second := f.attach(web, "v1"), f.attach(db, "v1")
+	for up, want := range map[nodeTunnel]acknowledgement{
+		first: {web.id.ID, "of web-1"}, second: {db.id.ID, "of db-1"},
+	} {
+		if err := up.Acknowledge([]byte(want.text)); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-f.acknowledged; got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	first.Close()
+	if got := <-f.ended; got != web.id.ID {
+		t.Errorf("got the end of %s, want that of web-1", got)
+	}
+}
+
 func TestATunnelWithAnExpiredCertificateTakesNoNewStreams(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -336,11 +376,12 @@ func TestClosingBeforeTheHelloLogsNoWarning(t *testing.T) {
 	client := f.Client()
 	defer client.Close()
 	logged := tunnels.New(tunnels.Config{
-		Proxy:   proxytest.Name,
-		ProxyID: f.ProxyID(),
-		Auth:    client,
-		Rules:   f.rules,
-		Log:     slog.New(slog.NewTextHandler(&out, nil)),
+		Proxy:       proxytest.Name,
+		ProxyID:     f.ProxyID(),
+		Auth:        client,
+		Rules:       f.rules,
+		Acknowledge: proxytest.IgnoreAcknowledgements,
+		Log:         slog.New(slog.NewTextHandler(&out, nil)),
 	})
 	near, far := net.Pipe()
 	far.Close()
