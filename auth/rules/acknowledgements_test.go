@@ -382,7 +382,8 @@ func TestConfirmationsAreWaitedFor(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := ask(ctx, time.Hour)
 	cancel()
-	if got := <-gone; !errors.Is(got.err, context.Canceled) {
+	if got := <-gone; !errors.Is(got.err, context.Canceled) ||
+		!fault.Is(got.err, fault.Unavailable) || fault.Remedy(got.err) == "" {
 		t.Errorf("got %+v for a caller who has hung up, want the end of the wait", got)
 	}
 	waiting := ask(t.Context(), time.Hour)

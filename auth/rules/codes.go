@@ -20,6 +20,13 @@ var (
 		Remedy: "restore the data folder from a backup",
 	}
 
+	confirmationsUnfinished = fault.Code{
+		Name:   "confirmations-unfinished",
+		Kind:   fault.Unavailable,
+		Text:   "the auth service stopped while it waited for machines to confirm a lock",
+		Remedy: "ask again in a moment; the lock is written",
+	}
+
 	locksNotPublished = fault.Code{
 		Name:   "locks-not-published",
 		Kind:   fault.Unavailable,

@@ -24,12 +24,21 @@ func (w wanted) confirmedBy(a acknowledgement) bool {
 }
 
 // Confirmations says which machines have not confirmed a lock. It waits for those that are attached, as the
-// request says, or until ctx ends. It returns fault NotFound for a lock that does not exist, and Unavailable
-// while no locks can be published.
+// request says. It returns fault NotFound for a lock that does not exist, and Unavailable while no locks can
+// be published, and if ctx ends.
 func (a *Acknowledgements) Confirmations(
 	ctx context.Context, req authrpc.LockConfirmationsRequest,
 ) (authrpc.LockConfirmationsResponse, error) {
-	var res authrpc.LockConfirmationsResponse
+	res, err := a.waitForConfirmations(ctx, req)
+	if err != nil && ctx.Err() != nil {
+		err = confirmationsUnfinished.Wrap(err, "rules.Confirmations")
+	}
+	return res, err
+}
+
+func (a *Acknowledgements) waitForConfirmations(
+	ctx context.Context, req authrpc.LockConfirmationsRequest,
+) (res authrpc.LockConfirmationsResponse, err error) {
 	want, revision, err := a.wantedLocks(ctx, req.Lock)
 	if err != nil {
 		return res, err
