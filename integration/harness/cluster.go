@@ -151,9 +151,9 @@ func StartServerFrom(t testing.TB, dir, proxy, bootstrap, node string, proxyKeys
 version: v1
 spec:
   data: %s/data
-  auth: {listen: "127.0.0.1:0"}
+  auth: {listen: %q}
   proxy: {%s}
-`, s.Dir, strings.Join(keys, ", "))
+`, s.Dir, FreeAddr(t, "127.0.0.1"), strings.Join(keys, ", "))
 	if node != "" {
 		spec += fmt.Sprintf("  node: {name: %s, labels: {self.env: story}}\n", node)
 	}
