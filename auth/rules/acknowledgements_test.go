@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -125,10 +126,22 @@ func (f *ackFixture) acknowledge(m machine, trust *signed.Trust) authrpc.Machine
 	return authrpc.MachineAcknowledgement{Machine: m.ID, Signed: s}
 }
 
-// say signs any acknowledgement, as a machine of another release may.
+// everything is an acknowledgement that would confirm every lock.
+func everything() signed.Acknowledgement {
+	has := signed.Acknowledged{Revision: signed.Revision{Epoch: 1, Index: 1 << 40}, Reader: 1}
+	return signed.Acknowledgement{
+		Epoch:    1,
+		Sequence: signed.Sequence{Term: 1 << 40},
+		Docs: map[signed.Kind]signed.Acknowledged{
+			signed.MachineLocksKind: has, signed.UserLocksKind: has,
+		},
+	}
+}
+
+// say signs any acknowledgement, as a machine of another release may. It is of m unless it says another one.
 func (f *ackFixture) say(m machine, a signed.Acknowledgement) authrpc.MachineAcknowledgement {
 	f.Helper()
-	a.V, a.Machine = 1, m.ID
+	a.V, a.Machine = 1, cmp.Or(a.Machine, m.ID)
 	payload, err := json.Marshal(a)
 	f.must(err)
 	digest := sha256.Sum256(payload)
@@ -204,6 +217,7 @@ func TestALockIsConfirmedByWhatMachinesSign(t *testing.T) {
 		t.Errorf("got the revision %d of all locks, want that of the newest", got)
 	}
 	f.detach(web, f.now)
+	f.now = f.now.Add(time.Minute)
 	f.want("one has just left", second, 1, []string{"edge", "web"}, []string{"stored"})
 	f.now = f.now.Add(time.Hour)
 	f.want("it has not come back", second, 1, []string{"edge"}, []string{"stored", "web"})
@@ -248,21 +262,22 @@ func TestAcknowledgementsThatAreNotBelieved(t *testing.T) {
 	byDB.Signed = f.acknowledge(machine{web.Machine, db.key}, trust).Signed
 	asDB := good
 	asDB.Machine = db.ID
+	forWeb, newer := everything(), everything()
+	forWeb.Machine = web.ID
+	newer.Critical = []string{"later"}
 	stranger := machine{state.Machine{ID: identity.MachineID(state.NewID())}, web.key}
 	for what, bad := range map[string]authrpc.MachineAcknowledgement{
 		"changed by the proxy":                forged,
 		"signed by another machine":           byDB,
 		"passed off as another machine's":     asDB,
-		"of another machine, signed as it":    f.say(db, signed.Acknowledgement{Epoch: 9, Machine: web.ID}),
+		"of one machine, signed by another":   f.say(db, forWeb),
 		"of a machine that is not on record":  f.acknowledge(stranger, trust),
 		"of a machine that is locked":         f.acknowledge(locked, trust),
 		"of a machine that was removed":       f.acknowledge(removed, trust),
 		"of no machine":                       {},
 		"from before the lock, sent again":    old,
 		"of a machine that a proxy made up":   {Machine: "x", Signed: good.Signed},
-		"of a head that was never published":  f.say(web, signed.Acknowledgement{Epoch: 1}),
-		"of another epoch than the lock's":    f.say(db, signed.Acknowledgement{Epoch: 0}),
-		"with a critical field that is newer": f.say(db, signed.Acknowledgement{Critical: []string{"later"}}),
+		"with a critical field that is newer": f.say(web, newer),
 	} {
 		f.report(bad)
 		f.want(what, lock, 0, []string{"db", "edge", "web"}, nil)
@@ -270,8 +285,13 @@ func TestAcknowledgementsThatAreNotBelieved(t *testing.T) {
 	if !bytes.Contains(f.log.Bytes(), []byte("an acknowledgement of the rules was refused")) {
 		t.Errorf("got the log %q, want the refusals in it", f.log)
 	}
+	f.report(f.say(db, everything())) // the same is believed of the machine itself
+	f.want("what db says of itself", lock, 1, []string{"edge", "web"}, nil)
 	f.report(forged, good, old, byDB) // good ones count beside bad ones
-	f.want("the good one", lock, 1, []string{"db", "edge"}, nil)
+	f.want("the good one", lock, 2, []string{"edge"}, nil)
+	if got := f.Acknowledgements.Len(); got != 2 {
+		t.Errorf("got %d machines in memory, want web and db", got)
+	}
 }
 
 // stored is the record of the machine, to remove it.

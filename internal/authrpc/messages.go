@@ -448,8 +448,9 @@ type LockConfirmationsResponse struct {
 	// Silent are attached and have not confirmed, by name. Where there are more than MaxUnconfirmed, the list
 	// has the first; Attached less Confirmed is how many there are.
 	Silent []UnconfirmedMachine `json:"silent,omitempty"`
-	// Offline are not attached and have not confirmed, likewise, and OfflineCount is how many there are. Such
-	// a machine gets the locks before anybody reaches it again.
+	// Offline are not attached and have not confirmed, likewise, and OfflineCount is how many there are. A
+	// proxy gives such a machine the locks when it attaches. A stolen proxy need not, and can keep silent of
+	// a node that is attached to it, so an offline machine is no proof that nobody reaches it.
 	Offline      []UnconfirmedMachine `json:"offline,omitempty"`
 	OfflineCount int                  `json:"offline_count"`
 }

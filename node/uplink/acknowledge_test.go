@@ -121,7 +121,7 @@ func TestChangesOfTheRulesAreAcknowledged(t *testing.T) {
 				count, last = count+1, got
 			}
 		}
-		<-time.After(acknowledgePause)
+		<-time.After(2 * acknowledgePause)
 		if got := taken(); got != "" {
 			count, last = count+1, got
 		}
@@ -132,7 +132,7 @@ func TestChangesOfTheRulesAreAcknowledged(t *testing.T) {
 		if got := taken(); got != "" {
 			t.Errorf("got %q, want nothing that is not signed", got)
 		}
-		<-time.After(acknowledgePause)
+		<-time.After(2 * acknowledgePause)
 		source.change(nil)
 		if got := taken(); got != "103" {
 			t.Errorf("got %q, want the next that is signed", got)
