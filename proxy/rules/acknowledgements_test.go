@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto"
 	"encoding/json"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/fault/faulttest"
 	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/proxy/proxytest"
@@ -154,15 +158,41 @@ func TestTheNewestIsKeptWhileAuthIsAway(t *testing.T) {
 	t.Parallel()
 	f := newAckFixture(t)
 	f.until(f.own)
-	f.SetDown(true)
+	var down atomic.Bool
+	refused := make(chan struct{}, 100)
+	type (
+		request  = authrpc.ReportAcknowledgementsRequest
+		response = authrpc.ReportAcknowledgementsResponse
+	)
+	clustertest.Answer(f.Cluster, authrpc.ReportAcknowledgements, func(r request) (none response, err error) {
+		if down.Load() {
+			refused <- struct{}{}
+			return none, faulttest.New(fault.Unavailable, "auth", "the auth service is down", "wait")
+		}
+		f.Auth.Acknowledgements <- r
+		return none, nil
+	})
+	down.Store(true)
 	take, end := f.Source("web")
 	defer end()
-	for _, s := range []string{"one", "two", "three"} {
-		take(text(t, s))
+	takeOther, endOther := f.Source("db")
+	defer endOther()
+	takeOther(text(t, "kept"))
+	take(text(t, "one"))
+	for range 2 { // then both have been tried
+		select {
+		case <-refused:
+		case <-time.After(waitLimit):
+			t.Fatal("what could not be sent is not tried again")
+		}
 	}
-	f.SetDown(false)
+	take(text(t, "two"))
+	take(text(t, "three"))
+	down.Store(false)
+	heard := map[identity.MachineID]string{}
 	f.until(func(machine identity.MachineID, s signed.Signed) bool {
-		return machine == "web" && string(s.Payload) == "three"
+		heard[machine] = string(s.Payload)
+		return heard["web"] == "three" && heard["db"] == "kept"
 	})
 }
 
@@ -177,10 +207,15 @@ func TestARestartedAuthServiceHearsEverythingAgain(t *testing.T) {
 		defer end()
 		take(text(t, "of "+string(node)))
 	}
+	_, end := f.Source("silent") // its node has said nothing
+	defer end()
 	all := func(what string) {
 		t.Helper()
 		heard := map[identity.MachineID]bool{}
 		f.until(func(machine identity.MachineID, s signed.Signed) bool {
+			if machine == "silent" {
+				t.Error("got something of a node that has said nothing")
+			}
 			heard[machine] = machine == f.ProxyID() && f.own(machine, s) ||
 				string(s.Payload) == "of "+string(machine)
 			return heard["web"] && heard["db"] && (heard[f.ProxyID()] || what == "before")
