@@ -258,6 +258,7 @@ func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handle
 			Join:          svc.join,
 			Machines:      svc.state.Machines,
 			Replicas:      svc.state.Reader,
+			Locks:         svc.state.Locks,
 			Confirmations: acknowledgements,
 			Authorities: &authorities.Service{
 				Store:   svc.state.RootChanges,

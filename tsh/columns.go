@@ -38,7 +38,8 @@ var listings = map[access.Resource]listing{
 		[]string{"NAME", "RULES AGE", "TUNNELS", "DRAIN", "AUDIT RETENTION", "RESUME FOR", "RESUME BUFFER"},
 		settingsCells,
 	},
-	access.Events: {[]string{"NUMBER", "TIME", "CODE", "USER", "MACHINE", "EVENT"}, eventCells},
+	access.ClusterLocks: {[]string{"ID", "HITS", "EFFECT", "END", "AUTHOR", "MESSAGE"}, lockCells},
+	access.Events:       {[]string{"NUMBER", "TIME", "CODE", "USER", "MACHINE", "EVENT"}, eventCells},
 }
 
 // roleCells summarizes the grants of a role: the whole role is shown by get role NAME.
@@ -127,6 +128,28 @@ func authoritiesCells(resource authrpc.Resource) []string {
 		waits = "yes"
 	}
 	return []string{resource.Metadata.Name, status.Revision, strconv.Itoa(len(status.Keys)), waits}
+}
+
+// lockCells shows what a lock hits as the auth service describes it.
+func lockCells(resource authrpc.Resource) []string {
+	var spec struct {
+		Without_Role, Message string
+		End                   time.Time
+	}
+	var status struct {
+		Author, Hits string
+		Ended        bool
+	}
+	decodeKnown(resource.Spec, &spec)
+	decodeKnown(resource.Status, &status)
+	effect, end := "deny", timeText(spec.End)
+	if spec.Without_Role != "" {
+		effect = "without role " + spec.Without_Role
+	}
+	if status.Ended {
+		end += " (ended)"
+	}
+	return []string{resource.Metadata.Name, status.Hits, effect, end, status.Author, spec.Message}
 }
 
 // settingsCells shows the settings as they are written in their document.

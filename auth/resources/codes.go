@@ -44,7 +44,7 @@ var (
 		Kind: fault.Invalid,
 		Text: "there is no kind of document \"{kind}\"",
 		Remedy: "use one of: role, connector, user, token, node, proxy, replica, authorities, settings, " +
-			"event",
+			"lock, event",
 	}
 
 	documentNameInvalid = fault.Code{
@@ -80,6 +80,57 @@ var (
 		Kind:   fault.Denied,
 		Text:   "events can only be read: the audit log is never changed",
 		Remedy: "use: tsh get events",
+	}
+
+	lockFactUnknown = fault.Code{
+		Name:   "lock-fact-unknown",
+		Kind:   fault.NotFound,
+		Text:   "there is no {what} \"{name}\": the lock would hit nobody now",
+		Remedy: "check the name; to lock it all the same: --force, or in a document force: true",
+	}
+
+	lockFactUnresolved = fault.Code{
+		Name:   "lock-fact-unresolved",
+		Kind:   fault.NotFound,
+		Text:   "there is no {what} \"{name}\"",
+		Remedy: "check the name; what the cluster does not know is named by its {form}",
+	}
+
+	lockHitsSelf = fault.Code{
+		Name:   "lock-hits-self",
+		Kind:   fault.Denied,
+		Text:   "the lock would hit you yourself, and you could not remove it",
+		Remedy: "name somebody else; to lock yourself all the same: --force, or in a document force: true",
+	}
+
+	lockNameForeign = fault.Code{
+		Name:   "lock-name-foreign",
+		Kind:   fault.Invalid,
+		Text:   "metadata.name: a lock with these facts and this effect has the id {id}, not \"{name}\"",
+		Remedy: "leave the name out: the cluster gives it. To change what a lock hits, make another one",
+	}
+
+	lockOfSelf = fault.Code{
+		Name:   "lock-of-self",
+		Kind:   fault.Denied,
+		Text:   "the lock {id} takes access away from you: nobody frees themselves",
+		Remedy: "ask {hint} to do it",
+	}
+
+	lockTakesLastRoleAdmin = fault.Code{
+		Name: "lock-takes-last-role-admin",
+		Kind: fault.Denied,
+		Text: "with the lock nobody could apply roles any more, not even after a new login",
+		Remedy: "let somebody else log in as an administrator first; to lock all the same: --force, or " +
+			"in a document force: true",
+	}
+
+	lockTakesOwnRoleAdmin = fault.Code{
+		Name: "lock-takes-own-role-admin",
+		Kind: fault.Denied,
+		Text: "with the lock you could no longer apply roles",
+		Remedy: "ask another administrator to do it; to lock all the same: --force, or in a document " +
+			"force: true",
 	}
 
 	machineUnknown = fault.Code{

@@ -214,9 +214,9 @@ func noteUnknownRole(role string) string {
 	return fmt.Sprintf("there is no role %s yet; it grants nothing until it is created", role)
 }
 
-// remove removes a connector. Its users stay: they can no longer log in, and their name stays bound to the
-// issuer. Unlike apply it does not need the right to apply roles: without the connector nobody can log in as
-// someone else.
+// remove removes a connector, and locks what was issued by it before. Its users stay: they can no longer log
+// in, and their name stays bound to the issuer. Unlike apply it does not need the right to apply roles:
+// without the connector nobody can log in as someone else.
 func (k connectorKind) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.connectors.Connector(ctx, name)
 	if err != nil {

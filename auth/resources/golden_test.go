@@ -91,6 +91,8 @@ func newGoldenFixture(t *testing.T) *fixture {
 	}
 	_, err := f.st.Replicas.Replica(t.Context(), "auth-1", time.Now())
 	f.must(err)
+	_, err = f.apply(admin, doc("connector", "corp", connectorSpec))
+	f.must(err)
 	return f
 }
 

@@ -134,7 +134,8 @@ func nodeOf(m state.Machine) access.Node {
 	return access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}
 }
 
-// remove removes a machine and reserves its name. Its certificates can no longer be renewed.
+// remove removes a machine, locks it and reserves its name. Its certificates are refused everywhere, and can
+// no longer be renewed.
 func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	m, err := k.find(ctx, name)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package resources answers: which documents may be read and changed, and by whom?
 //
-// Roles, connectors, users, tokens, nodes, proxies, replicas, authorities, settings and events are documents
-// of one shape. A call passes these steps:
+// Roles, connectors, users, tokens, nodes, proxies, replicas, authorities, settings, locks and events are
+// documents of one shape. A call passes these steps:
 //
 //  1. The policy decides it by the roles of the caller. A denial is stored as an audit event.
 //  2. The spec is decoded strictly: an unknown key is an error, because it may be a misspelt one.
@@ -42,6 +42,7 @@ type Config struct {
 	Replicas      Replicas
 	Authorities   Authorities
 	Settings      Settings
+	Locks         Locks
 	Confirmations Confirmations
 	Log           Log
 	Now           func() time.Time
@@ -89,6 +90,8 @@ func (c caller) may(action access.Action, plural access.Resource) bool {
 
 // New makes a service. It checks nothing: auth wires it, and all of cfg is required.
 func New(cfg Config) *Service {
+	users := userKind{cfg.Users}
+	locks := lockKind{cfg.Locks, users, cfg.Machines, cfg.Connectors, cfg.Now}
 	return &Service{
 		policies:      cfg.Policies,
 		events:        cfg.Events,
@@ -97,13 +100,14 @@ func New(cfg Config) *Service {
 		kinds: map[access.Resource]kind{
 			access.Roles:           roleKind{cfg.Roles},
 			access.Connectors:      connectorKind{cfg.Connectors},
-			access.Users:           userKind{cfg.Users},
+			access.Users:           users,
 			access.Tokens:          tokenKind{cfg.Tokens, cfg.Join, cfg.Now},
 			access.Nodes:           machineKind{cfg.Machines, identity.Node, access.Nodes},
 			access.Proxies:         machineKind{cfg.Machines, identity.Proxy, access.Proxies},
 			access.Replicas:        replicaKind{cfg.Replicas},
 			access.Authorities:     authoritiesKind{cfg.Authorities},
 			access.ClusterSettings: settingsKind{cfg.Settings},
+			access.ClusterLocks:    locks,
 			access.Events:          eventKind{cfg.Log},
 		},
 	}

