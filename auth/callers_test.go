@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"net/netip"
@@ -307,8 +308,10 @@ func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 	p := s.join(identity.Proxy, "edge", nil, "edge.example.org")
 	root := s.user("root", "admin")
 	first, ended := make(chan struct{}, 1), make(chan error, 1)
+	var pieces [][]byte // belongs to the goroutine until ended
 	go func() {
-		receive := func(authrpc.RulesUpdate) error {
+		receive := func(u authrpc.RulesUpdate) error {
+			pieces = append(pieces, u.Piece)
 			select {
 			case first <- struct{}{}:
 			default:
@@ -324,11 +327,20 @@ func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 		t.Fatalf("the stream of a member ended: %v", err)
 	}
 	s.must(s.remove(root, "proxies", "edge"))
-	s.must(s.auth.services.publisher.Publish(t.Context()))
-	select {
-	case <-ended:
-	case <-time.After(patience):
-		t.Error("the stream of a removed proxy goes on")
+	deadline := time.After(patience)
+	for over := false; !over; { // each head is sent at once, and none later than lastRules after the removal
+		s.must(s.auth.services.publisher.Publish(t.Context()))
+		select {
+		case <-ended:
+			over = true
+		case <-deadline:
+			t.Fatal("the stream of a removed proxy goes on")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	n := bytes.Count(bytes.Join(pieces, nil), []byte(`"kind":"machine-locks"`))
+	if n != 2 { // before the removal, and after it
+		t.Error("the removed proxy did not hear of its lock")
 	}
 	s.advance(25 * time.Hour)
 	renew := authrpc.RenewRequest{Time: s.now()}

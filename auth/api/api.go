@@ -236,6 +236,11 @@ func (h handlers) renew(
 	return h.Issuer.ForMachine(ctx, admitted)
 }
 
+// lastRules is how long a stream of rules goes on after its machine was removed: until the lock of the
+// machine has passed, by which it and the machines behind it learn of the removal. A node may have its rules
+// from the proxy that was removed alone.
+const lastRules = time.Second
+
 // watchRules sends what the machine lacks of the current rules and then what changes, until the machine
 // disconnects or is no longer a member. Membership is checked before each send, because the stream may last
 // for weeks.
@@ -245,9 +250,15 @@ func (h handlers) watchRules(
 	req authrpc.WatchRulesRequest,
 	send func(authrpc.RulesUpdate) error,
 ) error {
+	var removed time.Time
 	return h.Rules.Watch(ctx, req.Have, func(piece []byte) error {
 		if _, err := h.Join.VerifyMember(ctx, caller); err != nil {
-			return err
+			if removed.IsZero() {
+				removed = time.Now()
+			}
+			if !fault.Is(err, fault.Denied) || time.Since(removed) > lastRules {
+				return err
+			}
 		}
 		return send(authrpc.RulesUpdate{Piece: piece})
 	})

@@ -80,9 +80,10 @@ type Config struct {
 	// Sockets is called for each forward. It returns an error once the account may not be used any more.
 	Sockets func() (Sockets, error)
 	// Admit returns an error if the rules do not allow forwards in this direction now. It is called for each
-	// connection to a listener, because the rules may have changed since the listener was allowed. closed is
-	// called when the connection has ended.
-	Admit func(Direction) (closed func(), err error)
+	// connection to a listener, because the rules may have changed since the listener was allowed. The
+	// connection ends when allowed ends, because the rules do not allow it any more. closed is called when it
+	// has ended.
+	Admit func(Direction) (allowed context.Context, closed func(), err error)
 	// Audit records that the rule allowed a forward to or from the target, and returns when the event is
 	// durable. Nothing is forwarded before that. If it returns an error, nothing is forwarded at all.
 	Audit func(direction Direction, target, rule string) error

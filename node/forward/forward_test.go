@@ -114,8 +114,10 @@ func newForwarder(sockets forward.Sockets, change func(*forward.Config)) *forwar
 		Limits:     forward.NewLimits(),
 		ClientAddr: "192.0.2.1:1",
 		Sockets:    func() (forward.Sockets, error) { return sockets, nil },
-		Admit:      func(forward.Direction) (func(), error) { return func() {}, nil },
-		Audit:      func(forward.Direction, string, string) error { return nil },
+		Admit: func(forward.Direction) (context.Context, func(), error) {
+			return context.Background(), func() {}, nil
+		},
+		Audit: func(forward.Direction, string, string) error { return nil },
 	}
 	if change != nil {
 		change(&cfg)
@@ -278,12 +280,13 @@ func TestListenErrorsNameTheCause(t *testing.T) {
 		port:   "port 8080 is in use",
 		socket: "/run/x already exists",
 	} {
-		_, err := forwarder.Listen(t.Context(), target, "", func() {})
+		_, err := forwarder.Listen(t.Context(), target, "", t.Context(), func() {})
 		if !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Message(err), want) {
 			t.Errorf("%s: got %v, want %q", target, err, want)
 		}
 	}
-	if _, err := forwarder.Agent(t.Context(), "", func() {}); err == nil || fault.Remedy(err) == "" {
+	_, err := forwarder.Agent(t.Context(), "", t.Context(), func() {})
+	if err == nil || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want a remedy", err)
 	}
 	if err := forwarder.Cancel(port); !fault.Is(err, fault.NotFound) {

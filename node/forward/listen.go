@@ -29,13 +29,22 @@ type listener struct {
 	sockets   []net.Listener
 	release   func()        // returns its place in the quota, and tells the caller that it is closed
 	done      chan struct{} // closed when no socket accepts connections any more
+	closing   sync.Once     // of closeSockets
 }
 
 func (l *listener) close() {
-	for _, socket := range l.sockets {
-		_ = socket.Close()
-	}
+	l.closeSockets()
 	l.release()
+}
+
+// closeSockets makes the listener end as if by itself. Its place in the quota is given back when it is closed
+// or another one takes its place.
+func (l *listener) closeSockets() {
+	l.closing.Do(func() {
+		for _, socket := range l.sockets {
+			_ = socket.Close()
+		}
+	})
 }
 
 // ended reports whether the listener accepts no more connections, as when the account helper was killed.
@@ -52,12 +61,13 @@ func (l *listener) ended() bool {
 type opener func(net.Conn) (name string, data []byte)
 
 // Listen serves a request to forward a listener (ssh -R): it listens on target, and forwards each connection
-// to the client until Cancel closes the listener or ctx ends. reply is the data of the SSH reply: the
-// port, which the kernel chooses if target has port 0, and 0 for a Unix socket. rule is the rule that allows
-// the forward, for the audit event. closed is called when the listener is closed, and before an error is
-// returned; maybe more than once. The error is a fault, or the error that Config.Sockets returned.
+// to the client until Cancel closes the listener or ctx ends. It closes the listener when allowed ends,
+// because the rules do not allow it any more. reply is the data of the SSH reply: the port, which the kernel
+// chooses if target has port 0, and 0 for a Unix socket. rule is the rule that allows the forward, for the
+// audit event. closed is called when the listener is closed, and before an error is returned; maybe more than
+// once. The error is a fault, or the error that Config.Sockets returned.
 func (f *Forwarder) Listen(
-	ctx context.Context, target Target, rule string, closed func(),
+	ctx context.Context, target Target, rule string, allowed context.Context, closed func(),
 ) (reply []byte, err error) {
 	sockets, err := f.cfg.Sockets()
 	if err != nil {
@@ -83,6 +93,7 @@ func (f *Forwarder) Listen(
 	}
 	f.listeners[target.String()] = opened
 	f.mu.Unlock()
+	context.AfterFunc(allowed, func() { opened.closeSockets(); closed() })
 	f.serveListener(ctx, opened, func(conn net.Conn) (string, []byte) { return forwardedOpen(target, conn) })
 	return ssh.Marshal(struct{ Port uint32 }{uint32(target.Port)}), nil
 }
@@ -186,10 +197,13 @@ func (f *Forwarder) Cancel(target Target) error {
 
 // Agent returns the path of a socket by which programs on the node reach the client's SSH agent. All sessions
 // of a connection share one socket. It is made by the first call, and by a later one if the socket has ended
-// by itself since. Its connections are forwarded until ctx ends. closed is called when the socket is closed,
+// by itself since. Its connections are forwarded until ctx ends. It is closed when allowed ends, because the
+// rules do not allow it any more. closed is called when the socket is closed,
 // and before Agent returns if it made no socket; maybe more than once. The error is a fault, or that of
 // Config.Sockets.
-func (f *Forwarder) Agent(ctx context.Context, rule string, closed func()) (path string, err error) {
+func (f *Forwarder) Agent(
+	ctx context.Context, rule string, allowed context.Context, closed func(),
+) (path string, err error) {
 	f.agentMu.Lock()
 	defer f.agentMu.Unlock()
 	if f.agent != nil && !f.agent.ended() {
@@ -221,6 +235,8 @@ func (f *Forwarder) Agent(ctx context.Context, rule string, closed func()) (path
 		release:   closed, // it has no place in the quota: there is one for each connection at most
 		done:      make(chan struct{}),
 	}
+	made := f.agent
+	context.AfterFunc(allowed, func() { made.closeSockets(); closed() })
 	f.serveListener(ctx, f.agent, func(net.Conn) (string, []byte) { return agentChannel, nil })
 	return socket.Addr().String(), nil
 }
@@ -288,11 +304,14 @@ func (f *Forwarder) forwardConn(ctx context.Context, direction Direction, conn n
 		return
 	}
 	defer release()
-	closed, err := f.cfg.Admit(direction)
+	allowed, closed, err := f.cfg.Admit(direction)
 	if err != nil {
 		return
 	}
 	defer closed()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(allowed, cancel)()
 	name, data := open(conn)
 	channel, requests := f.openChannel(ctx, name, data)
 	if channel == nil {

@@ -77,7 +77,7 @@ func TestConnectionsToAListenerAreForwardedToTheClient(t *testing.T) {
 		var sockets listeningSockets
 		var client memClient
 		forwarder := newForwarder(&sockets, func(c *forward.Config) { c.Client = &client })
-		reply, err := forwarder.Listen(ctx, anyPort, "", func() {})
+		reply, err := forwarder.Listen(ctx, anyPort, "", t.Context(), func() {})
 		if want := ssh.Marshal(struct{ Port uint32 }{4711}); err != nil || string(reply) != string(want) {
 			t.Fatalf("got % x, %v, want the chosen port", reply, err)
 		}
@@ -119,11 +119,11 @@ func TestRulesAreCheckedForEachConnectionToAListener(t *testing.T) {
 		var client memClient
 		forwarder := newForwarder(&sockets, func(c *forward.Config) {
 			c.Client = &client
-			c.Admit = func(forward.Direction) (func(), error) {
-				return nil, errors.New("the rules have changed")
+			c.Admit = func(forward.Direction) (context.Context, func(), error) {
+				return nil, nil, errors.New("the rules have changed")
 			}
 		})
-		if _, err := forwarder.Listen(ctx, anyPort, "", func() {}); err != nil {
+		if _, err := forwarder.Listen(ctx, anyPort, "", t.Context(), func() {}); err != nil {
 			t.Fatal(err)
 		}
 		program := sockets.listener.dial()

@@ -9,7 +9,6 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/node/forward"
 )
 
@@ -26,7 +25,7 @@ const maxSessions = 64
 // not connect to a target: serve does.
 func (c *connection) admitChannel(ctx context.Context, nc ssh.NewChannel, late bool) (serve func()) {
 	key := requestKey{channelOpen, nc.ChannelType()}
-	var entry *open.Entry
+	var entry *opened
 	if key.needsGrant() {
 		entry = c.track(requirements[key].action)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/node/forward"
 	"github.com/threshold-access/threshold/node/process"
 	"github.com/threshold-access/threshold/node/pty"
@@ -235,7 +234,7 @@ func (s *sessionChannel) awaitClient() {
 // that says why it was refused or why it failed.
 func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 	key := requestKey{channelRequest, r.Type}
-	var entry *open.Entry
+	var entry *opened
 	if key.needsGrant() { // only the client's SSH agent does
 		entry = s.conn.track(requirements[key].action)
 	}
@@ -266,12 +265,12 @@ func (s *sessionChannel) handleRequest(r *ssh.Request) error {
 
 // forwardAgent makes the client's SSH agent available to the program that will start on this channel. The
 // entry is the registration of the agent's socket, which forwardAgent removes if it makes none.
-func (s *sessionChannel) forwardAgent(rule string, entry *open.Entry) (err error) {
+func (s *sessionChannel) forwardAgent(rule string, entry *opened) (err error) {
 	if s.decided {
 		entry.Remove()
 		return agentRequestedLate.New("node")
 	}
-	s.agentSocket, err = s.conn.agentSocket(rule, entry.Remove)
+	s.agentSocket, err = s.conn.agentSocket(rule, entry)
 	return err
 }
 

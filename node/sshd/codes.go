@@ -166,6 +166,13 @@ var (
 		Remedy: "set it on the node",
 	}
 
+	sessionDenied = fault.Code{
+		Name:   "session-denied",
+		Kind:   fault.Denied,
+		Text:   "the session has ended: it is not allowed any more: {reason}",
+		Remedy: "{hint}",
+	}
+
 	sessionIdle = fault.Code{
 		Name:   "session-idle",
 		Kind:   fault.Expired,

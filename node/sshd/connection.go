@@ -3,6 +3,7 @@ package sshd
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
 
@@ -31,12 +32,14 @@ type connection struct {
 	login  identity.Login   // the account that the client logged in as
 	clock  *limitClock      // measures how much of the limits of the user's roles is left
 	held   *openConnection  // the connection as the registry of what is open knows it
+	// denial is why the rules do not allow anything on the connection any more, and it ends; nil: they do.
+	denial atomic.Pointer[endReason]
 
 	forwards *forward.Forwarder
 	// agentSocket returns the path of the socket by which programs reach the client's SSH agent, and makes
-	// the socket if the connection has none yet. rule is the rule that allows it, for the audit log. It calls
-	// closed when the socket that it made is closed, or at once if it makes none.
-	agentSocket func(rule string, closed func()) (path string, err error)
+	// the socket if the connection has none yet. rule is the rule that allows it, for the audit log. It
+	// removes the entry when the socket that it made is closed, or at once if it makes none.
+	agentSocket func(rule string, entry *opened) (path string, err error)
 	// wakeups has a value if a session or forward has ended since watch last received from the channel.
 	wakeups chan struct{}
 
@@ -88,8 +91,8 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 	defer endSessions(nil)
 	c.forwards = c.newForwards()
 	defer func() { cancel(); c.closeForwards() }() // forwards end only after their context has ended
-	c.agentSocket = func(rule string, closed func()) (string, error) {
-		return c.forwards.Agent(sessionsCtx, rule, closed)
+	c.agentSocket = func(rule string, entry *opened) (string, error) {
+		return c.forwards.Agent(sessionsCtx, rule, entry.allowed, entry.Remove)
 	}
 
 	// This goroutine ends ctx when the transport closes, also while serveRequests is busy with a request.

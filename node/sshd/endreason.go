@@ -19,26 +19,36 @@ const (
 	closeGrace = time.Second
 )
 
-// The causes for which a node ends a connection, as audit events name them: its own stop, or an option of a
-// role.
+// The causes for which a node ends a connection, or something on it, as audit events name them: its own stop,
+// an option of a role, or that the rules do not allow it any more.
 const (
 	causeStop        = "stop"
+	causeDenied      = "denied"
 	causeIdle        = "idle_timeout"
 	causeMaxSession  = "max_session"
 	causeCertificate = "end_with_certificate"
 )
 
-// endReason is why the node ends a connection: an error that is the cancellation cause of the sessions'
-// context. It never changes.
+// endReason is why the node ends a connection or something on it: an error that is the cancellation cause of
+// a context. It never changes.
 type endReason struct {
-	cause     string // for the audit log: causeStop, causeIdle, causeMaxSession or causeCertificate
-	rule      string // the role and option, as "role ops, idle_timeout"; empty for the stop of the node
-	warnFirst bool   // clients with a terminal are warned before the end
-	err       error  // the fault that the client is told
+	cause  string        // for the audit log: one of the constants above
+	rule   string        // what decided, as "role ops, idle_timeout"; empty for the stop of the node
+	length time.Duration // of a limit: how long it lets the connection last in all
+	err    error         // the fault that the client is told
 }
 
 func (e *endReason) Error() string { return e.err.Error() }
 func (e *endReason) Unwrap() error { return e.err }
+
+// denialReason returns the reason to end what the rules do not allow any more, for the error of
+// openConnection.Decide.
+func denialReason(err error) *endReason {
+	return &endReason{cause: causeDenied, err: sessionDenied.Wrap(err, "node", fault.Args{
+		"reason": fault.Message(err),
+		"hint":   fault.Remedy(err),
+	})}
+}
 
 // endReasonOf returns why the node ended the sessions' context ctx. It returns nil if ctx has not ended, or
 // ended because the client hung up.

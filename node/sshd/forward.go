@@ -7,7 +7,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/internal/sshprofile"
 	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/forward"
@@ -68,9 +67,11 @@ func (c *connection) forwardSockets() (forward.Sockets, error) {
 }
 
 // admitForward returns no error if a connection that has arrived at a listener may be forwarded. The caller
-// calls closed when it has ended. It asks the rules again, because the grant by which the listener was opened
-// may be gone, and audits a refusal.
-func (c *connection) admitForward(direction forward.Direction) (closed func(), err error) {
+// calls closed when it has ended, and ends it when allowed ends. It asks the rules again, because the grant
+// by which the listener was opened may be gone, and audits a refusal.
+func (c *connection) admitForward(
+	direction forward.Direction,
+) (allowed context.Context, closed func(), err error) {
 	key := requestKey{globalRequest, forward.ListenTCP}
 	if direction == forward.Agent {
 		key = requestKey{channelRequest, forward.AgentRequest}
@@ -80,9 +81,9 @@ func (c *connection) admitForward(direction forward.Direction) (closed func(), e
 	if err != nil {
 		entry.Remove()
 		c.auditRefusal(rule, key.name, err)
-		return nil, err
+		return nil, nil, err
 	}
-	return entry.Remove, nil
+	return entry.allowed, entry.Remove, nil
 }
 
 // auditForward records that something is forwarded to or from the target, allowed by the rule. It returns nil
@@ -107,7 +108,7 @@ func (c *connection) prepareDirect(
 	ctx context.Context,
 	nc ssh.NewChannel,
 	rule string,
-	entry *open.Entry,
+	entry *opened,
 ) (serve func(), err error) {
 	target, err := forward.Parse(nc.ChannelType(), nc.ExtraData())
 	if err != nil {
@@ -121,6 +122,8 @@ func (c *connection) prepareDirect(
 		defer c.wake() // after release, so that watch finds the connection idle
 		defer release()
 		defer entry.Remove()
+		ctx, stop := entry.during(ctx)
+		defer stop()
 		if err := c.forwards.Direct(ctx, nc, target, rule); err != nil {
 			if fault.Is(err, fault.Denied) { // a target that is never allowed, as a link-local address
 				c.auditRefusal(rule, describeTarget(nc.ChannelType(), target), err)
@@ -138,7 +141,7 @@ func (c *connection) handleForwardRequest(
 	ctx context.Context,
 	r *ssh.Request,
 	rule string,
-	entry *open.Entry,
+	entry *opened,
 ) (reply []byte, err error) {
 	target, err := forward.Parse(r.Type, r.Payload)
 	if err != nil {
@@ -149,7 +152,7 @@ func (c *connection) handleForwardRequest(
 		entry.Remove()
 		return nil, c.forwards.Cancel(target)
 	}
-	reply, err = c.forwards.Listen(ctx, target, rule, entry.Remove)
+	reply, err = c.forwards.Listen(ctx, target, rule, entry.allowed, entry.Remove)
 	if fault.Is(err, fault.Denied) {
 		c.auditRefusal(rule, describeTarget(r.Type, target), err)
 	}

@@ -16,10 +16,12 @@ const (
 	// and so how late a role that became stricter takes effect. Limits that have not changed end the
 	// connection on time.
 	limitsInterval = 10 * time.Second
-	// warnBefore is how long before the end of a connection its terminals get a warning. There is no warning
-	// if the limit is shorter than twice this time.
-	warnBefore = time.Minute
 )
+
+// warnings are how long before the end of a connection its terminals are warned, the longest first. There is
+// no warning if the limit is shorter than twice that time. Before an idle timeout only the last one counts:
+// the user can avert it at any time.
+var warnings = []time.Duration{15 * time.Minute, 5 * time.Minute, time.Minute}
 
 // limitClock measures how long a connection lasts and how long its user has done nothing. It measures real
 // time; only the end of the certificate is compared with the time of Config.Now.
@@ -57,7 +59,7 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 		if first != nil && remaining >= left {
 			return
 		}
-		first = &endReason{cause: cause, rule: rule, warnFirst: length >= 2*warnBefore, err: err}
+		first = &endReason{cause: cause, rule: rule, length: length, err: err}
 		left = remaining
 	}
 	if idle := limits.IdleTimeout; idle.Rule != "" {
@@ -80,14 +82,15 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 	return first, left
 }
 
-// watch waits until the node must end the connection, and returns why: a limit of the user's roles is
-// reached, or the node stops and the connection is idle or the time to drain is over. Before that it warns
-// clients with a terminal. It returns nil when ctx ends first. It runs on one goroutine of serve.
+// watch waits until the node must end the connection, and returns why: the rules do not allow it any more, a
+// limit of the user's roles is reached, or the node stops and the connection is idle or the time to drain is
+// over. Before that it warns clients with a terminal. It returns nil when ctx ends first. It runs on one
+// goroutine of serve.
 func (c *connection) watch(ctx context.Context) *endReason {
 	timer := time.NewTimer(0) // fires at once, for the limits at the start
 	defer timer.Stop()
 	draining := c.srv.draining // nil while the node drains: from a nil channel nothing is received
-	warned := ""               // the cause of the last warning; empty while more than warnBefore is left
+	var last warning           // of the present limit
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,6 +102,9 @@ func (c *connection) watch(ctx context.Context) *endReason {
 			c.announce(stopNotice)
 		case <-c.wakeups:
 		case <-timer.C:
+		}
+		if reason := c.denial.Load(); reason != nil {
+			return reason
 		}
 		nodeDrains := draining == nil
 		if nodeDrains && c.idle() {
@@ -112,16 +118,35 @@ func (c *connection) watch(ctx context.Context) *endReason {
 		if left <= 0 {
 			return reason
 		}
-		wait := min(left, limitsInterval)
-		switch {
-		case left > warnBefore: // also after new activity: the next time there is a warning again
-			warned, wait = "", min(wait, left-warnBefore)
-		case reason.warnFirst && warned != reason.cause:
-			warned = reason.cause
-			c.announce(reason.warning(left))
+		due, until := reason.nextWarning(left)
+		if due.before != 0 && due != last {
+			c.announce(reason.warning(left, c.origin))
 		}
-		timer.Reset(wait)
+		last = due
+		timer.Reset(min(left, limitsInterval, until))
 	}
+}
+
+// warning is one of the warnings before the end of a connection. The zero value is that none is due.
+type warning struct {
+	cause  string
+	before time.Duration
+}
+
+// nextWarning returns the warning that is due when left remains until the end, and the time until the next
+// one.
+func (e *endReason) nextWarning(left time.Duration) (due warning, until time.Duration) {
+	until = left
+	for _, before := range warnings {
+		switch {
+		case e.length < 2*before, e.cause == causeIdle && before != warnings[len(warnings)-1]:
+		case left > before:
+			return due, left - before
+		default:
+			due = warning{e.cause, before}
+		}
+	}
+	return due, until
 }
 
 // limits returns the limits that the rules in force set for the connection's user. Rules that are too old for

@@ -225,8 +225,9 @@ func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 	})
 }
 
-// There is one warning a minute before the end, none for a short limit, and another one after new activity.
-func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
+// Terminals are warned fifteen, five and one minutes before an end, each time once, and not so early of a
+// short limit. Of an idle timeout they are warned one minute before it, and again after new activity.
+func TestTerminalsAreWarnedBeforeTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name    string
@@ -238,13 +239,17 @@ func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
 			"the longest session",
 			access.Options{MaxSession: access.Set(10 * minute)},
 			10 * time.Minute,
-			[]string{"ends in 1m0s (role ops, max_session)"},
+			[]string{"ends in 5m (role ops, max_session)", "ends in 1m (role ops, max_session)"},
 		},
 		{
 			"the certificate",
 			access.Options{EndWithCertificate: access.Set(true)},
 			time.Hour,
-			[]string{"ends in 1m0s with its certificate (role ops, end_with_certificate)"},
+			[]string{
+				"ends in 15m with its certificate (role ops, end_with_certificate): log in again, and connect again",
+				"ends in 5m with its certificate (role ops, end_with_certificate)",
+				"ends in 1m with its certificate (role ops, end_with_certificate)",
+			},
 		},
 		{"a short limit", access.Options{MaxSession: access.Set(minute)}, time.Minute, nil},
 	} {
@@ -263,7 +268,7 @@ func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
 		limited := newLimitedConnection(t.Context(), options, time.Hour)
 		limited.addTerminal()
 		limited.endedAt(start, 9*time.Minute+30*time.Second)
-		const warning = "ends in 1m0s unless something is typed (role ops, idle_timeout)"
+		const warning = "ends in 1m unless something is typed (role ops, idle_timeout)"
 		limited.wantLines(t, "before it is idle", warning)
 		limited.clock.markActive()
 		limited.endedAt(start, 18*time.Minute)

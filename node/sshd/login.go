@@ -186,6 +186,8 @@ func (s *Server) decide(
 		Now:    now,
 		From:   origin.clientAddr(),
 		Proxy:  origin.ProxyID,
+
+		RulesAge: now.Sub(trust.Head.Time),
 	}
 	if action != anyAction {
 		return trust.Policy.Decide(req)

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/sshprofile"
@@ -17,16 +18,19 @@ const stopNotice = "threshold: this node is about to stop: finish your work and 
 
 // warning returns the line that clients with a terminal read before a limit ends the connection. left is the
 // time until then.
-func (e *endReason) warning(left time.Duration) string {
-	condition := ""
+func (e *endReason) warning(left time.Duration, origin Origin) string {
+	condition, advice := "", ""
 	switch e.cause {
 	case causeIdle:
 		condition = " unless something is typed"
 	case causeCertificate:
-		condition = " with its certificate"
+		condition, advice = " with its certificate", ": log in again, and connect again"
+		if origin.Features.Has(dial.CertificateUpdates) {
+			advice = ": it goes on if you run tsh login before, where you started it"
+		}
 	}
-	in := left.Round(time.Second)
-	return fmt.Sprintf("threshold: this session ends in %s%s (%s)", in, condition, e.rule)
+	in := access.Duration(left.Round(time.Second))
+	return fmt.Sprintf("threshold: this session ends in %s%s (%s)%s", in, condition, e.rule, advice)
 }
 
 // faultObject returns err in the form that tsh reads: see dial.Faults.

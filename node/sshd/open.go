@@ -48,12 +48,74 @@ func authoritiesRevision(trust *rules.Trust) rules.Revision {
 	return trust.Head.Docs[rules.AuthoritiesKind].Revision
 }
 
+// opened is one thing that is open on a connection, as the registry of what is open knows it.
+type opened struct {
+	*openConnection
+	entry *open.Entry
+	// allowed ends, with an endReason as its cause, when the rules do not allow it any more.
+	allowed context.Context
+	deny    context.CancelCauseFunc // ends allowed
+	notify  bool                    // it has no output of its own, so terminals of the connection are told
+}
+
 // track registers that something is about to be opened that needs the action. The caller asks the rules after
-// that, and removes the entry when it was refused or has ended.
-func (c *connection) track(action access.Action) *open.Entry {
+// that, removes it when it was refused or has ended, and ends it when allowed ends.
+func (c *connection) track(action access.Action) *opened {
+	o := &opened{openConnection: c.held, notify: !isProgram(action)}
+	o.allowed, o.deny = context.WithCancelCause(context.Background())
 	use := c.held.use
 	use.Action = action
-	return c.srv.open.Add(use, c.held)
+	o.entry = c.srv.open.Add(use, o)
+	return o
+}
+
+// isProgram reports whether the action runs a program, whose output tells the user why it ends.
+func isProgram(action access.Action) bool {
+	return action == access.Shell || action == access.Exec || action == access.SFTP
+}
+
+// Remove says that it was refused or has ended. Further calls do nothing, nor does a call for nil.
+func (o *opened) Remove() {
+	if o == nil {
+		return
+	}
+	o.entry.Remove()
+	o.deny(nil) // releases the context
+}
+
+// during returns a context that ends with ctx, and when the rules do not allow any more what is open, with
+// the endReason as its cause. The caller calls stop when it needs the context no longer.
+func (o *opened) during(ctx context.Context) (during context.Context, stop func()) {
+	during, cancel := context.WithCancelCause(ctx)
+	release := context.AfterFunc(o.allowed, func() { cancel(context.Cause(o.allowed)) })
+	return during, func() { release(); cancel(nil) }
+}
+
+// denied ends what is open: the rules do not allow it any more, for this reason.
+func (o *opened) denied(reason *endReason) {
+	o.deny(reason)
+	if o.notify {
+		o.announce("threshold: a forward has ended: " + fault.Message(reason.err))
+	}
+}
+
+// denied ends the connection: the rules do not allow anything on it any more.
+func (o *openConnection) denied(reason *endReason) {
+	if o.denial.CompareAndSwap(nil, reason) {
+		o.wake()
+	}
+}
+
+// endDenied ends what the rules do not allow any more. It does not wait for clients: it runs on the goroutine
+// that decides about everything that is open on the node.
+func (s *Server) endDenied(denials []open.Denial) {
+	s.cfg.Denied(denials)
+	for _, denial := range denials {
+		reason := denialReason(denial.Reason)
+		for _, holder := range denial.Holders {
+			holder.(interface{ denied(*endReason) }).denied(reason)
+		}
+	}
 }
 
 // User returns who has the connection open.

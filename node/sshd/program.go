@@ -8,7 +8,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/internal/sshprofile"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/process"
@@ -35,7 +34,7 @@ type program struct {
 	hasTerminal bool             // the client requested a terminal; spec has none if the program is sftp
 	account     account.Account  // as whom it runs; set by admit
 	process     *process.Process // set by start
-	open        *open.Entry      // what makes the program known to the registry of what is open
+	open        *opened          // what makes the program known to the registry of what is open
 
 	// reported is closed when the client was told how the program ended, or if it never ran. Set by admit.
 	reported chan struct{}
@@ -123,8 +122,10 @@ func (p *program) refuse(rule string, err error) error {
 }
 
 // runToEnd takes a program that was started through the phases run and end, and returns when both are over.
-// If ctx ends, the program is ended.
+// If ctx ends, or the rules do not allow it any more, the program is ended.
 func (p *program) runToEnd(ctx context.Context) {
+	ctx, stop := p.open.during(ctx)
+	defer stop()
 	defer p.open.Remove()
 	defer p.markReported() // also after a panic
 	p.end(ctx, p.run(ctx))

@@ -5,8 +5,6 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
-
-	"github.com/threshold-access/threshold/internal/open"
 )
 
 // noMoreSessionsRequest says that the client will open no further sessions (OpenSSH PROTOCOL section 2.2).
@@ -132,7 +130,7 @@ func (c *connection) performGlobalRequest(
 	waitingOpens int,
 ) (reply []byte, err error) {
 	key := requestKey{globalRequest, r.Type}
-	var entry *open.Entry
+	var entry *opened
 	if key.needsGrant() {
 		entry = c.track(requirements[key].action)
 	}

@@ -7,7 +7,8 @@
 // A connection goes through these files: server.go accepts it, handshake.go and login.go authenticate it,
 // connection.go holds what is logged in, requests.go receives what the client asks for, authorize.go decides
 // about each of it, admission.go and channel.go serve session channels, program.go runs their programs, and
-// forward.go leads to package forward. limit.go and endreason.go end it.
+// forward.go leads to package forward. open.go decides again about what is open, and limit.go and
+// endreason.go end it.
 package sshd
 
 import (
@@ -54,7 +55,7 @@ type Config struct {
 	Accounts account.Database
 	// Resolve finds the addresses of hosts that ports are forwarded to. Nil means the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
-	// Denied is called with what is open and no longer allowed. Nil: it is logged.
+	// Denied is called with what is open and no longer allowed, before the server ends it. Nil: it is logged.
 	Denied func([]open.Denial)
 	// Now is the clock for certificates, rules and events.
 	Now func() time.Time
@@ -79,14 +80,15 @@ func New(cfg Config) *Server {
 	if cfg.Denied == nil {
 		cfg.Denied = (&open.Log{Log: cfg.Log}).Denied
 	}
-	return &Server{
+	s := &Server{
 		cfg:             cfg,
 		connectionQuota: limit.NewQuota(maxConnections, maxConnectionsPerAddress),
 		handshakeQuota:  limit.NewQuota(maxHandshakes, maxHandshakesPerAddress),
 		forwardLimits:   forward.NewLimits(),
-		open:            open.New(open.Config{Rules: cfg.Rules, Now: cfg.Now, Denied: cfg.Denied}),
 		drainState:      newDrainState(),
 	}
+	s.open = open.New(open.Config{Rules: cfg.Rules, Now: cfg.Now, Denied: s.endDenied})
+	return s
 }
 
 // Origin says where a connection came from. The proxy that relays the connection says so, and the node cannot
