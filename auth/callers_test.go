@@ -13,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/raftstore"
 )
 
@@ -73,6 +74,7 @@ func routes() []route {
 		newRoute(authrpc.SendEvents, node),
 		newRoute(authrpc.WhoAmI, user),
 		newRoute(authrpc.GetAuthorities, user),
+		newRoute(authrpc.GetMachineLocks, user),
 		newRoute(authrpc.ListNodes, user),
 		newRoute(authrpc.GetResources, user),
 		newRoute(authrpc.ApplyResource, user),
@@ -347,5 +349,34 @@ func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 	_, err := authrpc.Call(t.Context(), s.client(p.cert()), authrpc.Renew, renew)
 	if !fault.Is(err, fault.Denied) {
 		t.Errorf("renewing the expired certificate of a removed proxy: got %v, want denied", err)
+	}
+}
+
+// Every user gets the signed locks of machines, and with them the lock of a machine that was removed.
+func TestUsersGetTheLocksOfMachines(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t)
+	node := s.join(identity.Node, "web", nil)
+	user := s.user("bob")
+	chain, err := authrpc.Call(t.Context(), user, authrpc.GetAuthorities, authrpc.GetAuthoritiesRequest{})
+	s.must(err)
+	cluster, authorities, err := rules.OpenAuthorities(s.auth.Pin(), chain.Authorities)
+	s.must(err)
+	locks := func() rules.MachineLocks {
+		res, err := authrpc.Call(t.Context(), user, authrpc.GetMachineLocks, authrpc.GetMachineLocksRequest{})
+		s.must(err)
+		got, err := rules.MachineLocks{}.Follow(cluster, authorities, res.MachineLocks)
+		s.must(err)
+		return got
+	}
+	before, id := locks(), node.res.Identity.ID
+	if _, denied := before.Denied(id, s.now()); denied {
+		t.Error("got a lock of a member, want none")
+	}
+	s.must(s.remove(s.user("root", "admin"), "nodes", "web"))
+	s.must(s.auth.services.publisher.Publish(t.Context()))
+	after := locks()
+	if _, denied := after.Denied(id, s.now()); !denied || !before.Revision().Before(after.Revision()) {
+		t.Errorf("got denied %v at revision %s, want the removed node locked", denied, after.Revision())
 	}
 }

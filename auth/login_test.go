@@ -190,6 +190,13 @@ func TestALoginEarnsCertificates(t *testing.T) {
 	if _, _, err := rules.OpenAuthorities(f.auth.Pin(), res.Authorities); err != nil {
 		t.Errorf("got authorities that do not verify: %v", err)
 	}
+	_, authorities, _ := rules.OpenAuthorities(f.auth.Pin(), res.Authorities)
+	if res.MachineLocks == nil {
+		t.Fatal("got no machine locks")
+	}
+	if _, err := (rules.MachineLocks{}).Follow("example.com", authorities, *res.MachineLocks); err != nil {
+		t.Errorf("got machine locks that do not verify: %v", err)
+	}
 	id := res.Identity
 	if id.Name != "alice@example.com" || id.Factor != "totp" || !slices.Equal(id.Roles, []string{"admin"}) {
 		t.Errorf("got %+v, want alice, an administrator by her claim", id)

@@ -79,6 +79,7 @@ func New(cfg Config) http.Handler {
 	// Users.
 	authrpc.Handle(server, authrpc.WhoAmI, h.whoAmI)
 	authrpc.Handle(server, authrpc.GetAuthorities, h.getAuthorities)
+	authrpc.Handle(server, authrpc.GetMachineLocks, h.getMachineLocks)
 	authrpc.Handle(server, authrpc.ListNodes, h.listNodes)
 	authrpc.Handle(server, authrpc.GetResources, h.getResources)
 	authrpc.Handle(server, authrpc.ApplyResource, h.applyResource)
@@ -339,6 +340,17 @@ func (h handlers) getAuthorities(
 ) (authrpc.GetAuthoritiesResponse, error) {
 	chain, err := h.Rules.Authorities(ctx)
 	return authrpc.GetAuthoritiesResponse{Authorities: chain}, err
+}
+
+// getMachineLocks gives the document of machine locks. It has no secrets: every user may know which machines
+// nobody reaches any more.
+func (h handlers) getMachineLocks(
+	_ context.Context,
+	_ authrpc.Caller,
+	_ authrpc.GetMachineLocksRequest,
+) (authrpc.GetMachineLocksResponse, error) {
+	locks, err := h.Rules.MachineLocks()
+	return authrpc.GetMachineLocksResponse{MachineLocks: locks}, err
 }
 
 // listNodes gives one page of the nodes that the user may see.

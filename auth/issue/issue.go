@@ -45,7 +45,7 @@ type Renewals interface {
 }
 
 // Rules gives what is returned together with certificates: machines get all signed rules, users only the
-// authorities documents of them. rules.Publisher is one.
+// authorities documents and the machine locks of them. rules.Publisher is one.
 type Rules interface {
 	Current() (signed.Set, <-chan struct{}, error)
 	Authorities(ctx context.Context) ([]signed.Signed, error)
@@ -142,9 +142,9 @@ func (u userLogin) ttl(policy access.Policy) time.Duration {
 }
 
 // forUser issues a user's SSH and X.509 certificates, both in one issuance, and returns them with what tsh
-// needs to use them: the logins and the authorities documents. A user whose roles grant no login gets the
-// X.509 certificate alone; SSHCert is then nil. The issuance, its audit event and the use of the login are
-// one commit: if it fails, no certificate is released and the login can be tried again.
+// needs to use them: the logins, the authorities documents and the machine locks. A user whose roles grant no
+// login gets the X.509 certificate alone; SSHCert is then nil. The issuance, its audit event and the use of
+// the login are one commit: if it fails, no certificate is released and the login can be tried again.
 func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.RedeemLoginResponse, error) {
 	policy, err := i.cfg.Policies.Policy(ctx)
 	if err != nil {
@@ -181,6 +181,11 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 	}
 	if issued.SSH != nil {
 		res.SSHCert = issued.SSH.Marshal()
+	}
+	if set, _, err := i.cfg.Rules.Current(); err == nil { // users may log in before rules are signed
+		if locks, ok := set.Docs[signed.MachineLocksKind]; ok {
+			res.MachineLocks = &locks
+		}
 	}
 	return res, nil
 }

@@ -322,6 +322,13 @@ func (p *Publisher) Current() (set signed.Set, changed <-chan struct{}, err erro
 	return p.set, p.changed, nil
 }
 
+// MachineLocks returns the document of machine locks in the current set. Before the first head it returns
+// fault Unavailable.
+func (p *Publisher) MachineLocks() (signed.Signed, error) {
+	set, _, err := p.Current()
+	return set.Docs[signed.MachineLocksKind], err
+}
+
 // Pieces returns the pieces of the current set that a machine lacks, which has the documents with these
 // digests. The head is the last one. Before the first head it returns fault Unavailable.
 func (p *Publisher) Pieces(have map[signed.Kind][]byte) ([][]byte, error) {

@@ -176,7 +176,9 @@ type RedeemLoginResponse struct {
 	// Authorities is the chain of signed authorities documents, by which the client verifies nodes and
 	// proxies. Users do not get the roles document.
 	Authorities []rules.Signed `json:"authorities"`
-	Time        time.Time      `json:"time"` // auth's clock
+	// MachineLocks is the signed document of machine locks; nil before auth has signed one.
+	MachineLocks *rules.Signed `json:"machine_locks,omitempty"`
+	Time         time.Time     `json:"time"` // auth's clock
 }
 
 // BeginHeadlessRequest begins a login on a machine without a browser.
@@ -300,6 +302,15 @@ type GetAuthoritiesRequest struct{}
 // GetAuthoritiesResponse is the chain as in RedeemLoginResponse.
 type GetAuthoritiesResponse struct {
 	Authorities []rules.Signed `json:"authorities"`
+}
+
+// GetMachineLocksRequest has no fields yet.
+type GetMachineLocksRequest struct{}
+
+// GetMachineLocksResponse has the signed document of machine locks. tsh asks for it when a proxy has one that
+// is too large for its reply: see dial.Reply.
+type GetMachineLocksResponse struct {
+	MachineLocks rules.Signed `json:"machine_locks"`
 }
 
 // LocateNodeRequest asks for a node by its whole name, name.cluster, or id.

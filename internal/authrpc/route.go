@@ -120,6 +120,10 @@ var (
 		Name:    "authorities/get",
 		Callers: callers(identity.User),
 	}
+	GetMachineLocks = Route[GetMachineLocksRequest, GetMachineLocksResponse]{
+		Name:    "machine-locks/get",
+		Callers: callers(identity.User),
+	}
 	ListNodes = Route[ListNodesRequest, ListNodesResponse]{
 		Name:    "nodes/list",
 		Callers: callers(identity.User),

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 )
@@ -139,14 +140,23 @@ func (c *Cluster) BeginTerm() {
 func (c *Cluster) SignRules() rules.Set { return c.SignRulesAt(c.Now()) }
 
 // SignRulesAt returns a complete set of rules as auth would publish it: the authorities, signed by the
-// cluster root; the roles and settings that SetRoles and SetSettings set; and a head that names all, with the
-// time now. Each call makes a head that is newer than those before, whatever its time.
+// cluster root; the roles, settings and locks of machines that SetRoles, SetSettings and SetMachineLocks set;
+// and a head that names all, with the time now. Each call makes a head that is newer than those before,
+// whatever its time.
 func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 	c.mu.Lock()
 	c.heads++
 	number := rules.Sequence{Term: 1 + c.term, Counter: c.heads}
-	bodies := map[rules.Kind]any{rules.RolesKind: rules.Roles{Roles: c.roles}, rules.SettingsKind: c.settings}
-	changed := map[rules.Kind]uint64{rules.RolesKind: c.rolesIndex, rules.SettingsKind: c.settingsIndex}
+	bodies := map[rules.Kind]any{
+		rules.RolesKind:        rules.Roles{Roles: c.roles},
+		rules.SettingsKind:     c.settings,
+		rules.MachineLocksKind: rules.Locks{Locks: append([]access.Lock{}, c.locks...)}, // a list, not null
+	}
+	changed := map[rules.Kind]uint64{
+		rules.RolesKind:        c.rolesIndex,
+		rules.SettingsKind:     c.settingsIndex,
+		rules.MachineLocksKind: c.locksIndex,
+	}
 	c.mu.Unlock()
 	authorities := c.SignAuthorities()
 	head := rules.Head{Cluster: Name, Epoch: 1, Sequence: number, Time: now, Docs: map[rules.Kind]rules.Ref{

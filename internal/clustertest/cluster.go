@@ -47,16 +47,18 @@ type Cluster struct {
 	term     uint64 // of the heads, less one
 	roles    []access.Role
 	settings access.Settings
-	// rolesIndex and settingsIndex count the changes of each.
-	rolesIndex, settingsIndex uint64
-	routes                    map[string]http.Handler // by path: see Handle
-	tokens                    map[string]bool         // true: unused
-	events                    []audit.Event
-	renewals                  int
-	refusal                   error
-	corrupt                   func(*authrpc.JoinResponse)
-	hostKeys                  map[string]ssh.PublicKey // of the machines that joined, by service key
-	eventsSeen                chan struct{}            // of capacity 1
+	locks    []access.Lock // of machines
+	// rolesIndex, settingsIndex and locksIndex count the changes of each.
+	rolesIndex, settingsIndex, locksIndex uint64
+
+	routes     map[string]http.Handler // by path: see Handle
+	tokens     map[string]bool         // true: unused
+	events     []audit.Event
+	renewals   int
+	refusal    error
+	corrupt    func(*authrpc.JoinResponse)
+	hostKeys   map[string]ssh.PublicKey // of the machines that joined, by service key
+	eventsSeen chan struct{}            // of capacity 1
 }
 
 // New makes a cluster with new keys, and serves its auth on a loopback port until the test ends.
@@ -152,6 +154,14 @@ func (c *Cluster) SetRoles(roles ...access.Role) {
 	c.roles = roles
 	c.rolesIndex++
 	c.mu.Unlock()
+}
+
+// SetMachineLocks replaces the locks of machines, for the rules that are signed from now on.
+func (c *Cluster) SetMachineLocks(locks ...access.Lock) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.locks = locks
+	c.locksIndex++
 }
 
 func (c *Cluster) nextSerial() *big.Int {

@@ -19,14 +19,21 @@ import (
 	"sync/atomic"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // Version is the newest version of both messages, of which their first byte is the version.
 const Version = 1
 
-// MaxBytes bounds the JSON of a request or reply.
-const MaxBytes = 4 << 10
+const (
+	// MaxBytes bounds the JSON of a request, and of a reply without a document of machine locks.
+	MaxBytes = 4 << 10
+	// MaxLocksBytes bounds the document of machine locks in a reply: some 130 locks.
+	MaxLocksBytes = 32 << 10
+	// MaxReplyBytes bounds the JSON of a reply with such a document, which takes a third more in it.
+	MaxReplyBytes = 48 << 10
+)
 
 // headBytes is the length of the version byte and the two bytes of length.
 const headBytes = 3
@@ -38,6 +45,9 @@ type Request struct {
 	Node     string        `json:"node"`
 	// Features is what the SSH client that uses the connection understands. The proxy tells the node.
 	Features wire.Features `json:"features,omitempty"`
+	// MachineLocks is the revision of the document of machine locks that the client has; the zero revision if
+	// it has none. Nil: the client does not read such documents.
+	MachineLocks *rules.Revision `json:"machine_locks,omitempty"`
 }
 
 // Reply says whether the proxy connects the client to the node.
@@ -47,6 +57,24 @@ type Reply struct {
 	Features wire.Features `json:"features,omitempty"` // what the proxy understands
 	// NodeFeatures is what the node's SSH server understands, as the node told the proxy.
 	NodeFeatures wire.Features `json:"node_features,omitempty"`
+	// MachineLocks is the document of machine locks, if it is newer than the one that the client has. A
+	// client verifies it, as the proxy may be stolen.
+	MachineLocks *rules.Signed `json:"machine_locks,omitempty"`
+	// MachineLocksAt is the revision of the document, if that is newer and larger than MaxLocksBytes. The
+	// client gets it from the auth service.
+	MachineLocksAt *rules.Revision `json:"machine_locks_at,omitempty"`
+}
+
+// OfferMachineLocks puts into an accepting reply to req what the client lacks of the machine locks: nothing,
+// if the document, whose revision is current, is not newer than the one that it has.
+func (r *Reply) OfferMachineLocks(req Request, current rules.Revision, document rules.Signed) {
+	switch {
+	case req.MachineLocks == nil || !req.MachineLocks.Before(current):
+	case len(document.Payload) > MaxLocksBytes:
+		r.MachineLocksAt = &current
+	default:
+		r.MachineLocks = &document
+	}
 }
 
 var (
@@ -55,13 +83,15 @@ var (
 )
 
 // WriteRequest sends a request. extra, the first SSH bytes, goes into the same write.
-func WriteRequest(w io.Writer, r Request, extra []byte) error { return writeMessage(w, r, extra) }
+func WriteRequest(w io.Writer, r Request, extra []byte) error {
+	return writeMessage(w, r, MaxBytes, extra)
+}
 
 // ReadRequest reads a request. The caller sets the deadline.
 func ReadRequest(r io.Reader) (Request, error) {
 	const what = "the dial request"
 	var req Request
-	version, err := readMessage(r, what, &req)
+	version, err := readMessage(r, what, MaxBytes, &req)
 	if err == nil {
 		err = wire.Check(what, version, Version, req.Critical, requestFields...)
 	}
@@ -81,7 +111,11 @@ func WriteReply(w io.Writer, r Reply) error {
 		}
 		r = Reply{Fault: r.Fault}
 	}
-	return writeMessage(w, r, nil)
+	limit := MaxBytes
+	if r.MachineLocks != nil { // the client has said that it reads them
+		limit = MaxReplyBytes
+	}
+	return writeMessage(w, r, limit, nil)
 }
 
 // ReadReply reads a reply. A refusal is returned also if the reply has a critical field that is not known: a
@@ -89,7 +123,7 @@ func WriteReply(w io.Writer, r Reply) error {
 func ReadReply(r io.Reader) (Reply, error) {
 	const what = "the proxy's reply"
 	var rep Reply
-	version, err := readMessage(r, what, &rep)
+	version, err := readMessage(r, what, MaxReplyBytes, &rep)
 	if err == nil && rep.Fault == nil {
 		err = wire.Check(what, version, Version, rep.Critical, replyFields...)
 	}
@@ -99,14 +133,15 @@ func ReadReply(r io.Reader) (Reply, error) {
 	return rep, nil
 }
 
-// writeMessage sends a message, which is a Request or a Reply, and extra behind it in the same write.
-func writeMessage(w io.Writer, message any, extra []byte) error {
+// writeMessage sends a message, which is a Request or a Reply of at most limit bytes, and extra behind it in
+// the same write.
+func writeMessage(w io.Writer, message any, limit int, extra []byte) error {
 	body, err := json.Marshal(message)
 	if err != nil {
 		return fmt.Errorf("dial: encode: %w", err)
 	}
-	if len(body) > MaxBytes {
-		return fmt.Errorf("dial: message of %d bytes is larger than %d", len(body), MaxBytes)
+	if len(body) > limit {
+		return fmt.Errorf("dial: message of %d bytes is larger than %d", len(body), limit)
 	}
 	b := make([]byte, 0, headBytes+len(body)+len(extra))
 	b = append(b, Version)
@@ -118,8 +153,8 @@ func writeMessage(w io.Writer, message any, extra []byte) error {
 
 // readMessage reads a message from r, decodes it into the Request or Reply that message points to, and
 // returns its version. The caller checks the critical fields. It reads no byte behind the message. It refuses
-// a version that it does not know, and more than MaxBytes, before it allocates memory.
-func readMessage(r io.Reader, what string, message any) (version int, err error) {
+// a version that it does not know, and more than limit bytes, before it allocates memory.
+func readMessage(r io.Reader, what string, limit int, message any) (version int, err error) {
 	var head [headBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, fmt.Errorf("dial: read: %w", err)
@@ -129,8 +164,8 @@ func readMessage(r io.Reader, what string, message any) (version int, err error)
 		return 0, err
 	}
 	n := binary.BigEndian.Uint16(head[1:])
-	if n > MaxBytes {
-		return 0, fmt.Errorf("dial: message of %d bytes is larger than %d", n, MaxBytes)
+	if int(n) > limit {
+		return 0, fmt.Errorf("dial: message of %d bytes is larger than %d", n, limit)
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(r, body); err != nil {
@@ -163,11 +198,14 @@ type NodeConn struct {
 
 // NodeFeatures is what the node's SSH server understands, as the proxy says in its reply. It is empty before
 // the first Read.
-func (c *NodeConn) NodeFeatures() wire.Features {
+func (c *NodeConn) NodeFeatures() wire.Features { return c.Reply().NodeFeatures }
+
+// Reply is the proxy's reply. It is empty before the first Read.
+func (c *NodeConn) Reply() Reply {
 	if reply := c.reply.Load(); reply != nil {
-		return reply.NodeFeatures
+		return *reply
 	}
-	return nil
+	return Reply{}
 }
 
 // Write writes b, the first time with the request in front and in one piece.

@@ -2,9 +2,11 @@ package dial_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +16,8 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/fault/faulttest"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,6 +45,74 @@ func TestRequestAndReplyRoundTrip(t *testing.T) {
 	}
 }
 
+// A client that reads machine locks gets the document if its own is older, and only then: otherwise the reply
+// has not one byte more. A document that is too large is named, and other clients get neither.
+func TestRepliesBringNewerMachineLocks(t *testing.T) {
+	t.Parallel()
+	revision := func(epoch, index uint64) *rules.Revision {
+		return &rules.Revision{Epoch: epoch, Index: index}
+	}
+	document := func(bytes int) rules.Signed {
+		return rules.Signed{Payload: make([]byte, bytes), Sig: make([]byte, 64)}
+	}
+	for _, tt := range []struct {
+		name      string
+		has       *rules.Revision
+		bytes     int
+		brings    bool
+		named     bool
+		moreBytes int // of the reply, at most
+	}{
+		{"a client of an earlier release", nil, 1000, false, false, 0},
+		{"a client without any", revision(0, 0), 1000, true, false, 1500},
+		{"a client with an older document", revision(1, 56), 1000, true, false, 1500},
+		{"a client with the same document", revision(1, 57), 1000, false, false, 0},
+		{"a client with a newer document", revision(2, 1), 1000, false, false, 0},
+		{"the largest document", revision(1, 56), dial.MaxLocksBytes, true, false, 44 << 10},
+		{"a larger document", revision(1, 56), dial.MaxLocksBytes + 1, false, true, 60},
+	} {
+		features := wire.Features{"one", "two"}
+		var plain, b bytes.Buffer
+		if err := dial.WriteReply(&plain, dial.Reply{NodeFeatures: features}); err != nil {
+			t.Fatal(err)
+		}
+		reply := dial.Reply{NodeFeatures: features}
+		reply.OfferMachineLocks(dial.Request{MachineLocks: tt.has}, *revision(1, 57), document(tt.bytes))
+		if err := dial.WriteReply(&b, reply); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		if more := b.Len() - plain.Len(); more > tt.moreBytes || more > 0 && tt.moreBytes == 0 {
+			t.Errorf("%s: got %d bytes more, want at most %d", tt.name, more, tt.moreBytes)
+		}
+		got, err := dial.ReadReply(&b)
+		brings, named := got.MachineLocks != nil, got.MachineLocksAt != nil
+		sameFeatures := slices.Equal(got.NodeFeatures, features)
+		if err != nil || brings != tt.brings || named != tt.named || !sameFeatures {
+			t.Errorf("%s: got the document %v, its revision %v (%v), want %v, %v",
+				tt.name, brings, named, err, tt.brings, tt.named)
+		}
+		if brings && len(got.MachineLocks.Payload) != tt.bytes {
+			t.Errorf("%s: got %d bytes, want the document", tt.name, len(got.MachineLocks.Payload))
+		}
+	}
+}
+
+// A refusal has nothing but the fault, so that it always fits and every client can show it.
+func TestRefusalsBringNoMachineLocks(t *testing.T) {
+	t.Parallel()
+	reply := dial.Reply{Fault: faulttest.New(fault.Denied, "op", "no", "ask")}
+	request := dial.Request{MachineLocks: &rules.Revision{}}
+	reply.OfferMachineLocks(request, rules.Revision{Epoch: 1}, rules.Signed{})
+	var b bytes.Buffer
+	if err := dial.WriteReply(&b, reply); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := dial.ReadReply(&b); err != nil || got.Fault == nil || got.MachineLocks != nil {
+		t.Errorf("got %+v (%v), want the fault alone", got, err)
+	}
+}
+
 func TestAnOversizeRequestIsNotSent(t *testing.T) {
 	t.Parallel()
 	if err := dial.WriteRequest(io.Discard, dial.Request{Node: strings.Repeat("x", dial.MaxBytes)},
@@ -63,6 +135,15 @@ func TestReadRequestRefuses(t *testing.T) {
 		if got, err := dial.ReadRequest(bytes.NewReader(b)); err == nil {
 			t.Errorf("%s: got %+v, want refused", name, got)
 		}
+	}
+}
+
+func TestAnOversizeReplyIsRefused(t *testing.T) {
+	t.Parallel()
+	body := append([]byte("{}"), bytes.Repeat([]byte(" "), dial.MaxReplyBytes)...)
+	head := binary.BigEndian.AppendUint16([]byte{1}, uint16(len(body)))
+	if _, err := dial.ReadReply(bytes.NewReader(append(head, body...))); err == nil {
+		t.Error("got a reply of more than 48 KiB read, want refused")
 	}
 }
 
@@ -168,6 +249,7 @@ func FuzzReadRequest(f *testing.F) {
 	f.Add([]byte{1, 0, 16, '{', '"', 'n', 'o', 'd', 'e', '"', ':', '"', 'w', 'e', 'b', '-', '1', '"', '}'})
 	f.Add([]byte{1, 0xff, 0xff})
 	f.Add(append([]byte{1, 0, 37}, `{"critical":[],"features":["faults"]}`...))
+	f.Add(append([]byte{1, 0, 39}, `{"machine_locks":{"epoch":1,"index":2}}`...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		req, err := dial.ReadRequest(bytes.NewReader(b))
 		if err != nil {
@@ -177,8 +259,9 @@ func FuzzReadRequest(f *testing.F) {
 		if err := dial.WriteRequest(&again, req, nil); err != nil {
 			return // escapes make it longer than it came
 		}
-		if got, err := dial.ReadRequest(&again); err != nil || got.Node != req.Node ||
-			!slices.Equal(got.Features, req.Features) {
+		got, err := dial.ReadRequest(&again)
+		if err != nil || got.Node != req.Node || !slices.Equal(got.Features, req.Features) ||
+			!reflect.DeepEqual(got.MachineLocks, req.MachineLocks) {
 			t.Errorf("got %+v, %v, want %+v", got, err, req)
 		}
 	})
@@ -187,9 +270,18 @@ func FuzzReadRequest(f *testing.F) {
 func FuzzReadReply(f *testing.F) {
 	f.Add([]byte{1, 0, 2, '{', '}'})
 	f.Add(append([]byte{1, 0, 36}, `{"fault":{"kind":"denied","msg":""}}`...))
+	f.Add(append([]byte{1, 0, 47}, `{"machine_locks":{"payload":"e30=","sig":"AA=="}}`...))
+	f.Add(append([]byte{1, 0, 42}, `{"machine_locks_at":{"epoch":1,"index":2}}`...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if rep, err := dial.ReadReply(bytes.NewReader(b)); err == nil && rep.Fault != nil {
+		rep, err := dial.ReadReply(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if rep.Fault != nil {
 			_ = rep.Fault.Error()
+		}
+		if rep.MachineLocks != nil && len(rep.MachineLocks.Payload) > dial.MaxReplyBytes {
+			t.Errorf("got %d bytes of locks, want a bound", len(rep.MachineLocks.Payload))
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/wire"
 )
 
@@ -51,7 +52,11 @@ const (
 func TestGoldenRequestIsRead(t *testing.T) {
 	t.Parallel()
 	body := golden(t, "request.json")
-	want := dial.Request{Node: "web-1.example.com", Features: wire.Features{"faults", "of-a-later-release"}}
+	want := dial.Request{
+		Node:         "web-1.example.com",
+		Features:     wire.Features{"faults", "of-a-later-release"},
+		MachineLocks: &rules.Revision{Epoch: 1, Index: 56},
+	}
 	for _, b := range []string{body, begin(body, later)} {
 		if got, err := dial.ReadRequest(message(1, b)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, %v, want %+v", b, got, err, want)
@@ -70,6 +75,12 @@ func TestGoldenRepliesAreRead(t *testing.T) {
 	want := dial.Reply{
 		Features:     wire.Features{"one"},
 		NodeFeatures: wire.Features{"early-requests", "of-a-later-release"},
+		MachineLocks: &rules.Signed{Payload: []byte("{}"), Sig: []byte{1, 2, 3}},
+	}
+	large := `{"machine_locks_at":{"epoch":1,"index":57}}`
+	wantLarge := dial.Reply{MachineLocksAt: &rules.Revision{Epoch: 1, Index: 57}}
+	if got, err := dial.ReadReply(message(1, large)); err != nil || !reflect.DeepEqual(got, wantLarge) {
+		t.Errorf("%s: got %+v, %v, want %+v", large, got, err, wantLarge)
 	}
 	for _, b := range []string{body, begin(body, later)} {
 		if got, err := dial.ReadReply(message(1, b)); err != nil || !reflect.DeepEqual(got, want) {

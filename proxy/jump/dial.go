@@ -9,6 +9,7 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
 )
 
 const (
@@ -85,7 +86,11 @@ func (s *Server) dial(
 		return nodeStream{}, err
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(requestTimeout))
-	if err := dial.WriteReply(conn, dial.Reply{NodeFeatures: node.features}); err != nil {
+	reply := dial.Reply{NodeFeatures: node.features}
+	trust := s.cfg.Rules.Current()
+	locks := trust.Head.Docs[rules.MachineLocksKind].Revision
+	reply.OfferMachineLocks(req, locks, trust.Set().Docs[rules.MachineLocksKind])
+	if err := dial.WriteReply(conn, reply); err != nil {
 		node.conn.Close()
 		node.entry.Remove()
 		return nodeStream{}, err

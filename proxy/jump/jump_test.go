@@ -94,7 +94,11 @@ type testServer struct {
 	*jump.Server
 	t     *testing.T
 	nodes *testNodes
+	trust *rules.Trust
 }
+
+// lockedMachine is locked in the cluster of newTestServer.
+const lockedMachine = identity.MachineID("fedcba9876543210fedcba9876543210")
 
 func grant(nodes map[string]access.Strings, logins, actions access.Strings) access.Grant {
 	return access.Grant{Nodes: nodes, Logins: logins, Actions: actions}
@@ -121,6 +125,8 @@ func newTestServer(t *testing.T) *testServer {
 	t.Helper()
 	auth := proxytest.New(t)
 	auth.SetRoles(ops, viewers, barred)
+	deny := access.Effect{Kind: access.Deny}
+	auth.SetMachineLocks(access.NewLock(access.Facts{Machine: lockedMachine}, deny))
 	trust, err := rules.Open(auth.Pin(), auth.SignRules())
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +155,7 @@ func newTestServer(t *testing.T) *testServer {
 		Labels:   identity.Labels{"env": "web"},
 		LastSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 	})
-	return &testServer{auth, server, t, nodes}
+	return &testServer{auth, server, t, nodes, trust}
 }
 
 // user is a verified user whose certificate lasts an hour.
@@ -200,6 +206,48 @@ func TestDialReachesByEveryName(t *testing.T) {
 		connections[header.Connection] = true
 		if got := conn.NodeFeatures(); !slices.Equal(got, nodeFeatures) {
 			t.Errorf("got the node's features %v, want %v", got, nodeFeatures)
+		}
+	}
+}
+
+// A client that has no document of machine locks, or an older one, gets it with the reply. One that has the
+// current one, and one of an earlier release, get a reply without it.
+func TestDialBringsMachineLocks(t *testing.T) {
+	t.Parallel()
+	srv := newTestServer(t)
+	current := srv.trust.Head.Docs[rules.MachineLocksKind].Revision
+	older := rules.Revision{Epoch: current.Epoch, Index: current.Index - 1}
+	for _, tt := range []struct {
+		name   string
+		has    *rules.Revision
+		brings bool
+	}{
+		{"none", &rules.Revision{}, true},
+		{"older", &older, true},
+		{"current", &current, false},
+		{"an earlier release", nil, false},
+	} {
+		raw, wait := srv.dialAs(srv.user("alice@example.com", "ops"))
+		conn := dial.Client(raw, dial.Request{Node: "web-1", MachineLocks: tt.has})
+		go func() {
+			conn.Write([]byte("x"))
+			raw.CloseWrite()
+		}()
+		if got, err := io.ReadAll(conn); err != nil || string(got) != "x" {
+			t.Errorf("%s: got %q, %v, want x back", tt.name, got, err)
+		}
+		wait()
+		document := conn.Reply().MachineLocks
+		if (document != nil) != tt.brings {
+			t.Errorf("%s: got the document %v, want %v", tt.name, document != nil, tt.brings)
+			continue
+		}
+		if document == nil {
+			continue
+		}
+		locks, err := rules.MachineLocks{}.Follow(clustertest.Name, srv.trust.Authorities, *document)
+		if _, denied := locks.Denied(lockedMachine, time.Now()); err != nil || !denied {
+			t.Errorf("%s: got denied %v (%v), want the locks that the cluster signed", tt.name, denied, err)
 		}
 	}
 }
