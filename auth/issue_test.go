@@ -62,6 +62,11 @@ func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
 			t.Errorf("%s as %s: got %v, want valid %v", tt.m.res.Identity.Name, tt.host, err, tt.valid)
 		}
 	}
+	// tsh refuses a locked node by the id in its host certificate.
+	ids := identity.HostMachineIDs(parseSSH(t, n.res.SSHCert))
+	if len(ids) != 1 || ids[0] != n.res.Identity.ID {
+		t.Errorf("got the ids %v in the host certificate, want the node's", ids)
+	}
 	leaf, err := x509.ParseCertificate(n.res.X509[0])
 	s.must(err)
 	peer, err := identity.VerifyX509(

@@ -136,6 +136,15 @@ func TestCriticalFieldsOfTheNextBuildAreRefused(t *testing.T) {
 		c.Use(harness.Bin(t, "tsh"))
 		contains(t, c.Tsh("ssh", "now", "true").Stderr, updateAdvice...)
 	})
+	t.Run("the locks of machines in a profile", func(t *testing.T) {
+		c := harness.NewClient(t)
+		c.Use(harness.NextBin(t, "tsh"), critical("machine-locks"))
+		c.LoginAt(b.proxy, b.server, b.alice)
+		c.Use(harness.Bin(t, "tsh"))
+		r := c.Tsh("ssh", "now", "true")
+		r.OK(t) // the proxy brings the locks again
+		contains(t, r.Stderr, "the locks of machines in the profile cannot be used", "next_field")
+	})
 	t.Run("the greeting of a node", func(t *testing.T) {
 		n := b.startCritical("tunnel", "eager")
 		n.Process.WaitFor("next_field")

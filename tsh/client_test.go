@@ -70,6 +70,11 @@ func (c *client) runWith(in io.Reader, args ...string) result {
 	return result{code, out.String(), stderr.String()}
 }
 
+// runPipe runs a command between the input and the output of another program, and returns its exit code.
+func (c *client) runPipe(in io.Reader, out, stderr io.Writer, args ...string) int {
+	return tsh.Main(c.t.Context(), c.environ(in, out, stderr, args))
+}
+
 // start runs a command in a goroutine. The channel gets its exit code.
 func (c *client) start(stdout, stderr io.Writer, args ...string) <-chan int {
 	codes := make(chan int, 1)

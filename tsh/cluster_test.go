@@ -35,9 +35,10 @@ const clusterName = clustertest.Name
 type testCluster struct {
 	*clustertest.Cluster
 	t     testing.TB
-	addr  string         // of the port
-	chain []rules.Signed // of authorities, as redeem sends it
-	dials chan struct{}  // gets an element for each dial request, as far as there is room
+	addr  string             // of the port
+	proxy identity.MachineID // its id
+	chain []rules.Signed     // of authorities, as redeem sends it
+	dials chan struct{}      // gets an element for each dial request, as far as there is room
 
 	mu      sync.Mutex // guards what follows
 	logins  []identity.Login
@@ -49,6 +50,9 @@ type testCluster struct {
 	// headlessAnswers has the result of each poll of a headless login: "approve", "refuse", "away" or "wait".
 	headlessAnswers []string
 	certifyKey      []byte // not nil: redeem certifies this SSH key instead of the requested one
+	// locks are the locks of machines that auth sends, and proxyLocks those that proxies send; nil: they send
+	// none.
+	locks, proxyLocks *rules.Signed
 }
 
 func newTestCluster(t testing.TB) *testCluster {
@@ -67,11 +71,12 @@ func newTestCluster(t testing.TB) *testCluster {
 	clustertest.Answer(c, authrpc.RedeemLogin, tc.redeem)
 	clustertest.Answer(c, authrpc.BeginHeadless, tc.beginHeadless)
 	clustertest.Answer(c, authrpc.RedeemHeadless, tc.redeemHeadless)
+	clustertest.Answer(c, authrpc.GetMachineLocks, tc.getMachineLocks)
 	clustertest.Answer(c, authrpc.ListNodes, tc.list)
 	clustertest.Answer(c, authrpc.GetResources, tc.get)
 	clustertest.Answer(c, authrpc.ApplyResource, tc.apply)
 	clustertest.Answer(c, authrpc.RemoveResource, tc.remove)
-	tc.listen()
+	tc.addr, tc.proxy = tc.listen("proxy-1")
 	return tc
 }
 
@@ -86,16 +91,16 @@ func (tc *testCluster) caFile() string {
 	return path
 }
 
-// listen serves the port of the cluster until the test ends, as a proxy does: pages, the auth service passed
-// through, and dial requests.
-func (tc *testCluster) listen() {
+// listen serves a port of the cluster until the test ends, as a proxy does: pages, the auth service passed
+// through, and dial requests. It returns the address of the port and the id of the proxy.
+func (tc *testCluster) listen(name string) (addr string, id identity.MachineID) {
 	tc.t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tc.t.Fatal(err)
 	}
-	tc.addr = ln.Addr().String()
-	proxy := tc.MachineCertificate(tc.Machine(identity.Proxy, "proxy-1", nil), func(c *x509.Certificate) {
+	machine := tc.Machine(identity.Proxy, name, nil)
+	proxy := tc.MachineCertificate(machine, func(c *x509.Certificate) {
 		c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
 	})
 	proxyCertificate := func() *tls.Certificate { return proxy }
@@ -112,8 +117,9 @@ func (tc *testCluster) listen() {
 			Name:        identity.ALPNDial,
 			Certificate: proxyCertificate,
 			ClientAuth:  tls.RequireAnyClientCert,
-			Serve:       func(_ context.Context, conn *tls.Conn) { tc.serveDial(conn) },
+			Serve:       func(_ context.Context, conn *tls.Conn) { tc.serveDial(name, conn) },
 		})
+	return ln.Addr().String(), machine.ID
 }
 
 func (tc *testCluster) web() http.Handler {
@@ -170,6 +176,8 @@ func (tc *testCluster) redeem(r authrpc.RedeemLoginRequest) (res authrpc.RedeemL
 		Logins:      tc.logins,
 		Authorities: tc.chain,
 		Time:        tc.Now(),
+
+		MachineLocks: tc.locks,
 	}
 	if len(tc.logins) > 0 { // as auth: a user without logins gets no SSH certificate
 		var principals []string
@@ -253,7 +261,7 @@ func (tc *testCluster) addNode(name string) *testNode {
 	defer tc.mu.Unlock()
 	tc.hosts[name] = n
 	tc.nodes = append(tc.nodes, authrpc.NodeInfo{
-		ID:     identity.MachineID(strings.Repeat("0", 31) + string(rune('a'+len(tc.nodes)))),
+		ID:     n.id,
 		Name:   name,
 		Online: true,
 		Labels: identity.Labels{"env": "prod"},
@@ -264,11 +272,12 @@ func (tc *testCluster) addNode(name string) *testNode {
 
 // newNode returns a node with a host certificate for the name. It is not in the cluster's list.
 func (tc *testCluster) newNode(name string) *testNode {
-	return &testNode{cert: tc.HostSigner(name, name+"."+clusterName)}
+	id := tc.Machine(identity.Node, name, nil).ID
+	return &testNode{id: id, cert: tc.HostSigner(name, name+"."+clusterName, string(id))}
 }
 
-// serveDial serves a dial request, as a proxy does.
-func (tc *testCluster) serveDial(c *tls.Conn) {
+// serveDial serves a dial request, as a proxy does, but whatever is locked.
+func (tc *testCluster) serveDial(proxy string, c *tls.Conn) {
 	if _, err := tc.VerifyPeer(c.ConnectionState().PeerCertificates, identity.User); err != nil {
 		tc.t.Errorf("dial: %v", err)
 		return
@@ -277,13 +286,18 @@ func (tc *testCluster) serveDial(c *tls.Conn) {
 	if err != nil {
 		return
 	}
-	tc.recordCall("dial " + req.Node)
+	call := "dial " + req.Node
+	if proxy != "proxy-1" {
+		call += " by " + proxy
+	}
+	tc.recordCall(call)
 	select {
 	case tc.dials <- struct{}{}:
 	default:
 	}
 	tc.mu.Lock()
 	n, ok := tc.hosts[strings.TrimSuffix(req.Node, "."+clusterName)]
+	locks := tc.proxyLocks
 	tc.mu.Unlock()
 	if !ok {
 		msg := "there is no node " + req.Node + " that you may reach"
@@ -292,7 +306,11 @@ func (tc *testCluster) serveDial(c *tls.Conn) {
 		_, _ = io.CopyN(io.Discard, c, 1<<16)
 		return
 	}
-	if dial.WriteReply(c, dial.Reply{NodeFeatures: n.features}) == nil {
+	reply := dial.Reply{NodeFeatures: n.features}
+	if locks != nil {
+		reply.OfferMachineLocks(req, revisionOf(tc.t, *locks), *locks)
+	}
+	if dial.WriteReply(c, reply) == nil {
 		n.serve(tc, c)
 	}
 }

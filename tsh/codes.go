@@ -305,6 +305,13 @@ var (
 		Remedy: "connect again",
 	}
 
+	nodeLocked = fault.Code{
+		Name:   "node-locked",
+		Kind:   fault.Denied,
+		Text:   "node {machine} may not be used: {reason}",
+		Remedy: "{hint}",
+	}
+
 	nodeNameAmbiguous = fault.Code{
 		Name:   "node-name-ambiguous",
 		Kind:   fault.Conflict,
@@ -359,6 +366,13 @@ var (
 		Kind:   fault.Expired,
 		Text:   "the server's {why}",
 		Remedy: hintClock,
+	}
+
+	proxyLocked = fault.Code{
+		Name:   "proxy-locked",
+		Kind:   fault.Denied,
+		Text:   "proxy {machine} may not be used: {reason}",
+		Remedy: "{hint}; or name another proxy: --proxy HOST",
 	}
 
 	proxyMissing = fault.Code{

@@ -75,5 +75,6 @@ func (a *app) connectTo(
 		Now:             a.Now,
 		Refused:         conn.refused,
 		NodeFeatures:    conn.NodeFeatures,
+		CheckMachine:    func(id identity.MachineID) error { return conn.locks.checkNode(name, id) },
 	})
 }

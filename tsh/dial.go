@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -59,32 +60,44 @@ func (d proxyDialer) DialContext(ctx context.Context, network, addr string) (net
 }
 
 // reach opens a TLS connection to the first proxy of the login that can be reached, in the order of the
-// profile, and returns its address. The proxy that was reached last is tried first. If none can be reached,
-// it returns the error and the address of the first that it tried. An error other than that a proxy cannot be
-// reached, as when one belongs to another cluster, is returned at once. tlsFault understands the error.
+// profile, and returns its address. The proxy that was reached last is tried first. check may refuse a proxy
+// by a proxyLocked fault, and then the next one is tried; nil accepts all. If none is left, reach returns
+// such a fault, or, if there was none, the error and the address of the first proxy that it tried. An error
+// other than that a proxy is locked or cannot be reached, as when one belongs to another cluster, is returned
+// at once. tlsFault understands the error.
 func (a *app) reach(
 	ctx context.Context,
 	prof *profile.Profile,
 	cfg *tls.Config,
+	check func(*tls.Conn) error,
 ) (conn *tls.Conn, addr string, err error) {
 	begin := int(a.reached.Load())
 	for i := range prof.Proxies {
 		index := (begin + i) % len(prof.Proxies)
 		proxy := prof.Proxies[index].Address
+		isLast := i == len(prof.Proxies)-1
 		limit := nextProxyTime
-		if i == len(prof.Proxies)-1 {
+		if isLast {
 			limit = connectTime
 		}
 		tried, failed := a.dialWithin(ctx, limit, proxy, cfg)
-		if failed == nil {
+		if failed == nil && check != nil {
+			if failed = check(tried); failed != nil {
+				_ = tried.Close()
+			}
+		}
+		isLocked := fault.CodeOf(failed) == proxyLocked.Name
+		switch {
+		case failed == nil:
 			a.reached.Store(int32(index))
 			return tried, proxy, nil
-		}
-		if err == nil {
+		case ctx.Err() != nil || !isLocked && !fault.Is(tlsFault(proxy, failed), fault.Unavailable):
+			return nil, proxy, failed
+		case err == nil || isLocked:
 			addr, err = proxy, failed
 		}
-		if ctx.Err() != nil || !fault.Is(tlsFault(proxy, failed), fault.Unavailable) {
-			return nil, proxy, failed
+		if isLocked && !isLast {
+			fmt.Fprintf(a.Stderr, "tsh: %s; trying the next proxy\n", fault.Message(failed))
 		}
 	}
 	return nil, addr, err
@@ -107,7 +120,8 @@ type loginDialer struct {
 
 // DialTLS ignores the address, which is that of the first proxy.
 func (d loginDialer) DialTLS(ctx context.Context, _ string, cfg *tls.Config) (*tls.Conn, error) {
-	conn, _, err := d.app.reach(ctx, d.prof, cfg)
+	// The TLS connection is one to the auth service, so the proxy on the way is not known, and reads nothing.
+	conn, _, err := d.app.reach(ctx, d.prof, cfg, nil)
 	return conn, err
 }
 
@@ -166,10 +180,18 @@ func certificate(prof *profile.Profile) func() (*tls.Certificate, error) {
 // nodeConn is a connection to a node through the proxy. The first Write sends the dial request before its
 // bytes. If the proxy refuses the request, the first Read returns the refusal as its error. nodeConn keeps
 // the refusal for refused, because SSH, which calls Read, replaces that error by one of its own.
+//
+// The first Read also takes the locks of machines from the proxy's reply, so that they count already for this
+// connection: the node's host certificate comes after the reply.
 type nodeConn struct {
 	*dial.NodeConn
-	tls  *tls.Conn
-	addr string // of the proxy
+	tls   *tls.Conn
+	addr  string // of the proxy
+	locks *machineLocks
+
+	learned sync.Once
+	learn   func() error // takes the locks from the reply; an error if this proxy is locked by them
+	locked  error        // what learn has returned; set within learned
 
 	mu      sync.Mutex // guards refusal: SSH reads in a goroutine of its own
 	refusal error      // the first refusal; nil: none so far
@@ -183,17 +205,29 @@ func (a *app) dialNode(
 ) (*nodeConn, error) {
 	cert := certificate(prof)
 	cfg := identity.PinnedTLS(prof.Pin, prof.Cluster, identity.ALPNDial, cert, a.Now, identity.Proxy)
-	conn, addr, err := a.reach(ctx, prof, cfg)
+	locks := a.machineLocks(prof)
+	conn, addr, err := a.reach(ctx, prof, cfg, locks.checkProxy)
 	if err != nil {
 		return nil, tlsFault(addr, err)
 	}
-	stream := dial.Client(coalesce.Conn(conn), dial.Request{Node: name, Features: features})
-	return &nodeConn{NodeConn: stream, tls: conn, addr: addr}, nil
+	held := locks.current().Revision()
+	request := dial.Request{Node: name, Features: features, MachineLocks: &held}
+	stream := dial.Client(coalesce.Conn(conn), request)
+	learn := func() error {
+		locks.learn(ctx, stream.Reply())
+		return locks.checkProxy(conn)
+	}
+	return &nodeConn{NodeConn: stream, tls: conn, addr: addr, locks: locks, learn: learn}, nil
 }
 
-// Read stores the first refusal of the proxy in c.refusal.
+// Read stores the first refusal of the proxy in c.refusal. After a reply by which the proxy itself is locked
+// it returns no bytes.
 func (c *nodeConn) Read(b []byte) (int, error) {
 	n, err := c.NodeConn.Read(b)
+	c.learned.Do(func() { c.locked = c.learn() })
+	if c.locked != nil {
+		n, err = 0, c.locked
+	}
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()

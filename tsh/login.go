@@ -147,6 +147,7 @@ func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
 	if err := home.Save(prof); err != nil {
 		return err
 	}
+	a.keepLoginLocks(prof, resp.MachineLocks)
 	a.updateAgent(ctx, opts.agent, previous, prof)
 	return a.reportLogin(prof)
 }

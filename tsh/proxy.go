@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/sshclient"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
@@ -36,7 +38,8 @@ func (a *app) proxyCmd() *cobra.Command {
 // pipe connects standard input and output to the SSH server of the node with this name. It returns nil when
 // the node has closed its side, whether or not standard input has ended. If the proxy refuses, it returns the
 // proxy's fault or a better one of the auth service: for a first label, a NotFound fault with the whole name.
-// If the connection breaks, it returns an Unavailable fault, and if ctx ends, context.Canceled.
+// If the node is locked, it returns a Denied fault before the handshake with the node is complete. If the
+// connection breaks, it returns an Unavailable fault, and if ctx ends, context.Canceled.
 func (a *app) pipe(ctx context.Context, name string) error {
 	prof, err := a.currentLogin()
 	if err != nil {
@@ -61,7 +64,8 @@ func (a *app) pipe(ctx context.Context, name string) error {
 			closeConn()
 		}
 	}()
-	_, err = io.Copy(a.Stdout, conn)
+	check := func(id identity.MachineID) error { return conn.locks.checkNode(name, id) }
+	_, err = io.Copy(a.Stdout, &watchedConn{nodeConn: conn, watch: sshclient.NewHostWatch(check)})
 	switch {
 	case ctx.Err() != nil:
 		return context.Canceled
@@ -77,9 +81,29 @@ func (a *app) pipe(ctx context.Context, name string) error {
 			"whole_name": wholeName,
 			"cluster":    prof.Cluster,
 		})
+	case fault.CodeOf(err) != "": // of watchedConn
+		return err
 	case err != nil && !errors.Is(err, io.EOF):
 		reason := terminal.Clean(fault.DescribeNetwork(err))
 		return nodeConnectionInterrupted.Wrap(err, "", fault.Args{"node": name, "why": reason})
 	}
 	return nil
+}
+
+// watchedConn reads from a node for a program that verifies the node itself, and refuses a locked node.
+type watchedConn struct {
+	*nodeConn
+	watch *sshclient.HostWatch
+}
+
+// Read looks at the handshake only if there are any locks. The first Read of nodeConn has taken the newest.
+func (c *watchedConn) Read(b []byte) (int, error) {
+	n, err := c.nodeConn.Read(b)
+	if c.locks.current().Empty() {
+		return n, err
+	}
+	if denied := c.watch.Read(b[:n]); denied != nil {
+		return 0, denied
+	}
+	return n, err
 }

@@ -20,6 +20,7 @@ import (
 
 // testNode is the SSH server of a node.
 type testNode struct {
+	id        identity.MachineID // in its host certificate
 	cert      ssh.Signer
 	refuse    string // if not empty, nobody can log in, and this banner says why
 	command   func(cmd string, ch ssh.Channel) ssh.Signal

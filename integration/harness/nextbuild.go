@@ -65,6 +65,12 @@ var nextFormats = map[string][]edit{
 		"	b, err := json.MarshalIndent(info, \"\", \"  \")\n",
 		"	b, err := json.MarshalIndent(info, \"\", \"  \")\n	b = wire.AddNext(\"profile\", b)\n",
 	}},
+	"machine-locks": {{ // in a profile
+		"tsh/profile/machinelocks.go",
+		"	b, err := json.Marshal(keptMachineLocks{V: machineLocksVersion, Document: locks.Signed()})\n",
+		"	b, err := json.Marshal(keptMachineLocks{V: machineLocksVersion, Document: locks.Signed()})\n" +
+			"	b = wire.AddNext(\"machine-locks\", b)\n",
+	}},
 	"request": {{ // of the API of auth, which has no critical fields
 		"internal/authrpc/client.go",
 		"	b, err := json.Marshal(req)\n",

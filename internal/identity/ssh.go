@@ -105,6 +105,21 @@ func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, 
 	return nil
 }
 
+// HostMachineIDs returns the machine ids among the names in a host certificate: auth puts the id of a node
+// into each of its own (auth/issue). It verifies nothing: see VerifySSHHost.
+func HostMachineIDs(key ssh.PublicKey) (ids []MachineID) {
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		return nil
+	}
+	for _, name := range cert.ValidPrincipals {
+		if id := MachineID(name); CheckMachineID(id) == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // verifySSHCertificate verifies what user and host certificates have in common, and returns key as a
 // certificate: it is of certType (ssh.UserCert or ssh.HostCert), signed by one of authorities, valid now, and
 // has a principal, an acceptable key and no unknown critical option.

@@ -10,6 +10,7 @@
 //	  x509_key.pem        private key, PKCS #8; x509_cert.pem beside it, leaf first
 //	  known_hosts         the host authorities, for OpenSSH
 //	  authorities.json    the signed chain from the pin to the current authorities
+//	  machine-locks.json  the signed locks of machines, as far as this machine has heard of them
 //
 // A logout removes everything but profile.json, in which it keeps the cluster, the pin and the proxies: so a
 // later login refuses a proxy that shows another cluster root.
@@ -40,16 +41,17 @@ import (
 
 // Files of a profile.
 const (
-	infoFile        = "profile.json"
-	SSHKeyFile      = "ssh_key"
-	SSHCertFile     = "ssh_key-cert.pub"
-	sshPubFile      = "ssh_key.pub"
-	x509KeyFile     = "x509_key.pem"
-	x509CertFile    = "x509_cert.pem"
-	KnownHostsFile  = "known_hosts"
-	authoritiesFile = "authorities.json"
-	currentFile     = "current"
-	clustersDir     = "clusters"
+	infoFile         = "profile.json"
+	SSHKeyFile       = "ssh_key"
+	SSHCertFile      = "ssh_key-cert.pub"
+	sshPubFile       = "ssh_key.pub"
+	x509KeyFile      = "x509_key.pem"
+	x509CertFile     = "x509_cert.pem"
+	KnownHostsFile   = "known_hosts"
+	authoritiesFile  = "authorities.json"
+	machineLocksFile = "machine-locks.json"
+	currentFile      = "current"
+	clustersDir      = "clusters"
 )
 
 // Profile is a login as it is on disk: keys and certificates that match each other, and authorities that are
@@ -290,16 +292,17 @@ func (p *Profile) files() ([]file, error) {
 	}, nil
 }
 
-// Remove deletes the login at the cluster from this machine: keys, certificates, authorities and known hosts,
-// and in profile.json everything but the cluster, the pin and the proxies. It removes the keys first. It
-// returns a NotFound fault if there is no profile, and the faults of ReadInfo and writeFault.
+// Remove deletes the login at the cluster from this machine: keys, certificates, authorities, machine locks
+// and known hosts, and in profile.json everything but the cluster, the pin and the proxies. It removes the
+// keys first. It returns a NotFound fault if there is no profile, and the faults of ReadInfo and writeFault.
 func (h Home) Remove(cluster string) error {
 	info, err := h.ReadInfo(cluster)
 	if err != nil {
 		return err
 	}
 	names := []string{
-		SSHKeyFile, sshPubFile, SSHCertFile, x509KeyFile, x509CertFile, authoritiesFile, KnownHostsFile,
+		SSHKeyFile, sshPubFile, SSHCertFile, x509KeyFile, x509CertFile, authoritiesFile, machineLocksFile,
+		KnownHostsFile,
 	}
 	for _, name := range names {
 		path := filepath.Join(h.Dir(cluster), name)

@@ -38,7 +38,7 @@ const (
 // Features is what this client understands. The proxy tells the node: see dial.Request.
 func Features() wire.Features { return wire.Features{dial.Faults} }
 
-// Config says who connects to which node. All fields are required but NodeFeatures and Refused.
+// Config says who connects to which node. All fields are required but NodeFeatures, CheckMachine and Refused.
 type Config struct {
 	Node            string // the whole name, which the host certificate must contain
 	Login           identity.Login
@@ -49,6 +49,9 @@ type Config struct {
 	// NodeFeatures returns what the node's server understands, as the proxy says. Connect calls it after the
 	// handshake. It may be nil: then nothing is known until the node says it.
 	NodeFeatures func() wire.Features
+	// CheckMachine returns an error if the machine with this id, which the host certificate has, may not be
+	// used. Connect returns it and logs in nowhere. It may be nil.
+	CheckMachine func(identity.MachineID) error
 	// Refused returns why the proxy refused the connection under SSH, or nil if it did not. Connect calls it
 	// after a failed handshake: SSH itself only sees that the connection ended. It may be nil.
 	Refused func() error

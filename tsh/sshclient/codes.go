@@ -11,6 +11,13 @@ var (
 		Remedy: "check this machine's clock; if it is right, check threshold-node on {node}",
 	}
 
+	hostCertificateHidden = fault.Code{
+		Name:   "host-certificate-hidden",
+		Kind:   fault.Denied,
+		Text:   "what the node sends is no SSH handshake, so tsh cannot tell whether the node is locked",
+		Remedy: "tell an administrator: the node may have been changed",
+	}
+
 	hostCertificateWrong = fault.Code{
 		Name: "host-certificate-wrong",
 		Kind: fault.Denied,

@@ -27,6 +27,7 @@ type handshake struct {
 
 	mu      sync.Mutex // guards what is below, which callbacks set on goroutines of x/crypto/ssh
 	hostErr error      // why the host certificate was refused; nil: it was accepted, or none has arrived
+	denied  error      // what cfg.CheckMachine says of the host; nil: it may be used, or was refused before
 	banner  strings.Builder
 	refusal string // the last banner with a fault: why the node refuses the login; empty: none has arrived
 }
@@ -61,12 +62,21 @@ func (h *handshake) run(ctx context.Context, conn net.Conn, cfg *ssh.ClientConfi
 }
 
 // checkHost is the callback for the node's host key. It accepts only a certificate that a host authority of
-// the cluster signed, that names the node cfg.Node, and that is valid now. It keeps the error for explain.
+// the cluster signed, that names the node cfg.Node, and that is valid now, and of a machine that
+// cfg.CheckMachine accepts. It keeps the error for explain.
 func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.hostErr = identity.VerifySSHHost(key, h.cfg.Node, h.cfg.HostAuthorities, h.cfg.Now())
-	return h.hostErr
+	if h.hostErr != nil || h.cfg.CheckMachine == nil {
+		return h.hostErr
+	}
+	for _, id := range identity.HostMachineIDs(key) {
+		if h.denied = h.cfg.CheckMachine(id); h.denied != nil {
+			return h.denied
+		}
+	}
+	return nil
 }
 
 // keepBanner is the callback for banners, the messages that a node may send before the login has succeeded. A
@@ -84,9 +94,9 @@ func (h *handshake) keepBanner(msg string) error {
 
 // explain returns the error to show for a failed handshake. err is the error of x/crypto/ssh, which does not
 // say enough. The cases are: context.Canceled if the user interrupted tsh, the refusal of the proxy, an
-// Expired or a Denied fault for the host certificate, Unavailable for no answer in time, Denied for a refused
-// login, and Unavailable for a broken connection. Their order matters: each can cause the errors of those
-// after it, so the first that holds is the reason. The caller holds h.mu.
+// Expired or a Denied fault for the host certificate, the error of cfg.CheckMachine, Unavailable for no
+// answer in time, Denied for a refused login, and Unavailable for a broken connection. Their order matters:
+// each can cause the errors of those after it, so the first that holds is the reason. The caller holds h.mu.
 func (h *handshake) explain(ctx context.Context, err error) error {
 	var refused error
 	if h.cfg.Refused != nil {
@@ -105,6 +115,8 @@ func (h *handshake) explain(ctx context.Context, err error) error {
 		return hostCertificateExpired.Wrap(err, "", fault.Args{"why": expired.Error(), "node": node})
 	case h.hostErr != nil:
 		return hostCertificateWrong.Wrap(err, "", fault.Args{"node": node, "why": h.hostErr.Error()})
+	case h.denied != nil:
+		return h.denied
 	case ctx.Err() != nil:
 		return nodeSilent.Wrap(err, "", fault.Args{"node": node})
 	case loginRefused:
