@@ -256,6 +256,49 @@ var (
 		Remedy: "give one of them, or none",
 	}
 
+	lockConfirmationsUnknown = fault.Code{
+		Name:   "lock-confirmations-unknown",
+		Kind:   fault.Unavailable,
+		Text:   "the locks are changed, but which machines have confirmed that is not known: {why}",
+		Remedy: "{hint}",
+	}
+
+	lockForInvalid = fault.Code{
+		Name:   "lock-for-invalid",
+		Kind:   fault.Invalid,
+		Text:   "--for={for}: a lock must hold for some time",
+		Remedy: "write how long, as --for 2h, or leave it out: the lock then holds until it is removed",
+	}
+
+	lockKindUnknown = fault.Code{
+		Name:   "lock-kind-unknown",
+		Kind:   fault.Invalid,
+		Text:   "\"{kind}\" is not a kind of lock",
+		Remedy: "the kinds are {kinds}",
+	}
+
+	lockNameMissing = fault.Code{
+		Name:   "lock-name-missing",
+		Kind:   fault.Invalid,
+		Text:   "which {kind}? the name is missing",
+		Remedy: "{hint}",
+	}
+
+	lockProxyNarrowed = fault.Code{
+		Name: "lock-proxy-narrowed",
+		Kind: fault.Invalid,
+		Text: "a lock of proxy {proxy} is of the whole machine: of the flags that narrow a lock, only " +
+			"--since is for it",
+		Remedy: "to lock what some users do through it, name them: tsh lock user NAME --via-proxy {proxy}",
+	}
+
+	lockTimeInvalid = fault.Code{
+		Name:   "lock-time-invalid",
+		Kind:   fault.Invalid,
+		Text:   "\"{value}\" is not a time",
+		Remedy: "write a time as 2026-03-01T12:00:00Z, a duration back from now as 2h, or now",
+	}
+
 	loginAmbiguous = fault.Code{
 		Name:   "login-ambiguous",
 		Kind:   fault.Invalid,

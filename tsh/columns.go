@@ -132,24 +132,16 @@ func authoritiesCells(resource authrpc.Resource) []string {
 
 // lockCells shows what a lock hits as the auth service describes it.
 func lockCells(resource authrpc.Resource) []string {
-	var spec struct {
-		Without_Role, Message string
-		End                   time.Time
+	lock := decodeLock(resource)
+	effect := "deny"
+	if lock.withoutRole != "" {
+		effect = "without role " + lock.withoutRole
 	}
-	var status struct {
-		Author, Hits string
-		Ended        bool
-	}
-	decodeKnown(resource.Spec, &spec)
-	decodeKnown(resource.Status, &status)
-	effect, end := "deny", timeText(spec.End)
-	if spec.Without_Role != "" {
-		effect = "without role " + spec.Without_Role
-	}
-	if status.Ended {
+	end := timeText(lock.end)
+	if lock.ended {
 		end += " (ended)"
 	}
-	return []string{resource.Metadata.Name, status.Hits, effect, end, status.Author, spec.Message}
+	return []string{resource.Metadata.Name, lock.hits, effect, end, lock.author, lock.message}
 }
 
 // settingsCells shows the settings as they are written in their document.

@@ -164,11 +164,29 @@ func (a *app) completeResource(
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeLock completes the kind and the name of what is locked.
+func (a *app) completeLock(
+	cmd *cobra.Command,
+	args []string,
+	typed string,
+) ([]string, cobra.ShellCompDirective) {
+	switch len(args) {
+	case 0:
+		return lockKindWords(), cobra.ShellCompDirectiveNoFileComp
+	case 1:
+		if kind, ok := lockKindOf(args[0]); ok && kind.names != "" {
+			return a.completeNames(kind.names)(cmd, nil, typed)
+		}
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
 // shellName is the form of the names of resources that a shell gets. None of its characters has a meaning for
 // a shell, and such a name is no flag.
-var shellName = ascii.Form{First: ascii.Of("A-Za-z0-9_"), Inner: ascii.Of("A-Za-z0-9@_.+-"), Max: 253}
+var shellName = ascii.Form{First: ascii.Of("A-Za-z0-9_"), Inner: ascii.Of("A-Za-z0-9@%/_.+-"), Max: 253}
 
 // completeNames returns a function that completes the names of resources of a kind: those of the first page.
+// Users are known by connector/subject, which is the name of the resource, and by the name that people read.
 // There are none if the user is not logged in or may not read them, or if the auth service does not answer
 // within completionTime.
 func (a *app) completeNames(kind access.Resource) cobra.CompletionFunc {
@@ -187,9 +205,17 @@ func (a *app) completeNames(kind access.Resource) cobra.CompletionFunc {
 			return nil, directive
 		}
 		var names []string
-		for _, resource := range page.Resources {
-			if name := resource.Metadata.Name; shellName.Matches(name) && strings.HasPrefix(name, typed) {
+		add := func(name string) {
+			if shellName.Matches(name) && strings.HasPrefix(name, typed) {
 				names = append(names, name)
+			}
+		}
+		for _, resource := range page.Resources {
+			add(resource.Metadata.Name)
+			if kind == access.Users {
+				var status struct{ Name string }
+				decodeKnown(resource.Status, &status)
+				add(status.Name)
 			}
 		}
 		return names, directive

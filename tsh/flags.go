@@ -55,8 +55,8 @@ var scpFlagHints = map[string]string{
 }
 
 // explainFlagError turns an error of pflag into an Invalid fault with a hint. For a flag of ssh or scp that
-// tsh does not have, the hint says what to do instead. For --ttl it replaces the message, in which pflag
-// quotes Go's parser. Other messages of pflag stay.
+// tsh does not have, the hint says what to do instead. For a duration it replaces the message, in which
+// pflag quotes Go's parser. Other messages of pflag stay.
 func explainFlagError(cmd *cobra.Command, err error) error {
 	var unknown interface{ GetSpecifiedName() string }
 	if errors.As(err, &unknown) && (cmd.Name() == "ssh" || cmd.Name() == "scp") {
@@ -76,7 +76,7 @@ func explainFlagError(cmd *cobra.Command, err error) error {
 		}
 	}
 	var value interface{ GetValue() string }
-	if errors.As(err, &value) && strings.Contains(err.Error(), `"--ttl"`) {
+	if errors.As(err, &value) && strings.Contains(err.Error(), " flag: time: ") {
 		return flagDurationInvalid.Wrap(err, "", fault.Args{"value": value.GetValue()})
 	}
 	return usageError(cmd, err)

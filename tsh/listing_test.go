@@ -325,15 +325,22 @@ func TestCompletionKnowsNodes(t *testing.T) {
 func TestCompletionKnowsNames(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t)
-	for _, name := range []string{"bob@example.com", "bo$(id)", "-bob", "carol"} {
-		tc.docs[name] = authrpc.Resource{Kind: "user", Metadata: authrpc.Metadata{Name: name}}
+	for id, name := range map[string]string{
+		"corp/id%20of%20bob": "bob@example.com", "corp/7": "bo$(id)", "corp/8": "-bob", "corp/9$(id)": "carol",
+	} {
+		status, err := json.Marshal(map[string]string{"name": name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tc.docs[id] = authrpc.Resource{Kind: "user", Metadata: authrpc.Metadata{Name: id}, Status: status}
 	}
 	tc.docs["bold"] = authrpc.Resource{Kind: "role", Metadata: authrpc.Metadata{Name: "bold"}}
 	c := tc.loggedIn()
 	for _, test := range []struct{ args, want string }{
 		{"get user b", "bob@example.com\n:4\n"},
+		{"get user corp/id", "corp/id%20of%20bob\n:4\n"},
 		{"get role b", "bold\n:4\n"},
-		{"rm user c", "carol\n:4\n"},
+		{"rm user car", "carol\n:4\n"},
 		{"rm user carol c", ":4\n"},
 		{"rm nothing c", ":4\n"},
 	} {

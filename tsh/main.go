@@ -116,7 +116,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(),
 		a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
-		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.rootCmd(),
+		a.getCmd(), a.applyCmd(), a.rmCmd(), a.lockCmd(), a.tokenCmd(), a.rootCmd(),
 		a.versionCmd(), a.completionCmd(), sftpCmd(),
 	)
 	root.SetHelpCommand(helpCmd())
@@ -141,7 +141,7 @@ const (
 // arguments are wrong. A command that only has subcommands shows its help when it gets no arguments, and
 // refuses an unknown subcommand, which cobra would accept as an argument.
 func wrapUsageErrors(cmd *cobra.Command) {
-	if cmd.HasSubCommands() {
+	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.Args = cobra.NoArgs
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// exitStatus is an error that ends tsh with this code and prints nothing: the remote command has printed what
-// there is to say.
+// exitStatus is an error that ends tsh with this code and prints nothing: what there is to say has been
+// printed, as by the remote command.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

@@ -25,7 +25,7 @@ const maxApplyBytes = config.MaxBytes
 func (a *app) getCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "get KIND [NAME]",
-		Short:   "Show roles, users, nodes, events or other resources",
+		Short:   "Show roles, users, nodes, locks, events or other resources",
 		GroupID: admin,
 		Example: `  tsh get roles
   tsh get role ops --format=yaml > ops.yaml     # edit it, then: tsh apply -f ops.yaml`,
@@ -51,7 +51,18 @@ func (a *app) getCmd() *cobra.Command {
 // form, which means all resources of the kind. It returns an Invalid fault for an unknown kind, for two
 // names, and for "KIND/" without a name.
 func parseResource(args []string) (kind access.Resource, name string, err error) {
-	word, name, hasSlash := strings.Cut(args[0], "/")
+	word, name, err := splitName(args)
+	if err != nil {
+		return "", "", err
+	}
+	kind, err = resourceKind(word)
+	return kind, name, err
+}
+
+// splitName splits one or two arguments, "KIND", "KIND NAME" or "KIND/NAME". It returns an Invalid fault for
+// two names, and for "KIND/" without a name.
+func splitName(args []string) (kind, name string, err error) {
+	kind, name, hasSlash := strings.Cut(args[0], "/")
 	switch {
 	case len(args) == 2 && hasSlash:
 		return "", "", resourceNamesTwo.New("", fault.Args{"first": args[0], "second": args[1]})
@@ -60,8 +71,7 @@ func parseResource(args []string) (kind access.Resource, name string, err error)
 	case hasSlash && name == "":
 		return "", "", resourceNameMissing.New("", fault.Args{"argument": args[0]})
 	}
-	kind, err = resourceKind(word)
-	return kind, name, err
+	return kind, name, nil
 }
 
 // resourceKind accepts a kind in singular or plural, in any case.
@@ -296,7 +306,7 @@ func (a *app) reportApplied(proxy string, sent authrpc.Resource, resp authrpc.Ap
 func (a *app) rmCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:               "rm KIND NAME",
-		Short:             "Remove a role, connector, user, token, node or proxy",
+		Short:             "Remove a role, connector, user, token, lock, node or proxy",
 		GroupID:           admin,
 		Example:           "  tsh rm node web-1\n  tsh rm token/3f2a…",
 		Args:              argCount(1, 2, "a kind and a name"),
