@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -205,9 +206,10 @@ func (a *app) withSFTP(
 	}
 	defer files.Close()
 	keepaliveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() { defer close(done); client.KeepAlive(keepaliveCtx) }()
-	defer func() { cancel(); <-done }()
+	var tasks sync.WaitGroup
+	tasks.Go(func() { client.KeepAlive(keepaliveCtx) })
+	tasks.Go(func() { a.showNewerLogins(keepaliveCtx, prof, client, false) })
+	defer func() { cancel(); tasks.Wait() }()
 	err = fn(files)
 	if ctx.Err() != nil { // err is a consequence
 		return context.Canceled

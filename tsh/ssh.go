@@ -186,6 +186,7 @@ func (a *app) ssh(ctx context.Context, opts sshOptions, dest destination, comman
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	tasks.Go(func() { client.KeepAlive(ctx) })
+	tasks.Go(func() { a.showNewerLogins(ctx, prof, client, opts.verbose) })
 	defer tasks.Wait()
 	defer cancel()
 	defer forwards.Wait()

@@ -11,7 +11,7 @@ import (
 )
 
 // CertificateUpdates, of a node: it takes a newer certificate of the user while a connection is open, by
-// CertificateUpdate.
+// CertificateUpdate. Of a client: it shows one when the user has logged in again.
 const CertificateUpdates wire.Feature = "certificate-updates"
 
 // CertificateUpdate is the name of a global request that wants a reply. By it a client shows a newer

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/hex"
 	"testing"
 	"time"
 
@@ -92,4 +93,16 @@ func FuzzOpenCertificateUpdate(f *testing.F) {
 			t.Error("got a certificate without a key")
 		}
 	})
+}
+
+func TestTheGoldenCertificateUpdateIsRead(t *testing.T) {
+	t.Parallel()
+	payload, err := hex.DecodeString(golden(t, "certificate.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := dial.OpenCertificateUpdate([]byte("golden session"), payload)
+	if err != nil || len(cert.ValidPrincipals) != 1 || cert.ValidPrincipals[0] != "ubuntu" {
+		t.Errorf("got %+v, %v, want the golden certificate", cert, err)
+	}
 }

@@ -10,6 +10,7 @@ package open
 import (
 	"context"
 	"crypto/sha256"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -117,19 +118,74 @@ func New(cfg Config) *Registry {
 func (r *Registry) Add(use Use, holder Holder) *Entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	g := r.group(use)
+	e := &Entry{registry: r, holder: holder, round: r.rounds}
+	g.add(e)
+	r.open++
+	return e
+}
+
+// Change gives another use to the entries whose holders are selected, and makes Run decide again. It is for a
+// certificate that takes the place of another while something is open by it. A decision that has begun may
+// still ask a holder about the use of before.
+func (r *Registry) Change(selected func(Holder) bool, change func(Use) Use) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for use, from := range maps.Clone(r.groups) {
+		for e := from.first; e != nil; {
+			next := e.next
+			if selected(e.holder) {
+				from.remove(e)
+				r.group(change(use)).add(e)
+			}
+			e = next
+		}
+		if from.size == 0 {
+			delete(r.groups, use)
+		}
+	}
+	r.decideAgain()
+}
+
+// group returns the group of a use, which it makes if there is none.
+func (r *Registry) group(use Use) *group {
 	g := r.groups[use]
 	if g == nil {
 		g = &group{use: use}
 		r.groups[use] = g
 	}
-	e := &Entry{registry: r, holder: holder, group: g, round: r.rounds, next: g.first}
+	return g
+}
+
+// add adds an entry that is in no group, and remove takes an entry out.
+func (g *group) add(e *Entry) {
+	e.group, e.prev, e.next = g, nil, g.first
 	if g.first != nil {
 		g.first.prev = e
 	}
 	g.first = e
 	g.size++
-	r.open++
-	return e
+}
+
+func (g *group) remove(e *Entry) {
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		g.first = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	}
+	e.group, e.prev, e.next = nil, nil, nil
+	g.size--
+}
+
+// decideAgain makes Run decide again although no document has changed.
+func (r *Registry) decideAgain() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
 }
 
 // AddDecided is Add for something that was decided before it could be registered, by the rules under the head
@@ -137,10 +193,7 @@ func (r *Registry) Add(use Use, holder Holder) *Entry {
 func (r *Registry) AddDecided(use Use, holder Holder, head rules.Sequence) *Entry {
 	e := r.Add(use, holder)
 	if now := r.cfg.Rules.Current(); now == nil || now.Head.Sequence != head {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+		r.decideAgain()
 	}
 	return e
 }
@@ -157,17 +210,9 @@ func (e *Entry) Remove() {
 	if g == nil {
 		return
 	}
-	if e.prev != nil {
-		e.prev.next = e.next
-	} else {
-		g.first = e.next
-	}
-	if e.next != nil {
-		e.next.prev = e.prev
-	}
-	e.group, e.prev, e.next = nil, nil, nil
+	g.remove(e)
 	r.open--
-	if g.size--; g.size == 0 {
+	if g.size == 0 {
 		delete(r.groups, g.use)
 	}
 }

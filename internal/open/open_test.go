@@ -407,3 +407,47 @@ func TestManyUsersOpenAndCloseWhileRulesChange(t *testing.T) {
 		}
 	})
 }
+
+// What is open by one certificate is decided by another one from a change on, which is noticed at once. What
+// others have open by the first one stays as it is.
+func TestAnotherCertificateIsDecidedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var denied [][]open.Denial
+		current := newTestRules()
+		r := open.New(open.Config{Rules: current, Now: time.Now, Denied: func(d []open.Denial) {
+			denied = append(denied, d)
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		alice, same := &holder{name: "alice"}, &holder{name: "alice"}
+		use := useOf("alice", access.Shell)
+		first, second := r.Add(use, alice), r.Add(use, same)
+		third := r.Add(useOf("alice", access.ForwardLocal), alice)
+		synctest.Wait()
+		r.Change(func(h open.Holder) bool { return h == open.Holder(alice) }, func(u open.Use) open.Use {
+			u.Certificate[0]++
+			if u.Action == access.ForwardLocal {
+				u.Action = access.Exec // which nothing allows
+			}
+			return u
+		})
+		synctest.Wait()
+		if len(denied) != 1 || len(denied[0]) != 1 || denied[0][0].Use.Action != access.Exec ||
+			len(denied[0][0].Holders) != 1 || denied[0][0].Use.Certificate == use.Certificate {
+			t.Errorf("got %+v denied, want the one that the other certificate does not allow", denied)
+		}
+		if n := r.Len(); n != 3 {
+			t.Errorf("got %d entries, want 3", n)
+		}
+		for _, e := range []*open.Entry{first, second, third} {
+			e.Remove()
+		}
+		if n := r.Len(); n != 0 {
+			t.Errorf("got %d entries after all were removed, want none", n)
+		}
+		cancel()
+		<-done
+	})
+}

@@ -27,7 +27,7 @@ func (s *Server) newEvent(origin Origin, who identity.Identity, body audit.Body)
 
 // newEvent returns an audit event about the connection's user; see Server.newEvent.
 func (c *connection) newEvent(body audit.Body) audit.Event {
-	return c.srv.newEvent(c.origin, c.who.Identity, body)
+	return c.srv.newEvent(c.origin, c.who().Identity, body)
 }
 
 // auditRefusal logs and audits that a user who has proved who they are was refused, with err as the reason.
@@ -62,10 +62,10 @@ func (c *connection) auditRefusal(rule, request string, err error) {
 	c.mu.Unlock() // before the event is written to disk, so that nobody waits for c.mu meanwhile
 	switch {
 	case n <= maxRefusals:
-		c.srv.auditRefusal(c.origin, evidence{who: c.who, login: c.login}, rule, request, err)
+		c.srv.auditRefusal(c.origin, evidence{who: c.who(), login: c.login}, rule, request, err)
 	case n == maxRefusals+1:
 		c.srv.cfg.Log.Warn("further refusals on this connection are not recorded",
-			"user", c.who.Name, "login", c.login, "from", c.origin.From, "connection", c.origin.Connection)
+			"user", c.who().Name, "login", c.login, "from", c.origin.From, "connection", c.origin.Connection)
 	}
 }
 

@@ -116,7 +116,7 @@ func (c *connection) authorize(key requestKey) (rule string, err error) {
 
 // hasExtension reports whether the certificate that the client proved to hold has the extension.
 func (c *connection) hasExtension(name string) bool {
-	cert, ok := c.key.(*ssh.Certificate)
+	cert, ok := c.credential().key.(*ssh.Certificate)
 	if !ok {
 		return false
 	}
@@ -132,8 +132,8 @@ func (c *connection) decide(action access.Action) (access.Decision, error) {
 	if err != nil {
 		return access.Decision{}, err
 	}
-	if err := c.held.verify(trust, now); err != nil {
+	if err := c.credential().verify(trust, c.conn.RemoteAddr(), now); err != nil {
 		return access.Decision{}, certificateFault(err)
 	}
-	return c.srv.decide(trust, c.who, c.login, action, now, c.origin), nil
+	return c.srv.decide(trust, c.who(), c.login, action, now, c.origin), nil
 }

@@ -157,7 +157,7 @@ func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
 		Env:        s.env,
 		Agent:      s.agentSocket,
 		ID:         newSessionID(),
-		User:       s.conn.who.Name,
+		User:       s.conn.who().Name,
 		Node:       s.conn.srv.cfg.Identity().Name,
 		ClientAddr: s.conn.origin.From.String(),
 		LocalAddr:  s.conn.conn.LocalAddr().String(),

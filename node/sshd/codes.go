@@ -166,6 +166,27 @@ var (
 		Remedy: "set it on the node",
 	}
 
+	certificateOfAnother = fault.Code{
+		Name:   "certificate-of-another",
+		Kind:   fault.Denied,
+		Text:   "the newer certificate is of {user}, and the connection of {owner}",
+		Remedy: "connect again as {user}",
+	}
+
+	certificateNotNewer = fault.Code{
+		Name:   "certificate-not-newer",
+		Kind:   fault.Invalid,
+		Text:   "the certificate does not end later than the present one, which ends at {until}",
+		Remedy: "run: tsh login",
+	}
+
+	certificatesTooMany = fault.Code{
+		Name:   "certificates-too-many",
+		Kind:   fault.Exhausted,
+		Text:   "{most} certificates were shown on this connection already",
+		Remedy: "connect again",
+	}
+
 	sessionDenied = fault.Code{
 		Name:   "session-denied",
 		Kind:   fault.Denied,

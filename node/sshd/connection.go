@@ -27,11 +27,11 @@ type connection struct {
 	srv    *Server
 	conn   *ssh.ServerConn
 	origin Origin
-	key    ssh.PublicKey    // the certificate that the client proved to hold
-	who    identity.SSHUser // the user, as the certificate says
-	login  identity.Login   // the account that the client logged in as
-	clock  *limitClock      // measures how much of the limits of the user's roles is left
-	held   *openConnection  // the connection as the registry of what is open knows it
+	login  identity.Login  // the account that the client logged in as
+	clock  *limitClock     // measures how much of the limits of the user's roles is left
+	held   *openConnection // the connection as the registry of what is open knows it
+	// shown are the certificates that the client has proved to hold, of one user; the last one counts.
+	shown atomic.Pointer[[]*credential]
 	// denial is why the rules do not allow anything on the connection any more, and it ends; nil: they do.
 	denial atomic.Pointer[endReason]
 
@@ -64,14 +64,13 @@ func newConnection(s *Server, sshConn *ssh.ServerConn, origin Origin, proved evi
 		srv:     s,
 		conn:    sshConn,
 		origin:  origin,
-		key:     proved.key,
-		who:     proved.who,
 		login:   proved.login,
-		clock:   newLimitClock(proved.who.Expires),
+		clock:   newLimitClock(),
 		wakeups: make(chan struct{}, 1),
 		live:    map[*program]struct{}{},
 	}
-	c.held = newOpenConnection(c, proved)
+	c.shown.Store(&[]*credential{newCredential(proved.key, proved.who, proved.authorities)})
+	c.held = newOpenConnection(c)
 	return c
 }
 

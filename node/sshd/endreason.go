@@ -44,7 +44,11 @@ func (e *endReason) Unwrap() error { return e.err }
 // denialReason returns the reason to end what the rules do not allow any more, for the error of
 // openConnection.Decide.
 func denialReason(err error) *endReason {
-	return &endReason{cause: causeDenied, err: sessionDenied.Wrap(err, "node", fault.Args{
+	cause := causeDenied
+	if fault.Is(err, fault.Expired) { // watch has not noticed it yet
+		cause = causeCertificate
+	}
+	return &endReason{cause: cause, err: sessionDenied.Wrap(err, "node", fault.Args{
 		"reason": fault.Message(err),
 		"hint":   fault.Remedy(err),
 	})}
@@ -62,7 +66,7 @@ func endReasonOf(ctx context.Context) *endReason {
 // when the client has closed the connection, at the latest closeGrace after all sessions have ended, or after
 // endGrace if one does not end. It is called at most once, by the goroutine of watch.
 func (c *connection) end(ctx context.Context, reason *endReason, endSessions context.CancelCauseFunc) {
-	c.srv.cfg.Log.Info("connection ended", "user", c.who.Name, "login", c.login, "from", c.origin.From,
+	c.srv.cfg.Log.Info("connection ended", "user", c.who().Name, "login", c.login, "from", c.origin.From,
 		"connection", c.origin.Connection, "cause", reason.cause, "reason", fault.Message(reason.err))
 	c.mu.Lock()
 	c.endReason = reason         // from now on no program starts, so that the list below is complete

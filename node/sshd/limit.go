@@ -27,14 +27,11 @@ var warnings = []time.Duration{15 * time.Minute, 5 * time.Minute, time.Minute}
 // time; only the end of the certificate is compared with the time of Config.Now.
 type limitClock struct {
 	start      time.Time    // when the client logged in
-	expires    time.Time    // when the certificate expires
 	lastActive atomic.Int64 // when the user was last active, in nanoseconds after start
 	terminals  atomic.Int32 // open sessions that have a terminal
 }
 
-func newLimitClock(expires time.Time) *limitClock {
-	return &limitClock{start: time.Now(), expires: expires}
-}
+func newLimitClock() *limitClock { return &limitClock{start: time.Now()} }
 
 // markActive notes that the user started a program, or sent input to one. Nothing else that a client sends
 // counts as activity: no keepalive, window size, signal or window adjustment.
@@ -50,8 +47,10 @@ func (l *limitClock) markForwarded() {
 
 // next returns, as the reason to end the connection, which of the limits will be reached first, and how much
 // time is left until then. That time is negative if the limit was reached already. Without any limit the
-// reason is nil. now is the time of Config.Now.
-func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason, left time.Duration) {
+// reason is nil. expires is the end of the certificate, and now is the time of Config.Now.
+func (l *limitClock) next(
+	limits access.Limits, expires, now time.Time,
+) (first *endReason, left time.Duration) {
 	lasted := time.Since(l.start)
 	// consider makes a limit the first one if less time is left until it than until the first one so far.
 	// length is how long the limit lets the connection last in all, if the user does nothing.
@@ -76,7 +75,7 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason
 	}
 	if withCertificate := limits.EndWithCertificate; withCertificate.Value {
 		err := sessionEndedWithCertificate.New("node", fault.Args{"rule": withCertificate.Rule})
-		validFor := l.expires.Sub(now)
+		validFor := expires.Sub(now)
 		consider(causeCertificate, withCertificate.Rule, validFor, lasted+validFor, err)
 	}
 	return first, left
@@ -110,7 +109,7 @@ func (c *connection) watch(ctx context.Context) *endReason {
 		if nodeDrains && c.idle() {
 			return c.srv.stopReason
 		}
-		reason, left := c.clock.next(c.limits(), c.srv.cfg.Now())
+		reason, left := c.clock.next(c.limits(), c.who().Expires, c.srv.cfg.Now())
 		if reason == nil {
 			timer.Reset(limitsInterval)
 			continue
@@ -156,7 +155,7 @@ func (c *connection) limits() access.Limits {
 	if trust == nil {
 		return access.Limits{}
 	}
-	return access.LimitsOf(trust.Policy, c.who.Identity)
+	return access.LimitsOf(trust.Policy, c.who().Identity)
 }
 
 // activityReader is a channel that calls onRead whenever the client has sent data.

@@ -41,13 +41,14 @@ func newLimitedConnection(ctx context.Context, o access.Options, life time.Durat
 			Roles:     []string{"ops"},
 		},
 	}
+	who.Expires = time.Now().Add(life)
 	limited.connection = &connection{
 		srv:     srv,
-		who:     who,
-		clock:   newLimitClock(time.Now().Add(life)),
+		clock:   newLimitClock(),
 		live:    map[*program]struct{}{},
 		wakeups: make(chan struct{}, 1),
 	}
+	limited.shown.Store(&[]*credential{{who: who}})
 	go func() { limited.ended <- limited.watch(ctx) }()
 	return limited
 }

@@ -2,13 +2,10 @@ package sshd
 
 import (
 	"context"
-	"crypto/sha256"
-	"sync/atomic"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/open"
 	"github.com/threshold-access/threshold/internal/rules"
 )
@@ -19,28 +16,19 @@ func (s *Server) Run(ctx context.Context) error { return s.open.Run(ctx) }
 // openConnection is a connection as the holder of everything that is open on it.
 type openConnection struct {
 	*connection
-	use open.Use // with the action of the connection itself, anyAction
-	// verifiedBy is the revision of the authorities by which the certificate was last verified. By the same
-	// authorities it can only have expired since.
-	verifiedBy atomic.Pointer[rules.Revision]
+	use open.Use // of the connection itself, when it was opened
 }
 
-// newOpenConnection returns the holder of a connection that is logged in, by the evidence proved.
-func newOpenConnection(c *connection, proved evidence) *openConnection {
-	held := &openConnection{
-		connection: c,
-		use: open.Use{
-			Certificate: sha256.Sum256(proved.key.Marshal()),
-			From:        c.origin.clientAddr(),
-			Proxy:       c.origin.ProxyID,
-			Login:       proved.login,
-			Node:        c.srv.cfg.Identity().ID,
-			Action:      anyAction,
-		},
-	}
-	revision := proved.authorities // a copy: proved need not stay in memory
-	held.verifiedBy.Store(&revision)
-	return held
+// newOpenConnection returns the holder of a connection that is logged in.
+func newOpenConnection(c *connection) *openConnection {
+	return &openConnection{connection: c, use: open.Use{
+		Certificate: c.credential().digest,
+		From:        c.origin.clientAddr(),
+		Proxy:       c.origin.ProxyID,
+		Login:       c.login,
+		Node:        c.srv.cfg.Identity().ID,
+		Action:      anyAction,
+	}}
 }
 
 // authoritiesRevision returns the revision of the authorities in the rules.
@@ -64,7 +52,7 @@ func (c *connection) track(action access.Action) *opened {
 	o := &opened{openConnection: c.held, notify: !isProgram(action)}
 	o.allowed, o.deny = context.WithCancelCause(context.Background())
 	use := c.held.use
-	use.Action = action
+	use.Certificate, use.Action = c.credential().digest, action
 	o.entry = c.srv.open.Add(use, o)
 	return o
 }
@@ -120,7 +108,8 @@ func (s *Server) endDenied(denials []open.Denial) {
 
 // User returns who has the connection open.
 func (o *openConnection) User() open.User {
-	return open.User{Identity: o.who.Identity, Serial: o.who.Serial}
+	who := o.who()
+	return open.User{Identity: who.Identity, Serial: who.Serial}
 }
 
 // Decide decides again about something that is open on the connection, as decide does about what the client
@@ -134,40 +123,18 @@ func (o *openConnection) Decide(use open.Use, trust *rules.Trust, now time.Time)
 		return nodeRulesUnusable.Wrap(err, "node", fault.Args{"why": err.Error()})
 	}
 	now = trust.Now(now)
-	certificateTime := now
-	if !access.LimitsOf(trust.Policy, o.who.Identity).EndWithCertificate.Value {
-		certificateTime = lastValid(now, o.who.Expires)
+	held, certificateTime := o.credentialOf(use), now
+	if !access.LimitsOf(trust.Policy, held.who.Identity).EndWithCertificate.Value {
+		certificateTime = lastValid(now, held.who.Expires)
 	}
-	if err := o.verify(trust, certificateTime); err != nil {
+	if err := held.verify(trust, o.conn.RemoteAddr(), certificateTime); err != nil {
 		return certificateFault(err)
 	}
-	who := o.who
+	who := held.who
 	who.Expires = time.Time{} // verify has looked at it
 	decision := o.srv.decide(trust, who, use.Login, use.Action, now, o.origin)
 	if !decision.Allow {
 		return accessDenied.New("node", fault.Args{"reason": decision.Reason, "hint": decision.Remedy})
-	}
-	return nil
-}
-
-// verify verifies the certificate again, at the time at. It verifies the signature, which takes a tenth of a
-// millisecond, only if the authorities are other ones than the last time.
-func (o *openConnection) verify(trust *rules.Trust, at time.Time) error {
-	if revision := authoritiesRevision(trust); revision != *o.verifiedBy.Load() {
-		_, err := identity.VerifySSHUser(
-			o.key,
-			trust.Cluster,
-			trust.Authorities.UserSSH,
-			o.conn.RemoteAddr(),
-			at,
-		)
-		if err != nil {
-			return err
-		}
-		o.verifiedBy.Store(&revision)
-	}
-	if !at.Before(o.who.Expires) {
-		return &identity.ExpiredError{Until: o.who.Expires, Now: at}
 	}
 	return nil
 }

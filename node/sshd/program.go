@@ -208,7 +208,7 @@ func (c *connection) addProgram(p *program) (rule string, err error) {
 	if c.srv.isDraining() {
 		return "", c.srv.stopReason.err
 	}
-	if err := c.srv.acquireSession(c.who.Identity, limit); err != nil {
+	if err := c.srv.acquireSession(c.who().Identity, limit); err != nil {
 		return limit.Rule, err
 	}
 	if p.hasTerminal {
@@ -225,7 +225,7 @@ func (p *program) releaseQuota() {
 	if p.hasTerminal {
 		p.conn.clock.terminals.Add(-1)
 	}
-	p.conn.srv.sessionsPerUser.Release(p.conn.who.UserKey())
+	p.conn.srv.sessionsPerUser.Release(p.conn.who().UserKey())
 }
 
 // markReported removes the program from the connection's live programs, and closes p.reported: the client was

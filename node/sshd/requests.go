@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/dial"
 )
 
 // noMoreSessionsRequest says that the client will open no further sessions (OpenSSH PROTOCOL section 2.2).
@@ -113,7 +115,7 @@ func (c *connection) handleWaitingRequests(
 func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, waitingOpens int) {
 	reply, err := c.performGlobalRequest(ctx, r, waitingOpens)
 	if err != nil { // only tsh reads why: RFC 4254 has no place for it in the reply
-		c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", printable(r.Type), "err", err)
+		c.srv.cfg.Log.Debug("request refused", "user", c.who().Name, "request", printable(r.Type), "err", err)
 		if c.origin.readsFaults() {
 			reply = faultObject(err)
 		}
@@ -129,6 +131,9 @@ func (c *connection) performGlobalRequest(
 	r *ssh.Request,
 	waitingOpens int,
 ) (reply []byte, err error) {
+	if r.Type == dial.CertificateUpdate { // decided by the certificate that comes, not by the one that counts
+		return nil, c.takeCertificate(r.Payload)
+	}
 	key := requestKey{globalRequest, r.Type}
 	var entry *opened
 	if key.needsGrant() {

@@ -110,7 +110,7 @@ func (o Origin) readsFaults() bool { return o.Features.Has(dial.Faults) }
 
 // Features is what this server understands, for clients. The node tells its proxies, which tell clients
 // before SSH begins, and the server tells its clients itself: see dial.FeaturesNotice.
-func Features() wire.Features { return wire.Features{dial.EarlyRequests} }
+func Features() wire.Features { return wire.Features{dial.EarlyRequests, dial.CertificateUpdates} }
 
 var featuresNotice = dial.MarshalFeatures(Features())
 

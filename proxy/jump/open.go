@@ -100,7 +100,8 @@ func (o *openRelay) User() open.User {
 }
 
 // Decide decides again about the relay, as openNode does before it opens one. But the certificate may have
-// expired, unless the options of the user's roles say that connections end with it.
+// expired: the node ends the connection with it, unless the client has shown it a newer one, of which the
+// proxy learns nothing.
 func (o *openRelay) Decide(use open.Use, trust *rules.Trust, now time.Time) error {
 	const op = "proxy.openRelay"
 	if err := trust.Usable(now); err != nil {
@@ -108,12 +109,8 @@ func (o *openRelay) Decide(use open.Use, trust *rules.Trust, now time.Time) erro
 	}
 	now = trust.Now(now)
 	who, at := *o.caller, now
-	mayOutliveCertificate := !access.LimitsOf(trust.Policy, who.Identity).EndWithCertificate.Value
-	if last := who.Expires.Add(-time.Second); mayOutliveCertificate && now.After(last) {
+	if last := who.Expires.Add(-time.Second); now.After(last) {
 		at = last
-	}
-	if !at.Before(who.Expires) {
-		return jumpCertificateExpired.New(op)
 	}
 	if revision := trust.Head.Docs[rules.AuthoritiesKind].Revision; revision != who.verifiedBy {
 		if err := o.caller.verify(trust, at); err != nil {
@@ -125,7 +122,7 @@ func (o *openRelay) Decide(use open.Use, trust *rules.Trust, now time.Time) erro
 	if current, attached := o.server.cfg.Nodes.Find(string(use.Node)); attached {
 		node = current // its labels may have changed
 	}
-	who.Expires = time.Time{} // it was looked at above
+	who.Expires = time.Time{} // see above
 	decision := trust.Policy.Decide(o.server.accessRequest(&who, node, use.Action, now))
 	if !decision.Allow {
 		return proxyAccessDenied.New(op, fault.Args{"reason": decision.Reason, "hint": decision.Remedy})

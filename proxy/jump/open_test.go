@@ -219,18 +219,10 @@ func TestALockOfTheProxyDeniesWhatPassesIt(t *testing.T) {
 	}
 }
 
-// A relay ends with its certificate, unless each of the user's roles says that connections may go on. It
-// never outlives the authority that signed the certificate, nor the rules.
+// A relay may outlive its certificate, because the node may know a newer one. It never outlives the authority
+// that signed the certificate, nor the rules.
 func TestWhatEndsARelay(t *testing.T) {
 	t.Parallel()
-	setting := func(ends bool) func(*rules.Trust) {
-		return func(next *rules.Trust) {
-			role := ops
-			role.Options.EndWithCertificate = access.Set(ends)
-			next.Policy.Roles = map[string]access.Role{role.Name: role}
-		}
-	}
-	endsWith, outlives := setting(true), setting(false)
 	nothing := func(*rules.Trust) {}
 	for _, tt := range []struct {
 		name   string
@@ -240,10 +232,7 @@ func TestWhatEndsARelay(t *testing.T) {
 		says   string
 	}{
 		{"nothing", 0, nothing, "", ""},
-		{"the end of the certificate, which may pass", 10 * time.Hour, outlives, "", ""},
-		{"the end of the certificate by default", 10 * time.Hour, nothing, fault.Expired, "expired"},
-		{"before the end of the certificate", 0, endsWith, "", ""},
-		{"the end of the certificate", 10 * time.Hour, endsWith, fault.Expired, "expired"},
+		{"the end of the certificate", 10 * time.Hour, nothing, "", ""},
 		{"rules that are too old", 25 * time.Hour, nothing, fault.Unavailable, "old"},
 		{"the authority is withdrawn", 0, func(next *rules.Trust) {
 			ref := next.Head.Docs[rules.AuthoritiesKind]

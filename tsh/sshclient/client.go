@@ -36,7 +36,7 @@ const (
 )
 
 // Features is what this client understands. The proxy tells the node: see dial.Request.
-func Features() wire.Features { return wire.Features{dial.Faults} }
+func Features() wire.Features { return wire.Features{dial.Faults, dial.CertificateUpdates} }
 
 // Config says who connects to which node. All fields are required but NodeFeatures, CheckMachine and Refused.
 type Config struct {
@@ -103,6 +103,51 @@ func certSigner(cfg Config) (ssh.Signer, error) {
 		return nil, fmt.Errorf("use the SSH certificate: %w", err)
 	}
 	return signer, nil
+}
+
+// ShowCertificate shows the node a newer certificate of the user, for the key, which then counts in the place
+// of the one by which the client logged in. It returns a Denied fault with the node's reason if the node does
+// not take it, and ErrLost if the connection has ended. A node that does not know how is not asked:
+// ShowCertificate returns an Invalid fault.
+func (c *Client) ShowCertificate(ctx context.Context, key crypto.Signer, cert *ssh.Certificate) error {
+	if !c.Features().Has(dial.CertificateUpdates) {
+		return certificateUpdateUnknown.New("")
+	}
+	signer, err := ssh.NewSignerFromSigner(key)
+	if err != nil {
+		return fmt.Errorf("use the SSH key: %w", err)
+	}
+	payload, err := dial.SignCertificateUpdate(c.SessionID(), cert, signer)
+	if err != nil {
+		return err
+	}
+	type answer struct {
+		taken bool
+		text  []byte
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() { // ends with the connection, which its owner closes
+		taken, text, err := c.SendRequest(dial.CertificateUpdate, true, payload)
+		answered <- answer{taken, text, err}
+	}()
+	var got answer
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case got = <-answered:
+	}
+	switch {
+	case got.err != nil:
+		return ErrLost
+	case !got.taken:
+		refusal := ReadRefusal(string(got.text[:min(len(got.text), MaxMessage)]), nil)
+		return certificateUpdateRefused.New("", fault.Args{
+			"why":  refusal.Why,
+			"hint": refusal.HintOr(HintAskForRole),
+		}).Because(refusal.Err)
+	}
+	return nil
 }
 
 // Banner returns what the node sent before the login succeeded, safe to print. It may have several lines.

@@ -4,6 +4,20 @@ import "github.com/threshold-access/threshold/internal/fault"
 
 // The errors of this package.
 var (
+	certificateUpdateRefused = fault.Code{
+		Name:   "certificate-update-refused",
+		Kind:   fault.Denied,
+		Text:   "{why}",
+		Remedy: "{hint}",
+	}
+
+	certificateUpdateUnknown = fault.Code{
+		Name:   "certificate-update-unknown",
+		Kind:   fault.Invalid,
+		Text:   "the node cannot take a newer certificate on an open connection",
+		Remedy: "connect again; an administrator can update threshold-node on the node",
+	}
+
 	hostCertificateExpired = fault.Code{
 		Name:   "host-certificate-expired",
 		Kind:   fault.Expired,
