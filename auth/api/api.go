@@ -29,6 +29,7 @@ import (
 type State interface {
 	User(ctx context.Context, k identity.UserKey) (state.Stored[state.User], error)
 	HasConnector(ctx context.Context, name string) (bool, error)
+	LockSet(ctx context.Context) (*state.LockSet, error)
 	Policy(ctx context.Context) (access.Policy, error)
 }
 
@@ -91,11 +92,15 @@ func New(cfg Config) http.Handler {
 // verifyCaller returns who sent the request, as the records say now. The port has verified the certificate,
 // but a certificate says what was true when it was issued, and is valid for hours. So that a change by an
 // administrator takes effect at once, a machine must still be a member, and a user keeps only the roles that
-// are not taken away. A certificate that is bound to networks is fault Denied from any other network. A
-// caller without a certificate, or an auth replica, has no record and is returned as it is.
+// are not taken away. Whoever is locked, or connected by a proxy that is, gets fault Denied, which says why.
+// A certificate that is bound to networks is fault Denied from any other network. A caller without a
+// certificate, or an auth replica, has no record and is returned as it is.
 func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
 	caller, err := h.Caller(r)
 	if err != nil {
+		return caller, err
+	}
+	if err := h.checkProxy(r.Context(), caller); err != nil {
 		return caller, err
 	}
 	switch caller.Kind {
@@ -111,9 +116,48 @@ func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
 		if err := caller.CheckSourceAddress(caller.Addr); err != nil {
 			return caller, loginAddressChanged.Wrap(err, "auth", fault.Args{"why": err.Error()})
 		}
-		caller.Roles, err = h.currentRoles(r.Context(), caller.Identity)
+		if caller.Roles, err = h.currentRoles(r.Context(), caller.Identity); err != nil {
+			return caller, err
+		}
+		return caller, h.checkLocks(r.Context(), caller)
 	}
 	return caller, err
+}
+
+// checkProxy returns fault Denied if the proxy by which the caller is connected is locked.
+func (h handlers) checkProxy(ctx context.Context, caller authrpc.Caller) error {
+	if caller.ProxyID == "" {
+		return nil
+	}
+	set, err := h.State.LockSet(ctx)
+	if err != nil {
+		return err
+	}
+	if lock, locked := set.Locks.MachineDenied(caller.ProxyID, h.Now()); locked {
+		denial := lock.Denial("connections by the proxy " + caller.Proxy)
+		return connectionProxyLocked.New("auth", fault.Args{"reason": denial.Reason, "hint": denial.Remedy})
+	}
+	return nil
+}
+
+// checkLocks returns fault Denied if a lock denies the user everything. Locks that name what the user does
+// are for whoever decides that.
+func (h handlers) checkLocks(ctx context.Context, caller authrpc.Caller) error {
+	set, err := h.State.LockSet(ctx)
+	if err != nil {
+		return err
+	}
+	request := access.Request{
+		Who:    caller.Identity,
+		Serial: caller.Serial,
+		Proxy:  caller.ProxyID,
+		Now:    h.Now(),
+	}
+	if lock, denies := set.Locks.Denying(request); denies {
+		denial := lock.Denial("access to the cluster")
+		return accessLocked.New("auth", fault.Args{"reason": denial.Reason, "hint": denial.Remedy})
+	}
+	return nil
 }
 
 // currentRoles returns those roles of the certificate that the user still has. It returns fault Denied if the
@@ -359,7 +403,7 @@ func (h handlers) listNodes(
 	caller authrpc.Caller,
 	r authrpc.ListNodesRequest,
 ) (authrpc.ListNodesResponse, error) {
-	return h.Nodes.List(ctx, caller.Identity, r)
+	return h.Nodes.List(ctx, caller, r)
 }
 
 // getResources, applyResource and removeResource are the administration of documents. What the user may do is
@@ -369,7 +413,7 @@ func (h handlers) getResources(
 	caller authrpc.Caller,
 	r authrpc.GetResourcesRequest,
 ) (authrpc.GetResourcesResponse, error) {
-	return h.Resources.Get(ctx, caller.Identity, r)
+	return h.Resources.Get(ctx, caller, r)
 }
 
 func (h handlers) applyResource(
@@ -377,7 +421,7 @@ func (h handlers) applyResource(
 	caller authrpc.Caller,
 	r authrpc.ApplyResourceRequest,
 ) (authrpc.ApplyResourceResponse, error) {
-	return h.Resources.Apply(ctx, caller.Identity, r.Resource)
+	return h.Resources.Apply(ctx, caller, r.Resource)
 }
 
 func (h handlers) removeResource(
@@ -385,7 +429,7 @@ func (h handlers) removeResource(
 	caller authrpc.Caller,
 	r authrpc.RemoveResourceRequest,
 ) (authrpc.RemoveResourceResponse, error) {
-	return authrpc.RemoveResourceResponse{}, h.Resources.Remove(ctx, caller.Identity, r)
+	return authrpc.RemoveResourceResponse{}, h.Resources.Remove(ctx, caller, r)
 }
 
 // lockConfirmations says which machines have not confirmed a lock, and may wait for them.
@@ -394,5 +438,5 @@ func (h handlers) lockConfirmations(
 	caller authrpc.Caller,
 	r authrpc.LockConfirmationsRequest,
 ) (authrpc.LockConfirmationsResponse, error) {
-	return h.Resources.LockConfirmations(ctx, caller.Identity, r)
+	return h.Resources.LockConfirmations(ctx, caller, r)
 }

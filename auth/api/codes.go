@@ -4,6 +4,20 @@ import "github.com/threshold-access/threshold/internal/fault"
 
 // The errors of this package.
 var (
+	accessLocked = fault.Code{
+		Name:   "access-locked",
+		Kind:   fault.Denied,
+		Text:   "{reason}",
+		Remedy: "{hint}",
+	}
+
+	connectionProxyLocked = fault.Code{
+		Name:   "connection-proxy-locked",
+		Kind:   fault.Denied,
+		Text:   "{reason}",
+		Remedy: "connect by another proxy, or {hint}",
+	}
+
 	loginAddressChanged = fault.Code{
 		Name:   "login-address-changed",
 		Kind:   fault.Denied,

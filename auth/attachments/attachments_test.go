@@ -79,6 +79,11 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
+// userCaller is a user with the roles who calls.
+func userCaller(name string, roles ...string) authrpc.Caller {
+	return authrpc.Caller{Identity: statetest.User(name, roles...)}
+}
+
 func newDirectory(st *state.State, now func() time.Time) *attachments.Directory {
 	return attachments.NewDirectory(attachments.DirectoryConfig{
 		Machines:    st.Reader,
@@ -320,7 +325,7 @@ func TestAListShowsWhatTheUserMaySee(t *testing.T) {
 		{"by name under the cluster", "everything", byName("prod-1.example.com"), "[prod-1]"},
 		{"by part of a name", "everything", byName("prod"), "[]"},
 	} {
-		got, err := f.List(t.Context(), statetest.User("alice", tt.role), tt.q)
+		got, err := f.List(t.Context(), userCaller("alice", tt.role), tt.q)
 		f.must(err)
 		if names := fmt.Sprint(namesOf(got.Nodes)); names != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.name, names, tt.want)
@@ -342,7 +347,8 @@ func TestAFirstLabelMatchesSeveralNodes(t *testing.T) {
 	f.addMachine(identity.Node, "web.eu", nil)
 	f.addMachine(identity.Node, "web.us", nil)
 	f.addMachine(identity.Node, "webber.us", nil)
-	got, err := f.List(t.Context(), statetest.User("alice", "viewer"), authrpc.ListNodesRequest{Name: "web"})
+	got, err := f.List(t.Context(), userCaller("alice", "viewer"),
+		authrpc.ListNodesRequest{Name: "web"})
 	f.must(err)
 	if names := fmt.Sprint(namesOf(got.Nodes)); names != "[web.eu web.us]" {
 		t.Errorf("got %s, want web.eu and web.us", names)
@@ -361,7 +367,7 @@ func TestAListIncludesTheLogins(t *testing.T) {
 		"dev":        "[ubuntu]",
 		"viewer":     "[]",
 	} {
-		got, err := f.List(t.Context(), statetest.User("alice", role), authrpc.ListNodesRequest{})
+		got, err := f.List(t.Context(), userCaller("alice", role), authrpc.ListNodesRequest{})
 		f.must(err)
 		if logins := fmt.Sprint(got.Nodes[0].Logins); logins != want {
 			t.Errorf("%s: got logins %s, want %s", role, logins, want)
@@ -385,7 +391,7 @@ func TestAListComesInPages(t *testing.T) {
 	}
 	var got []string
 	for q := (authrpc.ListNodesRequest{Limit: 2}); ; {
-		page, err := f.List(t.Context(), statetest.User("alice", "dev"), q)
+		page, err := f.List(t.Context(), userCaller("alice", "dev"), q)
 		f.must(err)
 		if len(page.Nodes) > 2 {
 			t.Errorf("got %d nodes on a page of 2", len(page.Nodes))
@@ -407,7 +413,7 @@ func TestLimitsAreReported(t *testing.T) {
 	for i := range 40 {
 		labels[fmt.Sprint(i)] = "x"
 	}
-	_, err := f.List(t.Context(), statetest.User("alice"), authrpc.ListNodesRequest{Labels: labels})
+	_, err := f.List(t.Context(), userCaller("alice"), authrpc.ListNodesRequest{Labels: labels})
 	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 		t.Errorf("List: got %v, want invalid with a remedy", err)
 	}
@@ -416,5 +422,50 @@ func TestLimitsAreReported(t *testing.T) {
 	_, err = f.Report(t.Context(), edge.Identity(statetest.Cluster), big)
 	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 		t.Errorf("Report: got %v, want invalid with a remedy", err)
+	}
+}
+
+// Nobody is sent to a proxy that is locked, nor to a node that is, whatever proxies report. The lock of one
+// machine says nothing of others.
+func TestNoAttachmentOfALockedMachineIsUsed(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	good, stolen := f.addMachine(identity.Proxy, "good", nil), f.addMachine(identity.Proxy, "stolen", nil)
+	web, bad := f.addMachine(identity.Node, "web", nil), f.addMachine(identity.Node, "bad", nil)
+	for _, proxy := range []machine{good, stolen} {
+		f.report(proxy, f.attach(web, proxy.Name, f.now), f.attach(bad, proxy.Name, f.now))
+	}
+	locate := func(name string) authrpc.NodeInfo {
+		t.Helper()
+		got, err := f.Locate(t.Context(), name)
+		f.must(err)
+		if len(got.Nodes) != 1 {
+			t.Fatalf("got %d nodes of the name %s, want 1", len(got.Nodes), name)
+		}
+		return got.Nodes[0]
+	}
+	if got := locate("web"); len(got.Proxies) != 2 || !locate("bad").Online {
+		t.Fatalf("before the locks: got %+v, want both nodes at both proxies", got)
+	}
+	for _, m := range []machine{stolen, bad} {
+		lock := access.NewLock(access.Facts{Machine: m.ID}, access.Effect{Kind: access.Deny})
+		f.must(f.st.Locks.PutLock(t.Context(), state.Stored[access.Lock]{}, lock, f.now))
+	}
+	if got := locate("web"); fmt.Sprint(got.Proxies) != "[good]" || !got.Online {
+		t.Errorf("a node at two proxies: got %+v, want it at the good one", got)
+	}
+	if got := locate("bad"); got.Online || len(got.Proxies) > 0 {
+		t.Errorf("a locked node: got %+v, want it nowhere", got)
+	}
+	direct := userCaller("alice", "viewer")
+	got, err := f.List(t.Context(), direct, authrpc.ListNodesRequest{})
+	f.must(err)
+	if names := fmt.Sprint(namesOf(got.Nodes)); names != "[web]" {
+		t.Errorf("listed: got %s, want the node that can be reached", names)
+	}
+	byProxy := authrpc.Caller{Identity: direct.Identity, ProxyID: stolen.ID}
+	got, err = f.List(t.Context(), byProxy, authrpc.ListNodesRequest{})
+	if err != nil || len(got.Nodes) != 0 {
+		t.Errorf("by the locked proxy: got %d nodes and %v, want none", len(got.Nodes), err)
 	}
 }

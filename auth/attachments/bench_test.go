@@ -56,7 +56,7 @@ func BenchmarkList10000(b *testing.B) {
 	for b.Loop() {
 		n := 0
 		for q := (authrpc.ListNodesRequest{}); ; {
-			page, err := directory.List(b.Context(), who, q)
+			page, err := directory.List(b.Context(), authrpc.Caller{Identity: who}, q)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -63,7 +63,11 @@ func (d *Directory) Locate(ctx context.Context, name string) (authrpc.LocateNode
 	if err != nil {
 		return authrpc.LocateNodeResponse{}, err
 	}
-	info, err := d.describe(ctx, node)
+	policy, err := d.cfg.Policies.Policy(ctx)
+	if err != nil {
+		return authrpc.LocateNodeResponse{}, err
+	}
+	info, err := d.describe(ctx, policy.Locks, node)
 	if err != nil {
 		return authrpc.LocateNodeResponse{}, err
 	}
@@ -76,7 +80,7 @@ func (d *Directory) Locate(ctx context.Context, name string) (authrpc.LocateNode
 // maxPage means maxPage. Nodes that the user may not see are left out, so List tells nobody that they exist.
 func (d *Directory) List(
 	ctx context.Context,
-	who identity.Identity,
+	who authrpc.Caller,
 	req authrpc.ListNodesRequest,
 ) (authrpc.ListNodesResponse, error) {
 	if len(req.Labels) > maxLabelFilters {
@@ -90,7 +94,8 @@ func (d *Directory) List(
 	if err != nil {
 		return authrpc.ListNodesResponse{}, err
 	}
-	list := listing{dir: d, policy: policy, who: who, labels: req.Labels}
+	asked := access.Request{Who: who.Identity, Serial: who.Serial, Proxy: who.ProxyID, Now: d.cfg.Now()}
+	list := listing{dir: d, policy: policy, asked: asked, labels: req.Labels}
 	if req.Name != "" {
 		err := list.addNamed(ctx, req.Name)
 		return list.out, err
@@ -106,7 +111,7 @@ func (d *Directory) List(
 type listing struct {
 	dir    *Directory
 	policy access.Policy
-	who    identity.Identity
+	asked  access.Request            // who asks; the nodes are the targets
 	labels map[string]string         // the user selects by them; see matchesLabels
 	out    authrpc.ListNodesResponse // what was added so far
 }
@@ -164,16 +169,17 @@ func (l *listing) addNamed(ctx context.Context, name string) error {
 // add adds the node, with the logins that the user has there, if the user may see it and it has the labels.
 // Otherwise it does nothing.
 func (l *listing) add(ctx context.Context, m state.Machine) error {
-	node, now := access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}, l.dir.cfg.Now()
-	visible := access.Request{Who: l.who, Target: access.ToNode(node), Action: access.List, Now: now}
+	node := access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}
+	visible := l.asked
+	visible.Target, visible.Action = access.ToNode(node), access.List
 	if !matchesLabels(l.labels, node) || !l.policy.Decide(visible).Allow {
 		return nil
 	}
-	info, err := l.dir.describe(ctx, m)
+	info, err := l.dir.describe(ctx, l.policy.Locks, m)
 	if err != nil {
 		return err
 	}
-	info.Logins = access.LoginsAt(l.policy, l.who, node, now)
+	info.Logins = access.LoginsAt(l.policy, visible)
 	l.out.Nodes = append(l.out.Nodes, info)
 	return nil
 }
@@ -222,19 +228,26 @@ func noNodeFault(name string) error {
 }
 
 // describe returns a node as listings show it, without logins. An attached node was last seen now; for any
-// other node LastSeen is when it was last attached, or zero.
-func (d *Directory) describe(ctx context.Context, m state.Machine) (authrpc.NodeInfo, error) {
-	out := authrpc.NodeInfo{ID: m.ID, Name: m.Name, Labels: m.Labels}
+// other node LastSeen is when it was last attached, or zero. A node that is locked is not attached, and no
+// node is to a proxy that is locked: nobody is connected by it.
+func (d *Directory) describe(
+	ctx context.Context, locks access.Locks, m state.Machine,
+) (authrpc.NodeInfo, error) {
+	out, now := authrpc.NodeInfo{ID: m.ID, Name: m.Name, Labels: m.Labels}, d.cfg.Now()
 	attached, err := d.cfg.Attachments.AttachmentsByNode(ctx, m.ID)
 	if err != nil {
 		return out, err
 	}
+	_, locked := locks.MachineDenied(m.ID, now)
 	for _, at := range attached {
+		if _, proxyLocked := locks.MachineDenied(at.ProxyID, now); locked || proxyLocked {
+			continue
+		}
 		out.Online, out.Version = true, at.Version
 		out.Proxies = append(out.Proxies, at.Proxy)
 	}
 	if out.Online {
-		out.LastSeen = d.cfg.Now().UTC()
+		out.LastSeen = now.UTC()
 		return out, nil
 	}
 	out.LastSeen, err = d.cfg.Attachments.LastSeen(ctx, m.ID)

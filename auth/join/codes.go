@@ -70,6 +70,13 @@ var (
 		Remedy: "give the machine another name in its configuration",
 	}
 
+	machineLocked = fault.Code{
+		Name:   "machine-locked",
+		Kind:   fault.Denied,
+		Text:   "{reason}",
+		Remedy: "{hint}",
+	}
+
 	machineNotMember = fault.Code{
 		Name:   "machine-not-member",
 		Kind:   fault.Denied,

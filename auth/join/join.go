@@ -33,6 +33,7 @@ import (
 // Reader reads machines and join tokens. state.Reader is one.
 type Reader interface {
 	Machine(ctx context.Context, id identity.MachineID) (state.Stored[state.Machine], error)
+	LockSet(ctx context.Context) (*state.LockSet, error)
 	// NameTaken reports whether a machine of the kind may not have the name.
 	NameTaken(ctx context.Context, name string, kind identity.Kind, now time.Time) (bool, error)
 	Token(ctx context.Context, name string) (state.Stored[state.Token], error)
@@ -161,6 +162,9 @@ func (s *Service) admitAgain(
 			continue
 		}
 		machine := onRecord.Value
+		if s.checkLocks(ctx, machine, now) != nil {
+			continue
+		}
 		if !bytes.Equal(machine.SSHKey, req.SSHKey) || !bytes.Equal(machine.X509Key, req.X509Key) {
 			continue
 		}
@@ -377,9 +381,10 @@ func (s *Service) register(
 	return candidate, nil
 }
 
-// VerifyMember returns the caller's record as evidence, if the caller is a machine on record and its
-// certificate is for the service key on record. Otherwise it returns fault Denied. auth/api calls it for
-// every request of a machine, because a certificate stays valid for hours after the machine was removed.
+// VerifyMember returns the caller's record as evidence, if the caller is a machine on record that is not
+// locked, and its certificate is for the service key on record. Otherwise it returns fault Denied. auth/api
+// calls it for every request of a machine, because a certificate stays valid for hours after the machine was
+// removed.
 func (s *Service) VerifyMember(ctx context.Context, caller authrpc.Caller) (Admitted, error) {
 	notMember := machineNotMember.New(op, fault.Args{"kind": caller.Kind, "name": caller.Name})
 	onRecord, err := s.cfg.Reader.Machine(ctx, caller.ID)
@@ -400,7 +405,23 @@ func (s *Service) VerifyMember(ctx context.Context, caller authrpc.Caller) (Admi
 		return Admitted{}, notMember
 	}
 	member.machine, member.renewal = onRecord.Value, true
+	if err := s.checkLocks(ctx, member.machine, s.cfg.Now()); err != nil {
+		return Admitted{}, err
+	}
 	return member, nil
+}
+
+// checkLocks returns fault Denied, which says why, if the machine is locked.
+func (s *Service) checkLocks(ctx context.Context, machine state.Machine, now time.Time) error {
+	set, err := s.cfg.Reader.LockSet(ctx)
+	if err != nil {
+		return err
+	}
+	if lock, locked := set.Locks.MachineDenied(machine.ID, now); locked {
+		denial := lock.Denial(fmt.Sprintf("the %s %s", machine.Kind, machine.Name))
+		return machineLocked.New(op, fault.Args{"reason": denial.Reason, "hint": denial.Remedy})
+	}
+	return nil
 }
 
 // VerifyForwarded returns the name of the proxy that signed a forwarded address. It returns fault Denied if

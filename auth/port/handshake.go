@@ -22,7 +22,9 @@ type clientConn struct {
 	peer  identity.Peer // Kind is authrpc.Anonymous for a client without a certificate
 	from  net.Addr      // the client's address: the socket's, or the one that a proxy forwarded
 	proxy string        // the name of the proxy that forwarded it; "" for a direct connection
-	now   func() time.Time
+	// proxyID is the id of that proxy. It is verified if proxy is set.
+	proxyID identity.MachineID
+	now     func() time.Time
 
 	once    sync.Once // for release
 	release func()    // gives back the connection's places in the port's bounds
@@ -45,9 +47,15 @@ func CallerOf(r *http.Request) (authrpc.Caller, error) {
 	if !ok {
 		return authrpc.Caller{}, authPortBypassed.New("port.CallerOf")
 	}
-	c := authrpc.Caller{Identity: conn.peer.Identity, Addr: conn.from, Proxy: conn.proxy}
-	if conn.peer.Cert != nil {
-		c.Key, c.Expired = conn.peer.Cert.PublicKey, !conn.now().Before(conn.peer.Cert.NotAfter)
+	c := authrpc.Caller{
+		Identity: conn.peer.Identity,
+		Addr:     conn.from,
+		Proxy:    conn.proxy,
+		ProxyID:  conn.proxyID,
+	}
+	if cert := conn.peer.Cert; cert != nil {
+		c.Key, c.Expired = cert.PublicKey, !conn.now().Before(cert.NotAfter)
+		c.Serial = identity.Serial(cert.SerialNumber.Uint64())
 	}
 	return c, nil
 }
@@ -92,6 +100,7 @@ func (c *clientConn) readForwarded(ctx context.Context, raw net.Conn, cfg RunCon
 	}
 	c.from = net.TCPAddrFromAddrPort(forwarded.Addr)
 	c.proxy, err = cfg.VerifyForwarded(ctx, *forwarded)
+	c.proxyID = forwarded.ProxyID
 	return rest, err
 }
 

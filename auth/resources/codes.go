@@ -96,6 +96,14 @@ var (
 		Remedy: "check the name; what the cluster does not know is named by its {form}",
 	}
 
+	lockHitsOwnProxy = fault.Code{
+		Name: "lock-hits-own-proxy",
+		Kind: fault.Denied,
+		Text: "you are connected by the proxy that the lock would hit",
+		Remedy: "connect by another one: --proxy; to lock it all the same: --force, or in a document " +
+			"force: true",
+	}
+
 	lockHitsSelf = fault.Code{
 		Name:   "lock-hits-self",
 		Kind:   fault.Denied,

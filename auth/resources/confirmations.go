@@ -5,13 +5,12 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
-	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // LockConfirmations says which machines have not confirmed a lock: see the request. Whoever may apply locks
 // must be able to see where theirs is in force, so they need not have the action get.
 func (s *Service) LockConfirmations(
-	ctx context.Context, who identity.Identity, req authrpc.LockConfirmationsRequest,
+	ctx context.Context, who authrpc.Caller, req authrpc.LockConfirmationsRequest,
 ) (authrpc.LockConfirmationsResponse, error) {
 	by, err := s.callerOf(ctx, who)
 	if err == nil && !by.may(access.Apply, access.ClusterLocks) {

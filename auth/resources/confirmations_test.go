@@ -40,7 +40,7 @@ func TestWhoMaySeeWhichMachinesHaveALock(t *testing.T) {
 	for role, allowed := range map[string]bool{
 		"locks-get": true, "locks-apply": true, "admin": true, "locks-rm": false, "nodes-keeper": false,
 	} {
-		got, err := f.LockConfirmations(t.Context(), statetest.User("alice", role),
+		got, err := f.LockConfirmations(t.Context(), authrpc.Caller{Identity: statetest.User("alice", role)},
 			authrpc.LockConfirmationsRequest{})
 		switch {
 		case allowed && (err != nil || got.Confirmed != 3):

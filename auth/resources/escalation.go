@@ -83,7 +83,8 @@ func (c caller) checkRelabel(before, after access.Node) error {
 	const noLogin = "" // for actions that need none, such as list
 	for _, login := range append(access.Logins(c.policy, c.who), noLogin) {
 		for _, action := range access.ActionsOn(access.OnNodes) {
-			request := access.Request{Who: c.who, Login: login, Action: action, Now: c.now}
+			request := c.request()
+			request.Login, request.Action = login, action
 			request.Target = access.ToNode(before)
 			allowedBefore := c.policy.Decide(request).Allow
 			request.Target = access.ToNode(after)

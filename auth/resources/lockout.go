@@ -12,10 +12,13 @@ import (
 )
 
 // checkLockout returns fault Denied for a lock that is probably a mistake, because the caller could not undo
-// it: it hits the caller, takes the caller's right to apply roles, or leaves nobody who has that right.
+// it: it hits the caller or the proxy by which they are connected, takes the caller's right to apply roles,
+// or leaves nobody who has that right.
 func (k lockKind) checkLockout(ctx context.Context, by caller, lock access.Lock) error {
-	request := access.Request{Who: by.who, Now: by.now}
-	if _, hit := access.NewLocks([]access.Lock{lock}).Denying(request); hit {
+	if lock.OfMachine() && lock.Match.Machine == by.proxy {
+		return lockHitsOwnProxy.New("resources.Apply")
+	}
+	if _, hit := access.NewLocks([]access.Lock{lock}).Denying(by.request()); hit {
 		return lockHitsSelf.New("resources.Apply")
 	}
 	after := by
@@ -47,7 +50,7 @@ func (k lockKind) checkRoleAdminRemains(ctx context.Context, by caller, after ac
 			if !canLogIn(u.Value) {
 				continue
 			}
-			isAdmin.who = afterNewLogin(u.Value, by.now)
+			isAdmin.who, isAdmin.serial, isAdmin.proxy = afterNewLogin(u.Value, by.now), 0, ""
 			isAdmin.policy = by.policy
 			if !isAdmin.may(access.Apply, access.Roles) {
 				continue
@@ -109,7 +112,7 @@ func (c caller) isFreedBy(lock access.Lock) bool {
 	// What is left says who is hit. The caller may use another account, machine or proxy.
 	m.Serial, m.Account, m.Machine, m.ViaProxy = 0, "", "", ""
 	of := access.NewLock(m, access.Effect{Kind: access.Deny})
-	_, hit := access.NewLocks([]access.Lock{of}).Denying(access.Request{Who: c.who, Now: c.now})
+	_, hit := access.NewLocks([]access.Lock{of}).Denying(c.request())
 	if hit && (lock.Effect.Kind != access.WithoutRole || slices.Contains(c.who.Roles, lock.Effect.Role)) {
 		return true
 	}

@@ -75,8 +75,15 @@ type kind interface {
 // they cannot contradict each other.
 type caller struct {
 	who    identity.Identity
+	serial identity.Serial    // of the certificate
+	proxy  identity.MachineID // by which the caller is connected
 	policy access.Policy
 	now    time.Time
+}
+
+// request is the part of a question to the policy that is the same for every question of the call.
+func (c caller) request() access.Request {
+	return access.Request{Who: c.who, Serial: c.serial, Proxy: c.proxy, Now: c.now}
 }
 
 // by says who takes access away by the call.
@@ -84,7 +91,8 @@ func (c caller) by() state.By { return state.By{Name: c.who.Name, Time: c.now} }
 
 // may reports whether the rules allow the caller the action on a kind of document.
 func (c caller) may(action access.Action, plural access.Resource) bool {
-	request := access.Request{Who: c.who, Action: action, Resource: plural, Now: c.now}
+	request := c.request()
+	request.Action, request.Resource = action, plural
 	return c.policy.Decide(request).Allow
 }
 
@@ -132,7 +140,7 @@ func unknownKindFault(kind string) error {
 // Get returns the document of that name, or without a name one page of the kind. The user who must have the
 // action get on the kind.
 func (s *Service) Get(
-	ctx context.Context, who identity.Identity, req authrpc.GetResourcesRequest,
+	ctx context.Context, who authrpc.Caller, req authrpc.GetResourcesRequest,
 ) (authrpc.GetResourcesResponse, error) {
 	k, _, err := s.authorize(ctx, who, access.Get, req.Kind, req.Name)
 	if err != nil {
@@ -166,7 +174,7 @@ func pageLimit(asked int) int {
 // action apply on its kind. Errors: fault Denied, also if the change would give the user more than they have;
 // Invalid for a document that cannot be used; Conflict if it changed since the revision that it names.
 func (s *Service) Apply(
-	ctx context.Context, who identity.Identity, doc authrpc.Resource,
+	ctx context.Context, who authrpc.Caller, doc authrpc.Resource,
 ) (authrpc.ApplyResourceResponse, error) {
 	plural, err := pluralOf(doc.Kind)
 	if err != nil {
@@ -186,14 +194,14 @@ func (s *Service) Apply(
 			})
 	}
 	res, err := k.apply(ctx, by, doc)
-	return res, s.recordIfDenied(ctx, who, access.Apply, plural, name, err)
+	return res, s.recordIfDenied(ctx, who.Identity, access.Apply, plural, name, err)
 }
 
 // Remove removes a document. The user who must have the action remove on its kind. Errors are those of Apply,
 // and fault NotFound.
 func (s *Service) Remove(
 	ctx context.Context,
-	who identity.Identity,
+	who authrpc.Caller,
 	req authrpc.RemoveResourceRequest,
 ) error {
 	k, by, err := s.authorize(ctx, who, access.Remove, req.Kind, req.Name)
@@ -201,14 +209,14 @@ func (s *Service) Remove(
 		return err
 	}
 	err = k.remove(ctx, by, req.Name)
-	return s.recordIfDenied(ctx, who, access.Remove, req.Kind, req.Name, err)
+	return s.recordIfDenied(ctx, who.Identity, access.Remove, req.Kind, req.Name, err)
 }
 
 // authorize asks the rules whether who may take the action on the kind named plural. If so, it returns the
 // kind and the caller for its checks. If not, it stores a denial as an audit event and returns fault Denied.
 // name is only for that event: the rules decide about a whole kind.
 func (s *Service) authorize(
-	ctx context.Context, who identity.Identity, action access.Action, plural access.Resource, name string,
+	ctx context.Context, who authrpc.Caller, action access.Action, plural access.Resource, name string,
 ) (kind, caller, error) {
 	k, known := s.kinds[plural]
 	if !known {
@@ -225,9 +233,15 @@ func (s *Service) authorize(
 }
 
 // callerOf returns who as a caller, with the rules as they are now.
-func (s *Service) callerOf(ctx context.Context, who identity.Identity) (caller, error) {
+func (s *Service) callerOf(ctx context.Context, who authrpc.Caller) (caller, error) {
 	policy, err := s.policies.Policy(ctx)
-	return caller{who: who, policy: policy, now: s.now()}, err
+	return caller{
+		who:    who.Identity,
+		serial: who.Serial,
+		proxy:  who.ProxyID,
+		policy: policy,
+		now:    s.now(),
+	}, err
 }
 
 // require returns nil if the rules allow the caller the action on a kind of document. Otherwise it stores a
@@ -235,7 +249,8 @@ func (s *Service) callerOf(ctx context.Context, who identity.Identity) (caller, 
 func (s *Service) require(
 	ctx context.Context, by caller, action access.Action, plural access.Resource, name string,
 ) error {
-	request := access.Request{Who: by.who, Action: action, Resource: plural, Now: by.now}
+	request := by.request()
+	request.Action, request.Resource = action, plural
 	decision := by.policy.Decide(request)
 	if decision.Allow {
 		return nil

@@ -110,7 +110,7 @@ func (f *fixture) wantFault(what string, err error, kind fault.Kind) {
 }
 
 func (f *fixture) apply(who identity.Identity, r authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
-	return f.Apply(f.Context(), who, r)
+	return f.Apply(f.Context(), authrpc.Caller{Identity: who}, r)
 }
 
 // mustApply applies the document as admin.
@@ -124,7 +124,13 @@ func (f *fixture) mustApply(r authrpc.Resource) authrpc.ApplyResourceResponse {
 func (f *fixture) get(
 	who identity.Identity, kind access.Resource, name string,
 ) (authrpc.GetResourcesResponse, error) {
-	return f.Get(f.Context(), who, authrpc.GetResourcesRequest{Kind: kind, Name: name})
+	req := authrpc.GetResourcesRequest{Kind: kind, Name: name}
+	return f.Get(f.Context(), authrpc.Caller{Identity: who}, req)
+}
+
+// eventsAfter asks for the page of events after a number.
+func eventsAfter(number string) authrpc.GetResourcesRequest {
+	return authrpc.GetResourcesRequest{Kind: access.Events, After: number}
 }
 
 // getOne reads one document as admin.
@@ -139,7 +145,8 @@ func (f *fixture) getOne(kind access.Resource, name string) authrpc.Resource {
 }
 
 func (f *fixture) remove(who identity.Identity, kind access.Resource, name string) error {
-	return f.Remove(f.Context(), who, authrpc.RemoveResourceRequest{Kind: kind, Name: name})
+	req := authrpc.RemoveResourceRequest{Kind: kind, Name: name}
+	return f.Remove(f.Context(), authrpc.Caller{Identity: who}, req)
 }
 
 // countEvents counts the events of the codes.
@@ -640,12 +647,12 @@ func TestEventsCanOnlyBeRead(t *testing.T) {
 		events.New(time.Now(), admin, events.RecoveryUse{}),
 	))
 	first := authrpc.GetResourcesRequest{Kind: access.Events, Limit: 1}
-	page, err := f.Get(t.Context(), keeperOf(access.Events), first)
+	page, err := f.Get(t.Context(), authrpc.Caller{Identity: keeperOf(access.Events)}, first)
 	f.must(err)
 	if len(page.Resources) != 1 || page.Resources[0].Metadata.Name != "1" || page.Next != "1" {
 		t.Errorf("got %+v, want event 1 and a next page", page)
 	}
-	page, err = f.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: page.Next})
+	page, err = f.Get(t.Context(), authrpc.Caller{Identity: admin}, eventsAfter(page.Next))
 	f.must(err)
 	if len(page.Resources) != 1 || page.Resources[0].Metadata.Name != "2" || page.Next != "" {
 		t.Errorf("got %+v, want event 2 alone", page)
@@ -660,7 +667,7 @@ func TestInvalidRequestsAreRefused(t *testing.T) {
 	f := newFixture(t)
 	_, err := f.get(admin, "spells", "")
 	f.wantFault("an unknown kind", err, fault.Invalid)
-	_, err = f.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: "x"})
+	_, err = f.Get(t.Context(), authrpc.Caller{Identity: admin}, eventsAfter("x"))
 	f.wantFault("a page that begins nowhere", err, fault.Invalid)
 }
 
@@ -756,7 +763,7 @@ func TestLargeEventsAreListedCompletely(t *testing.T) {
 	f.must(f.st.Events.AppendEvents(t.Context(), events.New(time.Now(), admin, events.AuthStart{})))
 	seen, last := 0, ""
 	for after := ""; ; {
-		page, err := f.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: after})
+		page, err := f.Get(t.Context(), authrpc.Caller{Identity: admin}, eventsAfter(after))
 		f.must(err)
 		text, err := json.Marshal(page)
 		f.must(err)
@@ -835,7 +842,7 @@ func TestARemovedEventIsNotFound(t *testing.T) {
 	})
 	get := func(name string) (authrpc.GetResourcesResponse, error) {
 		request := authrpc.GetResourcesRequest{Kind: access.Events, Name: name, Limit: 2}
-		return service.Get(t.Context(), admin, request)
+		return service.Get(t.Context(), authrpc.Caller{Identity: admin}, request)
 	}
 	_, err := get("4")
 	f.wantFault("a removed event", err, fault.NotFound)

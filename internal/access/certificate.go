@@ -2,7 +2,6 @@ package access
 
 import (
 	"slices"
-	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -26,12 +25,13 @@ func Logins(p Policy, who identity.Identity) []identity.Login {
 	return slices.Compact(out)
 }
 
-// LoginsAt lists the logins as which the user may do at least one action on the node, sorted.
-func LoginsAt(p Policy, who identity.Identity, n Node, now time.Time) []identity.Login {
+// LoginsAt lists the logins as which the user may do at least one action on the target, sorted. The request
+// says all but the login and the action.
+func LoginsAt(p Policy, r Request) []identity.Login {
 	var out []identity.Login
-	for _, login := range Logins(p, who) {
+	for _, login := range Logins(p, r.Who) {
 		for _, action := range LoginActions() {
-			r := Request{Who: who, Target: ToNode(n), Login: login, Action: action, Now: now}
+			r.Login, r.Action = login, action
 			if p.Decide(r).Allow {
 				out = append(out, login)
 				break

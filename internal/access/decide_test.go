@@ -418,15 +418,18 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	got, want = access.LoginsAt(p, who, prod, now), []identity.Login{"al", "alice"}
+	onProd := access.Request{Who: who, Target: access.ToNode(prod), Now: now}
+	got, want = access.LoginsAt(p, onProd), []identity.Login{"al", "alice"}
 	if !slices.Equal(got, want) {
 		t.Errorf("on prod: got %v, want %v", got, want)
 	}
-	elsewhere := access.LoginsAt(p, who, node("dev", nil), now)
+	onDev := access.Request{Who: who, Target: access.ToNode(node("dev", nil)), Now: now}
+	elsewhere := access.LoginsAt(p, onDev)
 	if want := []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(elsewhere, want) {
 		t.Errorf("elsewhere: got %v, want %v", elsewhere, want)
 	}
-	if got := access.LoginsAt(p, who, prod, who.Expires); got != nil {
+	onProd.Now = who.Expires
+	if got := access.LoginsAt(p, onProd); got != nil {
 		t.Errorf("after the certificate's end: got %v, want none", got)
 	}
 	if got := access.Logins(p, user()); got != nil {

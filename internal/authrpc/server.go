@@ -20,11 +20,13 @@ import (
 
 // Caller is who makes a call, as the TLS handshake showed.
 type Caller struct {
-	identity.Identity                  // from the certificate; Kind is Anonymous without one
-	Key               crypto.PublicKey // the key of its certificate; nil without one
-	Expired           bool             // the certificate has expired; only routes with AllowExpired serve it
-	Addr              net.Addr         // the client's address; behind a proxy, the one that the proxy signed
-	Proxy             string           // the name of that proxy; empty for a direct connection
+	identity.Identity                    // from the certificate; Kind is Anonymous without one
+	Key               crypto.PublicKey   // the key of its certificate; nil without one
+	Expired           bool               // the certificate has; only routes with AllowExpired serve it
+	Addr              net.Addr           // the client's; behind a proxy, the one that the proxy signed
+	Proxy             string             // the name of that proxy; empty for a direct connection
+	ProxyID           identity.MachineID // its id
+	Serial            identity.Serial    // of the certificate; zero without one
 }
 
 // Server is an http.Handler that serves the routes registered by Handle and HandleStream. All routes must be
