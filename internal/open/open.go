@@ -74,6 +74,8 @@ type Config struct {
 	// Denied is called with what is not allowed any more, each time that this is found out about something.
 	// It is called again for the same entry only if it was allowed in between. It may add and remove entries.
 	Denied func([]Denial)
+	// Allowed is called with what Denied got and what is allowed again. Nil: nobody needs to know.
+	Allowed func([]Holder)
 }
 
 // Registry knows what is open in one process. Its methods may be called by several goroutines at once; Run is
@@ -231,8 +233,12 @@ func (r *Registry) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		changed := r.cfg.Rules.Changed() // before the rules are read, so that no change is missed
-		if denials := r.decide(); len(denials) > 0 {
+		denials, again := r.decide()
+		if len(denials) > 0 {
 			r.cfg.Denied(denials)
+		}
+		if len(again) > 0 && r.cfg.Allowed != nil {
+			r.cfg.Allowed(again)
 		}
 		select {
 		case <-ctx.Done():
@@ -252,9 +258,9 @@ type decided struct {
 	err    error
 }
 
-// decide decides about each group, and returns what is not allowed any more. It holds no lock while it
-// decides.
-func (r *Registry) decide() []Denial {
+// decide decides about each group, and returns what is not allowed any more, and what was denied and is
+// allowed again. It holds no lock while it decides.
+func (r *Registry) decide() (denials []Denial, again []Holder) {
 	all := r.snapshot()
 	trust, now := r.cfg.Rules.Current(), r.cfg.Now()
 	for i := range all {
@@ -279,10 +285,11 @@ func (r *Registry) snapshot() []decided {
 	return all
 }
 
-// apply notes the decisions in the groups that still exist, and returns what they deny and what was not
-// denied before. A denial says nothing of what was added since the groups were listed: newer rules than those
-// of the denial may have allowed it. If older ones did, Run decides again, because it took Changed before.
-func (r *Registry) apply(all []decided) (denials []Denial) {
+// apply notes the decisions in the groups that still exist. It returns what they deny and what was not denied
+// before, and what they allow and what was denied before. A denial says nothing of what was added since the
+// groups were listed: newer rules than those of the denial may have allowed it. If older ones did, Run
+// decides again, because it took Changed before.
+func (r *Registry) apply(all []decided) (denials []Denial, again []Holder) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, d := range all {
@@ -300,11 +307,14 @@ func (r *Registry) apply(all []decided) (denials []Denial) {
 			if g.denied && !e.denied {
 				holders = append(holders, e.holder)
 			}
+			if !g.denied && e.denied {
+				again = append(again, e.holder)
+			}
 			e.denied = g.denied
 		}
 		if len(holders) > 0 {
 			denials = append(denials, Denial{d.use, d.holder.User(), d.err, holders})
 		}
 	}
-	return denials
+	return denials, again
 }

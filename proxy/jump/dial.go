@@ -39,6 +39,8 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 		return
 	}
 	defer release()
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
 	_ = conn.SetDeadline(time.Now().Add(requestTimeout))
 	req, err := dial.ReadRequest(conn)
 	if err != nil {
@@ -46,7 +48,7 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	node, err := s.dial(ctx, conn, user, id, req)
+	node, err := s.dial(ctx, cut, conn, user, id, req)
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("connection to node refused",
@@ -70,10 +72,11 @@ func requestFault(err error) error {
 	return dialRequestInvalid.Wrap(err, "proxy.ServeDial")
 }
 
-// dial opens a stream to the node that req names and sends the client the reply that the stream is open. The
-// error is a fault that the client has not been told of, or that of writing the reply.
+// dial opens a stream to the node that req names and sends the client the reply that the stream is open. cut
+// ends the relay. The error is a fault that the client has not been told of, or that of writing the reply.
 func (s *Server) dial(
-	ctx context.Context, conn net.Conn, user identity.Peer, id identity.ConnectionID, req dial.Request,
+	ctx context.Context, cut context.CancelFunc,
+	conn net.Conn, user identity.Peer, id identity.ConnectionID, req dial.Request,
 ) (nodeStream, error) {
 	const op = "proxy.ServeDial"
 	// The TLS handshake does not check this restriction, because TLS knows nothing of it.
@@ -81,7 +84,7 @@ func (s *Server) dial(
 		return nodeStream{}, dialCertificateInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	who := s.dialCaller(user, conn.RemoteAddr(), req.Features)
-	node, err := s.openNode(ctx, who, id, req.Node)
+	node, err := s.openNode(ctx, cut, who, id, req.Node)
 	if err != nil {
 		return nodeStream{}, err
 	}

@@ -52,7 +52,8 @@ type Config struct {
 	Auth    *authrpc.Client
 	// HostSigner returns the host key for ssh -J. It is called for each connection, as the key may change.
 	HostSigner func() (ssh.Signer, error)
-	// Denied is called with what is open and no longer allowed. Nil: it is logged.
+	// Denied is called with the relays that are open and no longer allowed, before they are ended. Nil: they
+	// are logged.
 	Denied func([]open.Denial)
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
@@ -75,8 +76,9 @@ func New(cfg Config) *Server {
 	if cfg.Denied == nil {
 		cfg.Denied = (&open.Log{Log: cfg.Log}).Denied
 	}
-	registry := open.New(open.Config{Rules: cfg.Rules, Now: cfg.Now, Denied: cfg.Denied})
-	return &Server{cfg: cfg, open: registry}
+	s := &Server{cfg: cfg}
+	s.open = open.New(open.Config{Rules: cfg.Rules, Now: cfg.Now, Denied: s.denied, Allowed: allowedAgain})
+	return s
 }
 
 // nodeStream is an open stream to a node.
@@ -93,10 +95,14 @@ type nodeStream struct {
 // A caller who may not even list a node gets the answer for a node that does not exist. For such a node and
 // for a missing one the auth service is asked first, so that neither the answer nor the time it takes tells
 // whether the node exists. A timeout bounds the opening alone, not the stream.
+//
+// cut ends the relay that uses the stream, and with it ctx. It is called when the rules do not allow it any
+// more. The caller calls it when the relay has ended.
 func (s *Server) openNode(
-	ctx context.Context, who *caller, id identity.ConnectionID, name string,
+	ctx context.Context, cut context.CancelFunc, who *caller, id identity.ConnectionID, name string,
 ) (stream nodeStream, err error) {
 	const op = "proxy.openNode"
+	over := ctx.Done()
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	defer func() {
@@ -107,7 +113,7 @@ func (s *Server) openNode(
 	}()
 	node, attached := s.findNode(name)
 	if attached {
-		stream.entry = s.track(who, node) // before the rules are read
+		stream.entry = s.track(over, cut, who, node) // before the rules are read
 	}
 	now, trust := s.cfg.Now(), s.cfg.Rules.Current()
 	if err := trust.Usable(now); err != nil {
@@ -118,12 +124,12 @@ func (s *Server) openNode(
 		return stream, jumpCertificateExpired.New(op)
 	}
 	if attached {
-		decision := trust.Policy.Decide(s.accessRequest(who, node, anyAction, now))
+		decision := trust.Policy.Decide(s.accessRequest(who, node, anyAction, trust, now))
 		if decision.Allow {
 			stream.conn, stream.features, err = s.cfg.Nodes.Open(ctx, node.ID, s.header(who, id))
 			return stream, err
 		}
-		mayList := trust.Policy.Decide(s.accessRequest(who, node, access.List, now)).Allow
+		mayList := trust.Policy.Decide(s.accessRequest(who, node, access.List, trust, now)).Allow
 		if mayList { // the caller knows the node anyway, so the true reason is safe to tell
 			return stream, proxyAccessDenied.New(op, fault.Args{
 				"reason": decision.Reason,
@@ -163,9 +169,10 @@ func (s *Server) findNode(name string) (access.Node, bool) {
 // that needs a connection; listing the node needs none.
 const anyAction access.Action = ""
 
-// accessRequest returns the question whether the caller may do action on the node at the time now.
+// accessRequest returns the question whether the caller may do action on the node by the rules at the time
+// now, which is that of Trust.Now.
 func (s *Server) accessRequest(
-	who *caller, node access.Node, action access.Action, now time.Time,
+	who *caller, node access.Node, action access.Action, trust *rules.Trust, now time.Time,
 ) access.Request {
 	return access.Request{
 		Who:    who.Identity,
@@ -175,6 +182,8 @@ func (s *Server) accessRequest(
 		Now:    now,
 		From:   who.from.Addr().Unmap(),
 		Proxy:  s.cfg.ProxyID,
+
+		RulesAge: now.Sub(trust.Head.Time),
 	}
 }
 
@@ -192,8 +201,8 @@ func (s *Server) explainFailure(
 		return nodeNotAttachedAndAuthSilent.Wrap(err, op, fault.Args{"node": displayName(name)})
 	}
 	for _, node := range res.Nodes {
-		decision := trust.Policy.Decide(s.accessRequest(who, node.Access(), anyAction, now))
-		mayList := trust.Policy.Decide(s.accessRequest(who, node.Access(), access.List, now)).Allow
+		decision := trust.Policy.Decide(s.accessRequest(who, node.Access(), anyAction, trust, now))
+		mayList := trust.Policy.Decide(s.accessRequest(who, node.Access(), access.List, trust, now)).Allow
 		switch {
 		case decision.Allow:
 			return offlineFault(op, node)

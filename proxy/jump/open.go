@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -79,11 +80,19 @@ type openRelay struct {
 	server *Server
 	caller *caller
 	node   access.Node
+	over   <-chan struct{}    // closed when the relay ends
+	cut    context.CancelFunc // ends the relay
+
+	mu    sync.Mutex  // guards timer
+	timer *time.Timer // runs while the relay is denied; nil while it is allowed
 }
 
-// track registers that a stream to the node is about to be opened. The rules are asked after that. The entry
+// track registers that a stream to the node is about to be opened. cut ends the relay that uses it, and
+// closes over. The rules are asked after that. The entry
 // is removed when they refuse, or when the stream has ended.
-func (s *Server) track(who *caller, node access.Node) *open.Entry {
+func (s *Server) track(
+	over <-chan struct{}, cut context.CancelFunc, who *caller, node access.Node,
+) *open.Entry {
 	use := open.Use{
 		Certificate: who.digest,
 		From:        who.from.Addr().Unmap(),
@@ -91,7 +100,7 @@ func (s *Server) track(who *caller, node access.Node) *open.Entry {
 		Node:        node.ID,
 		Action:      anyAction,
 	}
-	return s.open.Add(use, &openRelay{s, who, node})
+	return s.open.Add(use, &openRelay{server: s, caller: who, node: node, over: over, cut: cut})
 }
 
 // User returns who has the relay open.
@@ -103,29 +112,102 @@ func (o *openRelay) User() open.User {
 // expired: the node ends the connection with it, unless the client has shown it a newer one, of which the
 // proxy learns nothing.
 func (o *openRelay) Decide(use open.Use, trust *rules.Trust, now time.Time) error {
+	verified, err := o.decide(use, trust, now, o.caller.verifiedBy)
+	o.caller.verifiedBy = verified
+	return err
+}
+
+// decide is Decide for a certificate that was verified by the authorities of the revision verifiedBy. It
+// returns the revision by which it is verified after that.
+func (o *openRelay) decide(
+	use open.Use, trust *rules.Trust, now time.Time, verifiedBy rules.Revision,
+) (rules.Revision, error) {
 	const op = "proxy.openRelay"
 	if err := trust.Usable(now); err != nil {
-		return proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
+		return verifiedBy, proxyRulesUnusable.Wrap(err, op, fault.Args{"why": err.Error()})
 	}
 	now = trust.Now(now)
 	who, at := *o.caller, now
 	if last := who.Expires.Add(-time.Second); now.After(last) {
 		at = last
 	}
-	if revision := trust.Head.Docs[rules.AuthoritiesKind].Revision; revision != who.verifiedBy {
+	if revision := trust.Head.Docs[rules.AuthoritiesKind].Revision; revision != verifiedBy {
 		if err := o.caller.verify(trust, at); err != nil {
-			return dialCertificateInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
+			return verifiedBy, dialCertificateInvalid.Wrap(err, op, fault.Args{"why": err.Error()})
 		}
-		o.caller.verifiedBy = revision
+		verifiedBy = revision
 	}
 	node := o.node
 	if current, attached := o.server.cfg.Nodes.Find(string(use.Node)); attached {
 		node = current // its labels may have changed
 	}
 	who.Expires = time.Time{} // see above
-	decision := trust.Policy.Decide(o.server.accessRequest(&who, node, use.Action, now))
+	decision := trust.Policy.Decide(o.server.accessRequest(&who, node, use.Action, trust, now))
 	if !decision.Allow {
-		return proxyAccessDenied.New(op, fault.Args{"reason": decision.Reason, "hint": decision.Remedy})
+		return verifiedBy, proxyAccessDenied.New(op, fault.Args{
+			"reason": decision.Reason,
+			"hint":   decision.Remedy,
+		})
 	}
-	return nil
+	return verifiedBy, nil
+}
+
+// cutDelay is how long a relay goes on that is not allowed any more. The node decides by the same rules at
+// about the same time, and ends the session with a line that tells the person why, for which it takes up to
+// a second. The proxy cannot write into the relay. It cuts what a node leaves open that is stolen, out of
+// date, or cut off from the rules.
+const cutDelay = 2 * time.Second
+
+// denied starts the time after which the relays are cut. The registry calls it, and allowedAgain, from one
+// goroutine.
+func (s *Server) denied(denials []open.Denial) {
+	s.cfg.Denied(denials)
+	for _, d := range denials {
+		for _, holder := range d.Holders {
+			holder.(*openRelay).cutLater(d.Use)
+		}
+	}
+}
+
+// allowedAgain lets relays go on that were denied for less than cutDelay.
+func allowedAgain(holders []open.Holder) {
+	for _, holder := range holders {
+		holder.(*openRelay).goOn()
+	}
+}
+
+// cutLater cuts the relay after cutDelay, unless it is allowed then.
+func (o *openRelay) cutLater(use open.Use) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.timer = time.AfterFunc(cutDelay, func() { o.cutDenied(use) })
+}
+
+// goOn forgets that the relay was denied.
+func (o *openRelay) goOn() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.timer.Stop()
+	o.timer = nil
+}
+
+// cutDenied cuts the relay if the rules still deny it. If they allow it, the registry may not know that yet,
+// as when a lock has just ended, and would not report the next denial. So cutDenied asks again, until the
+// registry knows and goOn is called.
+func (o *openRelay) cutDenied(use open.Use) {
+	select {
+	case <-o.over:
+		return
+	default:
+	}
+	_, err := o.decide(use, o.server.cfg.Rules.Current(), o.server.cfg.Now(), rules.Revision{})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.timer == nil:
+	case err != nil:
+		o.cut()
+	default:
+		o.timer.Reset(cutDelay)
+	}
 }

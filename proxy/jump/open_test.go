@@ -2,7 +2,9 @@ package jump_test
 
 import (
 	"crypto/x509"
+	"io"
 	"maps"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -263,4 +265,67 @@ func TestWhatEndsARelay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// echo sends a byte through a relay, and returns the error of reading it back.
+func echo(conn net.Conn) error {
+	if _, err := conn.Write([]byte("x")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(conn, make([]byte, 1))
+	return err
+}
+
+// The proxy cuts a relay that the node leaves open although the rules deny it. It does not cut one that was
+// denied for a moment, nor that of another user.
+func TestADeniedRelayIsCut(t *testing.T) {
+	t.Parallel()
+	s := newOpenServer(t)
+	var conns []net.Conn
+	var locks []access.Lock
+	for _, name := range []string{"forgiven@example.com", "locked@example.com", "other@example.com"} {
+		user := s.certified(name, "ops")
+		raw, wait := s.dialAs(user)
+		conn := dial.Client(raw, dial.Request{Node: "web-1"})
+		defer wait()
+		defer conn.Close()
+		if err := echo(conn); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+		match := access.Facts{User: access.UserFact(user.UserKey())}
+		locks = append(locks, access.Lock{ID: "k3", Match: match})
+	}
+	for i, name := range []string{"forgiven@example.com", "locked@example.com"} {
+		s.rules.change(func(next *rules.Trust) { next.Policy.Locks = access.NewLocks(locks[i : i+1]) })
+		if got, want := s.deniedUsers(), map[string]int{name: 1}; !maps.Equal(got, want) {
+			t.Errorf("got %v denied, want %v", got, want)
+		}
+	}
+	// When the second is cut, the first one's time is over too.
+	if n, err := conns[1].Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Errorf("got %d bytes, %v, want the relay cut", n, err)
+	}
+	for _, conn := range []net.Conn{conns[0], conns[2]} {
+		if err := echo(conn); err != nil {
+			t.Errorf("a relay that is allowed: %v", err)
+		}
+	}
+}
+
+// A role with rules_age allows no relay once this proxy has heard nothing for longer.
+func TestRulesAgeCountsAtTheProxy(t *testing.T) {
+	t.Parallel()
+	s := newOpenServer(t)
+	strict := ops
+	strict.Options.RulesAge = access.Set(access.Duration(5 * time.Minute))
+	s.rules.change(func(next *rules.Trust) { next.Policy.Roles = map[string]access.Role{ops.Name: strict} })
+	alice := s.certified("alice@example.com", "ops")
+	defer s.relay(alice)()
+	s.ahead.Store(int64(6 * time.Minute))
+	s.rules.change(func(*rules.Trust) {})
+	if got, want := s.deniedUsers(), map[string]int{alice.Name: 1}; !maps.Equal(got, want) {
+		t.Errorf("got %v denied, want %v", got, want)
+	}
+	s.wantRefused(alice)
 }

@@ -214,7 +214,9 @@ func (s *Server) serveChannel(ctx context.Context, who *caller, newChannel ssh.N
 	id := identity.NewConnectionID() // each channel is a connection to a node
 	log := s.cfg.Log.With("user", who.Name, "login_id", who.LoginID, "from", who.from,
 		"protocol", "ssh", "connection", id, "node", displayName(target.Host))
-	node, err := s.openNode(ctx, who, id, target.Host)
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
+	node, err := s.openNode(ctx, cut, who, id, target.Host)
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("connection to node refused", "kind", public.Kind, "id", public.ID, "err", err)
