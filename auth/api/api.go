@@ -7,6 +7,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -220,12 +221,31 @@ func (h handlers) redeemLogin(
 	_ authrpc.Caller,
 	r authrpc.RedeemLoginRequest,
 ) (authrpc.RedeemLoginResponse, error) {
-	assured, err := h.Login.Redeem(ctx, r)
-	if err != nil {
-		return authrpc.RedeemLoginResponse{}, err
-	}
-	return h.Issuer.ForLogin(ctx, assured)
+	return h.issueForLogin(ctx, func() (login.Assured, error) { return h.Login.Redeem(ctx, r) })
 }
+
+// maxDecisions bounds how often a login is decided, because a lock or the user was changed meanwhile.
+const maxDecisions = 8
+
+// issueForLogin issues the certificates of a login that redeem decides. It decides again if what the login
+// was decided by has changed before the certificates are released.
+func (h handlers) issueForLogin(
+	ctx context.Context, redeem func() (login.Assured, error),
+) (res authrpc.RedeemLoginResponse, err error) {
+	for range maxDecisions {
+		var assured login.Assured
+		if assured, err = redeem(); err != nil {
+			return res, err
+		}
+		if res, err = h.Issuer.ForLogin(ctx, assured); !fault.Is(err, fault.Conflict) {
+			return res, err
+		}
+	}
+	return res, err
+}
+
+// errNotApproved ends issueForLogin for a headless login that nobody has approved yet.
+var errNotApproved = errors.New("the login is not approved yet")
 
 // beginHeadless begins a login whose browser runs on another machine.
 func (h handlers) beginHeadless(
@@ -243,11 +263,16 @@ func (h handlers) redeemHeadless(
 	caller authrpc.Caller,
 	r authrpc.RedeemHeadlessRequest,
 ) (authrpc.RedeemHeadlessResponse, error) {
-	assured, approved, err := h.Login.RedeemHeadless(ctx, caller, r)
-	if err != nil || !approved {
-		return authrpc.RedeemHeadlessResponse{}, err
+	res, err := h.issueForLogin(ctx, func() (login.Assured, error) {
+		assured, approved, err := h.Login.RedeemHeadless(ctx, caller, r)
+		if err == nil && !approved {
+			err = errNotApproved
+		}
+		return assured, err
+	})
+	if errors.Is(err, errNotApproved) {
+		return authrpc.RedeemHeadlessResponse{}, nil
 	}
-	res, err := h.Issuer.ForLogin(ctx, assured)
 	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 

@@ -146,7 +146,7 @@ func (u userLogin) ttl(policy access.Policy) time.Duration {
 // login gets the X.509 certificate alone; SSHCert is then nil. The issuance, its audit event and the use of
 // the login are one commit: if it fails, no certificate is released and the login can be tried again.
 func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.RedeemLoginResponse, error) {
-	policy, err := i.cfg.Policies.Policy(ctx)
+	policy, err := i.policyFor(ctx, finished.who)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
@@ -188,6 +188,45 @@ func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.Redee
 		}
 	}
 	return res, nil
+}
+
+// policyFor returns the policy for the issue of a user's certificates. If a lock on what was issued before
+// would hit them only because they say the time in whole seconds, it first waits for the next second.
+func (i *Issuer) policyFor(ctx context.Context, who identity.Identity) (access.Policy, error) {
+	for waited := false; ; waited = true {
+		policy, err := i.cfg.Policies.Policy(ctx)
+		now := i.cfg.Now()
+		if err != nil || waited || !hitsOnlyThisSecond(policy.Locks, who, now) {
+			return policy, err
+		}
+		next := time.NewTimer(now.Truncate(time.Second).Add(time.Second).Sub(now))
+		defer next.Stop()
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return policy, ctx.Err()
+		}
+	}
+}
+
+// hitsOnlyThisSecond reports whether a lock denies a user, or takes a role from them, who gets a certificate
+// in this second, and would not if they got it in the next.
+func hitsOnlyThisSecond(locks access.Locks, who identity.Identity, now time.Time) bool {
+	at := func(second time.Time) access.Request {
+		who.IssuedAt = second
+		return access.Request{Who: who, Now: now}
+	}
+	second := now.UTC().Truncate(time.Second)
+	this, next := at(second), at(second.Add(time.Second))
+	_, denies := locks.Denying(this)
+	if _, deniesNext := locks.Denying(next); denies && !deniesNext {
+		return true
+	}
+	return slices.ContainsFunc(who.Roles, func(role string) bool {
+		_, takes := locks.TakingRole(role, this)
+		_, takesNext := locks.TakingRole(role, next)
+		return takes && !takesNext
+	})
 }
 
 // ForMachine issues a machine's host and service certificates for the keys on record, and returns them with

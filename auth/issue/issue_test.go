@@ -221,3 +221,33 @@ func TestNothingIsReleasedWithoutACommit(t *testing.T) {
 		t.Errorf("got %+v and %v, want nothing but the fault of the full disk", res, err)
 	}
 }
+
+// Certificates say the time in whole seconds. A login after a lock on what was issued before waits for the
+// next second if it must, so that the lock does not hit what it gets.
+func TestALockOnWhatWasIssuedBeforeHitsNoNewCertificate(t *testing.T) {
+	t.Parallel()
+	for _, effect := range []access.Effect{
+		{Kind: access.Deny}, {Kind: access.WithoutRole, Role: "shell"},
+	} {
+		f := newFixture(t)
+		finished := f.login("shell")
+		user, now := access.UserFact(finished.who.UserKey()), time.Now()
+		lock := state.LockOfIssuedBefore(access.Facts{User: user}, effect, now)
+		f.must(f.st.Locks.PutLock(t.Context(), state.Stored[access.Lock]{}, lock, now))
+		res, err := f.forUser(t.Context(), finished)
+		f.must(err)
+		locks := access.NewLocks([]access.Lock{lock})
+		hits := func(issued time.Time) bool {
+			who := res.Identity
+			who.IssuedAt = issued
+			request := access.Request{Who: who, Now: time.Now()}
+			_, denied := locks.Denying(request)
+			_, taken := locks.TakingRole("shell", request)
+			return denied || taken
+		}
+		if !hits(now.Truncate(time.Second)) || hits(res.Identity.IssuedAt) {
+			t.Errorf("%v: the certificate of %s is hit by a lock on what was issued before %s",
+				effect, res.Identity.IssuedAt, now)
+		}
+	}
+}

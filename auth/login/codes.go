@@ -126,6 +126,13 @@ var (
 		Remedy: "update tsh, then start again: tsh login",
 	}
 
+	loginLocked = fault.Code{
+		Name:   "login-locked",
+		Kind:   fault.Denied,
+		Text:   "{reason}",
+		Remedy: "{hint}",
+	}
+
 	loginNotRedeemable = fault.Code{
 		Name:   "login-not-redeemable",
 		Kind:   fault.Expired,
@@ -138,6 +145,13 @@ var (
 		Kind:   fault.Denied,
 		Text:   "this login was made for another client or other keys",
 		Remedy: "log in on this machine: tsh login",
+	}
+
+	loginOvertaken = fault.Code{
+		Name:   "login-overtaken",
+		Kind:   fault.Conflict,
+		Text:   "an administrator changed what you may do while you logged in",
+		Remedy: "log in again: tsh login",
 	}
 
 	machineAddressUnknown = fault.Code{

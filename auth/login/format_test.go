@@ -67,6 +67,7 @@ func structures() map[string][2]versioned {
 				LoginID:   "login-1",
 				Roles:     []string{"dev"},
 			},
+			ConnectorRevision: 7,
 			Challenges: []factor.Challenge{
 				{Kind: "totp", Enrol: true, Body: json.RawMessage(`{"uri":"otpauth://totp/x","secret":"JBSWY3DP"}`)},
 			},

@@ -30,6 +30,8 @@ type identifiedAttempt struct {
 	// User has the roles that the connector maps, and the id of the login that the attempt will make.
 	User       identity.Identity  `json:"user"`
 	Challenges []factor.Challenge `json:"challenges"`
+	// ConnectorRevision is that of the connector that mapped the roles.
+	ConnectorRevision uint64 `json:"connector_revision"`
 
 	stored state.StoredAttempt // as it was read; set by openIdentified
 }
@@ -58,12 +60,14 @@ func hashAttemptID(id string) state.AttemptID {
 func (s *Service) Identify(
 	ctx context.Context, by identity.Identity, req authrpc.FinishOIDCRequest,
 ) (authrpc.FinishOIDCResponse, error) {
+	// A change of the connector from now on may be a change of what the user gets by this login.
+	at := s.cfg.Now()
 	user, begun, err := s.verifyCallback(ctx, by, req)
 	if err != nil {
 		s.refusals.record(stepIdentify, by, addrText(req.From), err)
 		return authrpc.FinishOIDCResponse{}, err
 	}
-	res, err := s.storeIdentified(ctx, user, begun)
+	res, err := s.storeIdentified(ctx, by, at, user, begun)
 	if err != nil {
 		return res, s.recordRefusal(ctx, s.identityOf(user), by, req.From, err)
 	}
@@ -101,13 +105,22 @@ func (s *Service) verifyCallback(
 }
 
 // storeIdentified stores the identified attempt, with the challenges of the user, and returns the sealed
-// reference to it.
+// reference to it. A user who would get no certificate, because of a lock, is refused here already. at is
+// when the provider was asked.
 func (s *Service) storeIdentified(
-	ctx context.Context, user oidc.VerifiedUser, begun begunAttempt,
+	ctx context.Context, by identity.Identity, at time.Time, user oidc.VerifiedUser, begun begunAttempt,
 ) (res authrpc.FinishOIDCResponse, err error) {
-	attempt := identifiedAttempt{format: currentFormat, Client: begun.Client, User: s.identityOf(user)}
+	attempt := identifiedAttempt{
+		format:            currentFormat,
+		Client:            begun.Client,
+		User:              s.identityOf(user),
+		ConnectorRevision: user.Revision(),
+	}
 	attempt.User.LoginID = identity.LoginID(state.NewID())
-	attempt.User.AuthTime = s.cfg.Now().UTC().Truncate(time.Second)
+	attempt.User.AuthTime = at.UTC().Truncate(time.Second)
+	if err := s.checkLocks(ctx, by, attempt.User); err != nil {
+		return res, err
+	}
 	// Refused before the user is asked for the factor, and again with all roles in assuredIdentity.
 	if _, err := attempt.User.Encode(); err != nil {
 		return res, identityTooLarge.Wrap(err, opIdentify, fault.Args{"why": err.Error()})

@@ -77,12 +77,18 @@ type Logins interface {
 		events ...audit.Event,
 	) error
 	PendingLogin(ctx context.Context, h state.CodeHash) (state.Stored[state.PendingLogin], error)
+	// RedeemLogin is fault Conflict if what the login was decided by has changed.
 	RedeemLogin(
 		ctx context.Context,
 		l state.Stored[state.PendingLogin],
+		by state.Decided,
+		now time.Time,
 		issued []json.RawMessage,
 		events ...audit.Event,
 	) error
+	RefuseLogin(ctx context.Context, l state.Stored[state.PendingLogin], events ...audit.Event) error
+	LockSet(ctx context.Context) (*state.LockSet, error)
+	ConnectorRevision(ctx context.Context, name string) (uint64, error)
 }
 
 // Events stores the refusals of users whom a provider has identified. state.Events implements it.

@@ -144,6 +144,8 @@ func (s *Service) storeLogin(
 		Challenge: attempt.Client.Challenge,
 		AuthTime:  now,
 		Expires:   now.Add(CodeLife),
+
+		ConnectorRevision: attempt.ConnectorRevision,
 	}
 	res = authrpc.ProveFactorResponse{
 		Name:          who.Name,

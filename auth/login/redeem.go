@@ -41,7 +41,8 @@ type Assured struct {
 
 // Commit uses a login up: it removes the stored login, and stores the issuance records of its certificates
 // and the events, in one transaction. Of several concurrent calls for one login one returns nil; the others
-// get fault Expired, and their certificates must not be released.
+// get fault Expired, and their certificates must not be released. Fault Conflict means that what was decided
+// by has changed: whoever redeems the login again gets a new decision.
 type Commit func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error
 
 // keyPair is the public keys of a client, parsed and accepted by parseKeys.
@@ -129,6 +130,11 @@ func (s *Service) redeemPending(
 	if err := checkChallenge(pending.Challenge, encoded); err != nil {
 		return Assured{}, err
 	}
+	// The locks are read first: a change that is committed after that fails the commit of this login.
+	locks, err := s.cfg.Logins.LockSet(ctx)
+	if err != nil {
+		return Assured{}, err
+	}
 	user, err := s.cfg.Logins.User(ctx, pending.Who.UserKey())
 	if fault.Is(err, fault.NotFound) { // an administrator removed the user after the factor was verified
 		return Assured{}, unredeemableFault(err)
@@ -136,8 +142,15 @@ func (s *Service) redeemPending(
 	if err != nil {
 		return Assured{}, err
 	}
+	revision, err := s.cfg.Logins.ConnectorRevision(ctx, pending.Who.Connector)
+	if err != nil {
+		return Assured{}, err
+	}
 	who := pending.Who
 	who.Roles = user.Value.FilterRoles(who.Roles) // without those taken away since the factor was verified
+	if who.Roles, err = s.decide(ctx, stored, who, revision, locks.Locks); err != nil {
+		return Assured{}, err
+	}
 	return Assured{
 		who:      who,
 		proxy:    pending.Proxy,
@@ -145,7 +158,7 @@ func (s *Service) redeemPending(
 		authTime: pending.AuthTime,
 		maxTTL:   pending.MaxTTL,
 		keys:     keys,
-		commit:   s.committer(stored),
+		commit:   s.committer(stored, state.Decided{User: user, Locks: locks}),
 	}, nil
 }
 
@@ -159,10 +172,13 @@ func checkChallenge(challenge string, encoded authrpc.Keys) error {
 	return nil
 }
 
-// committer returns the Commit of a stored login.
-func (s *Service) committer(stored state.Stored[state.PendingLogin]) Commit {
+// committer returns the Commit of a stored login that was decided by what is in by.
+func (s *Service) committer(stored state.Stored[state.PendingLogin], by state.Decided) Commit {
 	return func(ctx context.Context, issued []json.RawMessage, events ...audit.Event) error {
-		err := s.cfg.Logins.RedeemLogin(ctx, stored, issued, events...)
+		err := s.cfg.Logins.RedeemLogin(ctx, stored, by, s.cfg.Now(), issued, events...)
+		if fault.Is(err, fault.Conflict) {
+			return loginOvertaken.Wrap(err, opRedeem)
+		}
 		if fault.Is(err, fault.Expired) {
 			err = unredeemableFault(err)
 			s.refusals.record(stepRedeem, identity.Identity{}, "", err)

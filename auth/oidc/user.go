@@ -20,7 +20,11 @@ type VerifiedUser struct {
 	connector, subject, name string
 	roles                    []string
 	traits                   identity.Traits
+	revision                 uint64
 }
+
+// Revision is the revision of the connector whose rules gave the roles and traits.
+func (v VerifiedUser) Revision() uint64 { return v.revision }
 
 // Connector and Subject together identify the user.
 func (v VerifiedUser) Connector() string { return v.connector }
@@ -41,7 +45,7 @@ func (v VerifiedUser) Traits() identity.Traits { return v.traits }
 // claim that cannot be shown, logged or certified, because only here can the error say which claim is wrong.
 // The errors are fault Invalid, and Denied for an unverified e-mail address.
 func (p *provider) mapClaims(verified claims) (VerifiedUser, error) {
-	user := VerifiedUser{connector: p.name}
+	user := VerifiedUser{connector: p.name, revision: p.revision}
 	var err error
 	if user.subject, err = p.textClaim(verified, "sub"); err != nil {
 		return VerifiedUser{}, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
@@ -46,6 +47,37 @@ type StoredConnector struct {
 	Name     string
 	Revision uint64 // of its last write; 0: it was never stored
 	record   Stored[connectorRecord]
+}
+
+// issuedRecord is when certificates were issued last to anybody who logged in by a connector. A lock on what
+// was issued by it before hits them, too.
+type issuedRecord struct {
+	Time time.Time `json:"time"`
+}
+
+var lastIssued = table[issuedRecord]{
+	prefix: "last-issued/", noun: "last issuance by connector", remedy: "run: tsh get connectors",
+}
+
+// ConnectorRevision returns the revision of the connector's last change, and 0 if there is none of that name.
+func (r *Reader) ConnectorRevision(ctx context.Context, name string) (uint64, error) {
+	rec, err := connectors.getOrNew(ctx, r, name)
+	return rec.Revision, err
+}
+
+// afterIssued adds to c that nobody got certificates by the connector since by was returned, whose time is
+// after that of all that were issued before.
+func (r *Reader) afterIssued(ctx context.Context, c *change, connector string, by By) (By, error) {
+	last, err := lastIssued.getOrNew(ctx, r, connector)
+	if err != nil {
+		return by, err
+	}
+	if last.Revision == 0 {
+		lastIssued.requireMissing(c, connector)
+	} else {
+		lastIssued.requireUnchanged(c, last)
+	}
+	return by.after(last.Value.Time), nil
 }
 
 // HasConnector reports whether there is a connector of that name.
@@ -115,17 +147,41 @@ func (w *Connectors) PutConnector(
 		return err
 	}
 	old.record.Key = old.Name // an old that was not read has no key yet
-	var c change
-	if err := w.claimIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
+	return retryOnConflict(func() error {
+		var c change
+		if err := w.claimIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
+			return err
+		}
+		if len(taken) > 0 {
+			issued, err := w.reader.afterIssued(ctx, &c, old.Name, by)
+			if err != nil {
+				return err
+			}
+			later := make([]access.Lock, len(taken))
+			for i, lock := range taken {
+				later[i] = issuedBefore(lock, issued.Time)
+			}
+			if err := w.reader.putLocks(ctx, &c, by.Time, later...); err != nil {
+				return err
+			}
+		}
+		c.appendEvents(events...)
+		connectors.replaceOrCreate(&c, old.record, connectorRecord{Connector: next, Sealed: sealed})
+		_, err = w.writer.commit(ctx, &c)
 		return err
+	})
+}
+
+// issuedBefore returns the lock with an IssuedBefore that is not before the time.
+func issuedBefore(lock access.Lock, t time.Time) access.Lock {
+	if !lock.Match.IssuedBefore.Before(t) {
+		return lock
 	}
-	if err := w.reader.putLocks(ctx, &c, by.Time, taken...); err != nil {
-		return err
-	}
-	c.appendEvents(events...)
-	connectors.replaceOrCreate(&c, old.record, connectorRecord{Connector: next, Sealed: sealed})
-	_, err = w.writer.commit(ctx, &c)
-	return err
+	match := lock.Match
+	match.IssuedBefore = t
+	later := access.NewLock(match, lock.Effect)
+	later.Message, later.Author, later.Created, later.End = lock.Message, lock.Author, lock.Created, lock.End
+	return later
 }
 
 // claimIssuer returns fault Conflict if the connector name belongs to another issuer (see issuerRecord). If
@@ -152,14 +208,21 @@ func (w *Connectors) claimIssuer(ctx context.Context, c *change, name, issuer st
 func (w *Connectors) RemoveConnector(
 	ctx context.Context, old StoredConnector, by By, events ...audit.Event,
 ) error {
-	var c change
-	lock := LockOfIssuedBefore(access.Facts{Connector: old.Name}, access.Effect{Kind: access.Deny}, by.Time)
-	lock.Message, lock.Author = fmt.Sprintf("the connector %s was removed", old.Name), by.Name
-	if err := w.reader.putLocks(ctx, &c, by.Time, lock); err != nil {
+	return retryOnConflict(func() error {
+		var c change
+		by, err := w.reader.afterIssued(ctx, &c, old.Name, by)
+		if err != nil {
+			return err
+		}
+		match, deny := access.Facts{Connector: old.Name}, access.Effect{Kind: access.Deny}
+		lock := LockOfIssuedBefore(match, deny, by.Time)
+		lock.Message, lock.Author = fmt.Sprintf("the connector %s was removed", old.Name), by.Name
+		if err := w.reader.putLocks(ctx, &c, by.Time, lock); err != nil {
+			return err
+		}
+		connectors.remove(&c, old.record)
+		c.appendEvents(events...)
+		_, err = w.writer.commit(ctx, &c)
 		return err
-	}
-	connectors.remove(&c, old.record)
-	c.appendEvents(events...)
-	_, err := w.writer.commit(ctx, &c)
-	return err
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -63,6 +64,30 @@ func goldenRecords() map[string]any {
 			Mapped:    []string{"dev"},
 			Created:   at,
 			LastLogin: at,
+
+			LastIssued: at,
+		},
+		"last-issued/corp": issuedRecord{Time: at},
+		"lock/2e4f5de1a0b3": access.Lock{
+			ID: "2e4f5de1a0b3",
+			Match: access.Facts{
+				User:         access.UserFact{Connector: "corp", Subject: "alice"},
+				Connector:    "corp",
+				LoginID:      "login-1",
+				Serial:       18446744073709551615,
+				Role:         "dev",
+				Account:      "root",
+				Machine:      "0123456789abcdef0123456789abcdef",
+				LoginProxy:   "0123456789abcdef0123456789abcdef",
+				ViaProxy:     "0123456789abcdef0123456789abcdef",
+				IssuedBefore: at.Add(time.Nanosecond),
+				Since:        at.Add(-time.Hour),
+			},
+			Effect:  access.Effect{Kind: access.WithoutRole, Role: "ops"},
+			Message: "the role was taken",
+			Author:  "root@example.com",
+			Created: at,
+			End:     at.Add(24 * time.Hour),
 		},
 		"attempts/68617368": attemptRecord{Sealed: []byte("sealed"), Expires: at},
 		"cluster/self": Cluster{
@@ -99,6 +124,8 @@ func goldenRecords() map[string]any {
 			MaxTTL:    time.Hour,
 			AuthTime:  at,
 			Expires:   at.Add(time.Minute),
+
+			ConnectorRevision: 7,
 		},
 		"root-change/self": RootChange{Request: json.RawMessage(`{"v":1}`), Keys: json.RawMessage(`{"v":1}`)},
 		"rules-term/self":  rulesTerm{Term: 1772352000},
@@ -168,6 +195,10 @@ func decodeAs(want any, b []byte) (any, error) {
 		return decode[Cluster](b)
 	case connectorRecord:
 		return decode[connectorRecord](b)
+	case issuedRecord:
+		return decode[issuedRecord](b)
+	case access.Lock:
+		return decode[access.Lock](b)
 	case issuerRecord:
 		return decode[issuerRecord](b)
 	case factorsRecord:

@@ -9,6 +9,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/raftstore"
 )
 
 // machineLocksVersionKey and userLocksVersionKey are the keys of the rulesVersions of the two documents of
@@ -52,10 +53,20 @@ type By struct {
 	Time time.Time
 }
 
+// after returns the same with a time after that of the last issuance. The time of a change was taken before
+// the change was committed, and certificates may have been issued between the two.
+func (b By) after(lastIssued time.Time) By {
+	if !lastIssued.Before(b.Time) {
+		b.Time = lastIssued.UTC().Add(1)
+	}
+	return b
+}
+
 // locksOnLostRoles returns a lock for each role that the user has before, and not after: the role does not
 // count in certificates that were issued before. The other roles go on.
 func locksOnLostRoles(before, after User, by By) []access.Lock {
 	var list []access.Lock
+	by = by.after(before.LastIssued)
 	for _, role := range slices.Concat(before.Roles, before.Mapped) {
 		if len(after.FilterRoles([]string{role})) > 0 {
 			continue
@@ -86,6 +97,20 @@ type LockSet struct {
 	// Unreadable are the ids of locks that this release cannot read. While there are any, the set is the last
 	// one without: a lock is never left out of what is published.
 	Unreadable []string
+
+	read [2]uint64 // the revisions of both documents when the set was returned
+}
+
+// requireUnchanged makes the whole change fail if a lock was written or removed since the set was returned.
+func (s *LockSet) requireUnchanged(c *change) {
+	for i, key := range []string{machineLocksVersionKey, userLocksVersionKey} {
+		if s.read[i] == 0 {
+			rulesVersions.requireMissing(c, key)
+			continue
+		}
+		read := raftstore.Item{Key: rulesVersions.prefix + key, Modified: raftstore.Revision(s.read[i])}
+		c.require(raftstore.Unchanged(read))
+	}
 }
 
 // PublishedLocks are the locks of one of the signed documents.
@@ -125,7 +150,7 @@ func (r *Reader) LockSet(ctx context.Context) (*LockSet, error) {
 				return nil, locksUnreadable.New("state.LockSet", fault.Args{"ids": unreadable})
 			}
 			kept := *last
-			kept.Unreadable = unreadable
+			kept.Unreadable, kept.read = unreadable, next.read
 			return &kept, nil
 		}
 		for _, l := range all {
@@ -151,6 +176,7 @@ func (r *Reader) lockVersions(ctx context.Context) (*LockSet, error) {
 	return &LockSet{
 		Machines: PublishedLocks{Revision: ofMachines.Revision, Time: ofMachines.Value.Time},
 		Users:    PublishedLocks{Revision: ofUsers.Revision, Time: ofUsers.Value.Time},
+		read:     [2]uint64{ofMachines.Revision, ofUsers.Revision},
 	}, err
 }
 
@@ -175,11 +201,15 @@ func (r *Reader) putLocks(ctx context.Context, c *change, now time.Time, list ..
 	return nil
 }
 
-// changeLocks adds to c the new version of the document that the lock is in.
+// changeLocks adds to c the new version of the document that the lock is in, if c does not have it already.
 func (c *change) changeLocks(l access.Lock, now time.Time) {
 	key := userLocksVersionKey
 	if l.OfMachine() {
 		key = machineLocksVersionKey
+	}
+	isVersion := func(w raftstore.Write) bool { return w.Key == rulesVersions.prefix+key }
+	if slices.ContainsFunc(c.txn.Then, isVersion) {
+		return
 	}
 	rulesVersions.set(c, key, rulesVersion{Time: now.UTC()})
 }

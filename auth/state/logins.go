@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -24,6 +25,8 @@ type PendingLogin struct {
 	MaxTTL    time.Duration     `json:"max_ttl,omitempty"` // of the certificates; zero: as the roles say
 	AuthTime  time.Time         `json:"auth_time"`         // when the second factor was verified
 	Expires   time.Time         `json:"expires"`
+	// ConnectorRevision is the revision of the connector by which the provider identified the user.
+	ConnectorRevision uint64 `json:"connector_revision,omitempty"`
 }
 
 // ClientHost is the computer on which tsh runs, as a login has it.
@@ -117,15 +120,45 @@ func (w *Logins) sweepLogins(ctx context.Context, c *change, now time.Time) erro
 	return nil
 }
 
-// RedeemLogin removes a login that PendingLogin returned, and stores the issuance records of its certificates
-// and the events. nil means that the certificates may be released. Of several callers with the same login one
-// succeeds; the others get fault Expired.
+// Decided is what a login was decided by. What is issued for it is committed only if that is unchanged.
+type Decided struct {
+	User  Stored[User]
+	Locks *LockSet
+}
+
+// RedeemLogin removes a login that PendingLogin returned, and stores the issuance records of its
+// certificates, which were issued at now at the latest, and the events. nil means that the certificates may
+// be released. Of several callers with the same login one succeeds; the others get fault Expired. Fault
+// Conflict means that the user or a lock was changed since they were read: the caller decides again.
 func (w *Logins) RedeemLogin(
-	ctx context.Context, l Stored[PendingLogin], issued []json.RawMessage, events ...audit.Event,
+	ctx context.Context, l Stored[PendingLogin], by Decided, now time.Time, issued []json.RawMessage,
+	events ...audit.Event,
 ) error {
-	c := change{conflict: loginRedeemed.New("state.RedeemLogin")}
+	var c change
 	logins.remove(&c, l)
+	by.Locks.requireUnchanged(&c)
+	user := by.User.Value
+	user.LastIssued = now.UTC()
+	users.replace(&c, by.User, user)
+	lastIssued.set(&c, user.Connector, issuedRecord{Time: now.UTC()})
 	c.appendIssuances(issued)
+	c.appendEvents(events...)
+	_, err := w.commit(ctx, &c)
+	if !fault.Is(err, fault.Conflict) {
+		return err
+	}
+	still, readErr := logins.getOrNew(ctx, w.Reader, l.Key)
+	if readErr == nil && still.Revision == l.Revision {
+		return err // the login is there still, so something else has changed
+	}
+	return loginRedeemed.New("state.RedeemLogin").Because(err)
+}
+
+// RefuseLogin removes a login that PendingLogin returned, for which nothing is issued, and stores the events.
+// A login that was removed since gets fault Expired.
+func (w *Logins) RefuseLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
+	c := change{conflict: loginRedeemed.New("state.RefuseLogin")}
+	logins.remove(&c, l)
 	c.appendEvents(events...)
 	_, err := w.commit(ctx, &c)
 	return err

@@ -18,6 +18,16 @@ func newPendingLogin(at time.Time) PendingLogin {
 	}
 }
 
+// decided is what a login of alice is decided by now.
+func decided(t *testing.T, s *State) Decided {
+	t.Helper()
+	locks, err := s.LockSet(t.Context())
+	must(t, err)
+	user, err := s.User(t.Context(), alice)
+	must(t, err)
+	return Decided{User: user, Locks: locks}
+}
+
 // Of eight concurrent callers one redeems the login. The login has also created the record of its user.
 func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	t.Parallel()
@@ -28,11 +38,12 @@ func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	must(t, s.Logins.AddLogin(t.Context(), h, newPendingLogin(time.Now()), attempt))
 	l, err := s.PendingLogin(t.Context(), h)
 	must(t, err)
+	by := decided(t, s)
 	var redeemed atomic.Int32
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			err := s.Logins.RedeemLogin(t.Context(), l, nil)
+			err := s.Logins.RedeemLogin(t.Context(), l, by, time.Now(), nil)
 			if err == nil {
 				redeemed.Add(1)
 			} else if !fault.Is(err, fault.Expired) {

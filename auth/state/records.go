@@ -49,6 +49,7 @@ type Listing[T any] struct {
 //	connector-issuers/NAME      the issuer to which the name belongs for good
 //	factors/CONNECTOR/SUBJECT   UserFactors, with their secrets sealed
 //	keyring/self                the keyring's document
+//	last-issued/CONNECTOR       when certificates were issued last to users of the connector
 //	last-seen/NODE              when the node was last attached
 //	lock/ID                     access.Lock
 //	logins/HASH                 PendingLogin, by the hash of its one-time code

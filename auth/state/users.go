@@ -23,6 +23,8 @@ type User struct {
 	Mapped    []string  `json:"mapped,omitempty"` // what the connector mapped at the last login
 	Created   time.Time `json:"created,omitzero"`
 	LastLogin time.Time `json:"last_login,omitzero"`
+	// LastIssued is when certificates were issued last. A lock on what was issued before hits them, too.
+	LastIssued time.Time `json:"last_issued,omitzero"`
 }
 
 // UserKey is the pair that identifies this user.
@@ -93,6 +95,7 @@ func (w *Users) PutUser(ctx context.Context, old Stored[User], u User, by By, ev
 func (w *Users) RemoveUser(ctx context.Context, old Stored[User], by By, events ...audit.Event) error {
 	var c change
 	user := access.UserFact(old.Value.UserKey())
+	by = by.after(old.Value.LastIssued)
 	lock := LockOfIssuedBefore(access.Facts{User: user}, access.Effect{Kind: access.Deny}, by.Time)
 	lock.Message, lock.Author = "the user was removed", by.Name
 	if err := w.putLocks(ctx, &c, by.Time, lock); err != nil {

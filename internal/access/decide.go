@@ -131,7 +131,7 @@ func (p Policy) withoutRole(name string, r Request) (d Decision, ok bool) {
 	if _, allows := whole.firstMatch(alone, inAllow); !allows {
 		return Decision{}, false
 	}
-	if lock, taken := p.Locks.takingRole(name, r); taken {
+	if lock, taken := p.Locks.TakingRole(name, r); taken {
 		return lock.Denial("what role " + name + " allows"), true
 	}
 	most, tooOld := p.Roles[name].tooOld(r.RulesAge)
@@ -187,7 +187,7 @@ func (p Policy) firstMatch(r Request, inAllowList bool) (rule string, ok bool) {
 		}
 		if inAllowList {
 			_, tooOld := role.tooOld(r.RulesAge)
-			if _, taken := p.Locks.takingRole(name, r); taken || tooOld {
+			if _, taken := p.Locks.TakingRole(name, r); taken || tooOld {
 				continue
 			}
 		}

@@ -332,8 +332,8 @@ func (l Locks) Denying(r Request) (denies Lock, ok bool) {
 	return Lock{}, false
 }
 
-// takingRole returns a lock that leaves out what the role allows. ok is false if there is none.
-func (l Locks) takingRole(role string, r Request) (takes Lock, ok bool) {
+// TakingRole returns a lock that leaves out what the role allows. ok is false if there is none.
+func (l Locks) TakingRole(role string, r Request) (takes Lock, ok bool) {
 	for _, list := range l.candidates(r) {
 		for _, lock := range list {
 			if lock.Effect.Kind == WithoutRole && lock.Effect.Role == role && lock.hits(r) {
