@@ -21,7 +21,8 @@ func TestTshLockWaitsForMachines(t *testing.T) {
 	far := harness.StartNode(t, proxy, admin.Token("node"), "far-node")
 
 	r := admin.Tsh("lock", "account", "nobody", "--for", "2h", "--message", "maintenance", "--wait", "30s")
-	if r.Code != 0 || !strings.Contains(r.Stdout, "created: denies account nobody, until 2") ||
+	if r.Code != 0 || !strings.Contains(r.Stdout, " created until 2") ||
+		!strings.HasSuffix(r.Stdout, "; denied: account nobody\n") ||
 		r.Stderr != "Confirmed by all 2 machines.\n" {
 		t.Errorf("got %+v, want the proxy and the node to confirm", r)
 	}

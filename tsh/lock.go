@@ -367,15 +367,16 @@ func (a *app) reportLock(resp authrpc.ApplyResourceResponse) {
 		result = "created"
 	}
 	lock := decodeLock(resp.Resource)
-	effect := "denies " + lock.hits
+	effect := "denied"
 	if lock.withoutRole != "" {
-		effect = fmt.Sprintf("takes role %s from %s", lock.withoutRole, lock.hits)
+		effect = "without role " + lock.withoutRole
 	}
 	until := "it is removed"
 	if !lock.end.IsZero() {
 		until = timeText(lock.end)
 	}
-	text := fmt.Sprintf("lock %s %s: %s, until %s", resp.Resource.Metadata.Name, result, effect, until)
+	id := resp.Resource.Metadata.Name
+	text := fmt.Sprintf("lock %s %s until %s; %s: %s", id, result, until, effect, lock.hits)
 	fmt.Fprintln(a.Stdout, terminal.Clean(text))
 	if resp.Note != "" {
 		fmt.Fprintln(a.Stderr, terminal.Clean(resp.Note))

@@ -203,7 +203,7 @@ func TestLockWaitsUntilAllHaveConfirmed(t *testing.T) {
 	c := tc.loggedIn()
 	r := c.run("lock", "user", "bob", "--wait", "10m")
 	if r.code != 0 ||
-		r.out != "lock 000000000001 created: denies user bob[2J (corp/7), until it is removed\n" ||
+		r.out != "lock 000000000001 created until it is removed; denied: user bob[2J (corp/7)\n" ||
 		!strings.HasPrefix(r.stderr, "Confirmed by all 1000 machines.\nOffline: db-9.") {
 		t.Errorf("got %+v, want that all have confirmed", r)
 	}
