@@ -225,6 +225,7 @@ func (s *Server) serve(ctx context.Context) error {
 	g.Go(func() error { return svc.publisher.Run(ctx) })
 	g.Go(func() error { return svc.certificate.Run(ctx) })
 	g.Go(func() error { return svc.auditLog.Run(ctx) })
+	g.Go(func() error { return removeEndedLocks(ctx, svc.state.Locks, s.cfg.Now, s.cfg.Log) })
 	return g.Wait()
 }
 
