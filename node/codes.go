@@ -11,6 +11,13 @@ var (
 		Remedy: "correct the flags or the configuration file; see -h",
 	}
 
+	proxyLocked = fault.Code{
+		Name:   "node-proxy-locked",
+		Kind:   fault.Denied,
+		Text:   "{why}",
+		Remedy: "{hint}",
+	}
+
 	nodeDataNotCreated = fault.Code{
 		Name:   "node-data-not-created",
 		Kind:   fault.Invalid,

@@ -154,6 +154,16 @@ func (n *Node) uplinkConfig(
 		},
 		Acknowledgement: rules.NewAcknowledger(keeper, id.ID, membership.Key()).Newest,
 		Attached:        n.ready.Set,
+		Changed:         keeper.Changed,
+		Refuse: func(proxy identity.Identity) error {
+			trust := keeper.Current()
+			lock, locked := trust.Policy.Locks.MachineDenied(proxy.ID, trust.Now(n.cfg.Now()))
+			if !locked {
+				return nil
+			}
+			denial := lock.Denial("proxy " + proxy.Name)
+			return proxyLocked.New("node", fault.Args{"why": denial.Reason, "hint": denial.Remedy})
+		},
 	}
 }
 

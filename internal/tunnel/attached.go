@@ -44,6 +44,9 @@ type Proxy struct {
 	Name     string             // in its certificate
 	Features wire.Features      // what it understands
 	Now      func() time.Time
+	// Refuse returns why the proxy does not accept the node, whose greeting is valid, or nil. Nil: it accepts
+	// every node.
+	Refuse func() *fault.Error
 }
 
 // Attached is the proxy's end of a tunnel. It is safe for concurrent use. Its goroutine ends with the
@@ -127,6 +130,9 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy Proxy) e
 		return err
 	default:
 		a.hello, refusal = hello, hello.check(node, welcome, proxy.Now())
+		if refusal == nil && proxy.Refuse != nil {
+			refusal = proxy.Refuse()
+		}
 	}
 	err = resultMessage.write(a.control, greetingResult{V: 1, Fault: refusal})
 	if refusal != nil { // returned even if it could not be sent

@@ -34,6 +34,14 @@ const DefaultTunnels = 2
 // the proxy for its transport, and to connect through an HTTP proxy or a load balancer.
 const dialTimeout = 15 * time.Second
 
+const (
+	// refusedDelay is how long the tunnel to a proxy that is refused stays open: meanwhile the sessions that
+	// came through it tell their users why they end.
+	refusedDelay = time.Second
+	// refuseInterval is how late it is noticed that a proxy is refused, or not any more, without a change.
+	refuseInterval = 10 * time.Second
+)
+
 // Config says which proxies to dial, as which node, and what to do with what arrives.
 type Config struct {
 	Proxies []string                         // of the cluster's public port, host:port; at least one
@@ -61,6 +69,10 @@ type Config struct {
 	// Acknowledgement returns what the node has signed of the rules by which it decides, and a channel that
 	// is closed when there is something newer.
 	Acknowledgement func() (acknowledgement []byte, changed <-chan struct{}, err error)
+	// Refuse returns why the node uses no tunnel to the proxy, a fault, or nil.
+	Refuse func(proxy identity.Identity) error
+	// Changed returns a channel that is closed when the answers of Refuse may have changed.
+	Changed func() <-chan struct{}
 	// Attached is called each time a tunnel has been connected.
 	Attached func()
 }
@@ -134,6 +146,10 @@ func (t *Tunnels) keepTunnel(ctx context.Context, firstAddr int) {
 func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool, err error) {
 	conn, peer, err := t.dial(ctx, addr)
 	if err != nil {
+		return false, err
+	}
+	if err := t.cfg.Refuse(peer.Identity); err != nil {
+		conn.Close()
 		return false, err
 	}
 	proxy := peer.Name
@@ -222,6 +238,10 @@ func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy identity.I
 		defer cancel()
 		t.acknowledge(ctx, up)
 	})
+	streams.Go(func() {
+		defer cancel()
+		t.awaitRefusal(ctx, proxy)
+	})
 	// mu guards stopping. After stopping is set, nothing is added to streams: streams.Wait may have begun.
 	var mu sync.Mutex
 	stopping := false
@@ -251,6 +271,27 @@ func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy identity.I
 	streams.Wait()
 	up.Close()
 	<-acceptEnded
+}
+
+// awaitRefusal returns refusedDelay after the proxy is refused, or when ctx ends.
+func (t *Tunnels) awaitRefusal(ctx context.Context, proxy identity.Identity) {
+	ticker := time.NewTicker(refuseInterval)
+	defer ticker.Stop()
+	for {
+		changed := t.cfg.Changed() // before Refuse is asked, so that no change is missed
+		if err := t.cfg.Refuse(proxy); err != nil {
+			t.cfg.Log.Warn("the tunnel to a proxy ends",
+				"proxy", proxy.Name, "err", err, "remedy", fault.Remedy(err))
+			backoff.Sleep(ctx, refusedDelay)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-ticker.C:
+		}
+	}
 }
 
 // claim reserves a proxy for one tunnel. It reports false if another tunnel has reserved it. Each success

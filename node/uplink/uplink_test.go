@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +32,8 @@ func newTunnels(t *testing.T, c *clustertest.Cluster, addr string, now func() ti
 		Key:             cert.PrivateKey.(crypto.Signer),
 		Instance:        identity.NewInstanceID(),
 		Attached:        func() {},
+		Refuse:          func(identity.Identity) error { return nil },
+		Changed:         func() <-chan struct{} { return nil },
 		Rules:           func(tunnel.PushedRules) []string { return nil },
 		Acknowledgement: func() ([]byte, <-chan struct{}, error) { return []byte("{}"), nil, nil },
 		Pin:             c.Pin(),
@@ -161,5 +164,109 @@ func TestAProxyMustSayWhoItIs(t *testing.T) {
 		if connected, err := tunnels.connectOnce(t.Context(), addr); connected != tt.connected {
 			t.Errorf("%s: got connected %v (%v), want %v", tt.what, connected, err, tt.connected)
 		}
+	}
+}
+
+// A proxy is locked while the node has tunnels to two. The tunnel to it ends, the node dials it and leaves it
+// again, and the other tunnel stays.
+func TestALockedProxyIsLeft(t *testing.T) {
+	t.Parallel()
+	c := clustertest.NewInMemory(t)
+	attached, ended := make(chan string, 10), make(chan string, 10)
+	serve := func(name string) (addr string) {
+		proxy := c.Machine(identity.Proxy, name, nil)
+		cert := c.MachineCertificate(proxy, nil)
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		clustertest.Serve(t, ln, clustertest.Protocol{
+			Name:        identity.ALPNTunnel,
+			Certificate: func() *tls.Certificate { return cert },
+			ClientAuth:  tls.RequireAnyClientCert,
+			Serve: func(ctx context.Context, conn *tls.Conn) {
+				node, err := c.VerifyPeer(conn.ConnectionState().PeerCertificates, identity.Node)
+				if err != nil {
+					return
+				}
+				says := tunnel.Proxy{ID: proxy.ID, Name: proxy.Name, Now: time.Now}
+				a, err := tunnel.Accept(ctx, conn, node, says)
+				if err != nil {
+					return
+				}
+				attached <- name
+				select {
+				case <-a.Done():
+					ended <- name
+				case <-ctx.Done():
+				}
+				a.Close()
+			},
+		})
+		return ln.Addr().String()
+	}
+	first, second := serve("proxy-1"), serve("proxy-2")
+	tunnels := newTunnels(t, c, first, time.Now)
+	tunnels.cfg.Proxies, tunnels.cfg.Tunnels = []string{first, second}, 2
+	var mu sync.Mutex
+	locked, changed := "", make(chan struct{})
+	refused := make(chan struct{}, 100)
+	lock := func(name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		locked = name
+		close(changed)
+		changed = make(chan struct{})
+	}
+	tunnels.cfg.Refuse = func(proxy identity.Identity) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if proxy.Name != locked {
+			return nil
+		}
+		refused <- struct{}{}
+		return errors.New("locked")
+	}
+	tunnels.cfg.Changed = func() <-chan struct{} { mu.Lock(); defer mu.Unlock(); return changed }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- tunnels.Run(ctx) }()
+	next := func(what string, from <-chan string) string {
+		t.Helper()
+		select {
+		case name := <-from:
+			return name
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: nothing for 20 s", what)
+			return ""
+		}
+	}
+	if a, b := next("a tunnel", attached), next("a second tunnel", attached); a == b {
+		t.Fatalf("got two tunnels to %s", a)
+	}
+	for range 50 {
+		lock("proxy-3") // others come and go
+	}
+	lock("proxy-2")
+	if name := next("the end of a tunnel", ended); name != "proxy-2" {
+		t.Errorf("got the tunnel to %s ended, want that to the locked proxy", name)
+	}
+	for range 2 { // by the tunnel, and by a dial after that
+		select {
+		case <-refused:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the node does not dial the proxy again")
+		}
+	}
+	select {
+	case name := <-attached:
+		t.Errorf("got a tunnel to %s while it is locked", name)
+	case name := <-ended:
+		t.Errorf("got the tunnel to %s ended", name)
+	default:
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

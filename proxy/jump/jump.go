@@ -111,6 +111,9 @@ func (s *Server) openNode(
 			stream = nodeStream{}
 		}
 	}()
+	if err := s.checkLocks(who); err != nil {
+		return stream, err
+	}
 	node, attached := s.findNode(name)
 	if attached {
 		stream.entry = s.track(over, cut, who, node) // before the rules are read
@@ -139,6 +142,24 @@ func (s *Server) openNode(
 	}
 	stream.entry.Remove() // before the auth service is asked, which takes a while
 	return stream, s.explainFailure(ctx, who, name, trust, now)
+}
+
+// checkLocks returns a fault for a caller whom a lock denies everything, whichever node is meant. It comes
+// before the node is looked up, so that they read why, and learn nothing of nodes.
+func (s *Server) checkLocks(who *caller) error {
+	trust := s.cfg.Rules.Current()
+	now := trust.Now(s.cfg.Now())
+	request := s.accessRequest(who, access.Node{}, anyAction, trust, now)
+	request.Target = access.Target{}
+	lock, denied := trust.Policy.Locks.Denying(request)
+	if !denied {
+		return nil
+	}
+	decision := lock.Denial("access to every node")
+	return proxyAccessDenied.New("proxy.openNode", fault.Args{
+		"reason": decision.Reason,
+		"hint":   decision.Remedy,
+	})
 }
 
 // header is the header of a stream to a node's SSH server.

@@ -113,16 +113,16 @@ func (s *openServer) relay(user identity.Peer) (end func()) {
 	return func() { raw.Close(); wait() }
 }
 
-// wantRefused dials web-1 as somebody who may not know of it.
-func (s *openServer) wantRefused(user identity.Peer) {
+// wantRefused dials web-1 as somebody who gets a fault of the kind.
+func (s *openServer) wantRefused(user identity.Peer, kind fault.Kind) {
 	s.t.Helper()
 	raw, wait := s.dialAs(user)
 	conn := dial.Client(raw, dial.Request{Node: "web-1"})
 	if _, err := conn.Write([]byte("x")); err != nil {
 		s.t.Fatal(err)
 	}
-	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) {
-		s.t.Errorf("got %v, want %s refused", err, user)
+	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, kind) {
+		s.t.Errorf("got %v, want %s refused as %s", err, user, kind)
 	}
 	raw.Close()
 	wait()
@@ -160,7 +160,7 @@ func TestOpenRelaysAreDecidedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.wantRefused(s.certified("eve@example.com"))
+	s.wantRefused(s.certified("eve@example.com"), fault.NotFound)
 	if n := s.OpenEntries(); n != 4 {
 		t.Errorf("got %d entries, want those of the four relays", n)
 	}
@@ -201,7 +201,7 @@ func TestALockOfASerialDeniesOneCertificate(t *testing.T) {
 	}
 	// The second login of the same user is not refused either, and the first one is.
 	s.relay(second)()
-	s.wantRefused(first)
+	s.wantRefused(first, fault.Denied)
 }
 
 // A lock of this proxy denies every relay, and one of another proxy none.
@@ -327,5 +327,5 @@ func TestRulesAgeCountsAtTheProxy(t *testing.T) {
 	if got, want := s.deniedUsers(), map[string]int{alice.Name: 1}; !maps.Equal(got, want) {
 		t.Errorf("got %v denied, want %v", got, want)
 	}
-	s.wantRefused(alice)
+	s.wantRefused(alice, fault.NotFound)
 }

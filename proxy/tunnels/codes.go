@@ -10,4 +10,11 @@ var (
 		Text:   "the node has just gone offline",
 		Remedy: "try again in a few seconds",
 	}
+
+	nodeLocked = fault.Code{
+		Name:   "tunnel-node-locked",
+		Kind:   fault.Denied,
+		Text:   "{why}",
+		Remedy: "{hint}; a node that was removed joins again with a new token",
+	}
 )

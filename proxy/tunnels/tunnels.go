@@ -18,8 +18,10 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/limit"
+	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/internal/wire"
 )
@@ -32,6 +34,9 @@ const (
 	maxPendingHellos = 8
 	// retirePoll is how often a tunnel with an expired certificate is checked for open streams.
 	retirePoll = 10 * time.Second
+	// lockedDelay is how long the tunnel of a locked node stays open. An honest node tells the people in its
+	// sessions meanwhile why they end. The tunnel takes no new streams.
+	lockedDelay = time.Second
 )
 
 // Rules is where tunnels get the rules for their nodes.
@@ -39,6 +44,10 @@ type Rules interface {
 	// Subscribe returns a channel with the present rules and then each newer version. stop ends the
 	// subscription.
 	Subscribe() (pushes <-chan tunnel.RulesPush, stop func())
+	// Current returns the rules in force, which name the locked nodes. It is never nil.
+	Current() *rules.Trust
+	// Changed returns a channel that is closed when other documents get in force.
+	Changed() <-chan struct{}
 }
 
 // Config says what Tunnels needs. Every field is required, except Now.
@@ -130,13 +139,27 @@ func (t *Tunnels) acceptTunnel(
 		ID:   t.cfg.ProxyID,
 		Name: t.cfg.Proxy,
 		Now:  t.cfg.Now,
+		Refuse: func() *fault.Error {
+			return t.locked(node.Identity)
+		},
 	})
 }
 
+// locked returns a fault with the lock that denies the node, or nil.
+func (t *Tunnels) locked(node identity.Identity) *fault.Error {
+	trust := t.cfg.Rules.Current()
+	lock, ok := trust.Policy.Locks.MachineDenied(node.ID, trust.Now(t.cfg.Now()))
+	if !ok {
+		return nil
+	}
+	denial := lock.Denial("node " + node.Name)
+	return nodeLocked.New("proxy.tunnels", fault.Args{"why": denial.Reason, "hint": denial.Remedy})
+}
+
 // pushRules sends the node each new version of the rules, and hands over what the node acknowledges of them.
-// It returns when the tunnel is not used any more: when the tunnel or ctx ends, or when the node's
-// certificate has expired and no stream is open. The error says why the tunnel must end early; nil means that
-// it has ended or is not needed.
+// It returns when the tunnel is not used any more: when the tunnel or ctx ends, lockedDelay after the node
+// was locked, or when the node's certificate has expired and no stream is open. The error says why the tunnel
+// must end early; nil means that it has ended or is not needed.
 func (t *Tunnels) pushRules(ctx context.Context, entry *nodeTunnel) error {
 	pushes, stop := t.cfg.Rules.Subscribe()
 	defer stop()
@@ -145,8 +168,20 @@ func (t *Tunnels) pushRules(ctx context.Context, entry *nodeTunnel) error {
 	var last tunnel.RulesPush // the present rules; nil before the first push
 	expired := time.NewTimer(entry.peer.Expires.Sub(t.cfg.Now()))
 	defer expired.Stop()
+	var refusal *fault.Error      // by a lock; nil: there is none
+	var lockEnds <-chan time.Time // set with refusal
 	for {
+		changed := t.cfg.Rules.Changed() // before the rules are read, so that no change is missed
+		if refusal == nil {
+			if refusal = t.locked(entry.peer.Identity); refusal != nil {
+				t.remove(entry)
+				lockEnds = time.After(lockedDelay)
+			}
+		}
 		select {
+		case <-lockEnds:
+			return refusal
+		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-entry.tunnel.Done():

@@ -3,20 +3,25 @@ package tunnels_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
 	"log/slog"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 	"github.com/threshold-access/threshold/proxy/tunnels"
@@ -24,10 +29,36 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// ruleSource has one subscriber, and the test sends the pushes.
-type ruleSource struct{ pushes chan tunnel.RulesPush }
+// ruleSource has one subscriber, and the test sends the pushes. lock changes the rules in force.
+type ruleSource struct {
+	pushes chan tunnel.RulesPush
 
-func (r ruleSource) Subscribe() (<-chan tunnel.RulesPush, func()) { return r.pushes, func() {} }
+	mu      sync.Mutex
+	trust   *rules.Trust
+	changed chan struct{}
+}
+
+func (r *ruleSource) Current() *rules.Trust    { r.mu.Lock(); defer r.mu.Unlock(); return r.trust }
+func (r *ruleSource) Changed() <-chan struct{} { r.mu.Lock(); defer r.mu.Unlock(); return r.changed }
+
+// lock makes these machines the locked ones.
+func (r *ruleSource) lock(machines ...identity.MachineID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var locks []access.Lock
+	for _, id := range machines {
+		lock := access.NewLock(access.Facts{Machine: id}, access.Effect{Kind: access.Deny})
+		lock.Message = "stolen"
+		locks = append(locks, lock)
+	}
+	next := *r.trust
+	next.Policy.Locks = access.NewLocks(locks)
+	r.trust = &next
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+func (r *ruleSource) Subscribe() (<-chan tunnel.RulesPush, func()) { return r.pushes, func() {} }
 
 // waitLimit bounds every wait in these tests.
 const waitLimit = 10 * time.Second
@@ -37,7 +68,7 @@ type fixture struct {
 	*proxytest.Auth
 	*tunnels.Tunnels
 	t     *testing.T
-	rules ruleSource
+	rules *ruleSource
 	ctx   context.Context
 
 	acknowledged chan acknowledgement
@@ -60,8 +91,13 @@ func newFixture(t *testing.T, now func() time.Time) *fixture {
 	a := proxytest.New(t)
 	client := a.Client()
 	t.Cleanup(client.Close)
+	trust, err := rules.Open(a.Pin(), a.SignRules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := &ruleSource{pushes: make(chan tunnel.RulesPush, 8), trust: trust, changed: make(chan struct{})}
 	f := &fixture{
-		Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context(),
+		Auth: a, t: t, rules: source, ctx: t.Context(),
 		acknowledged: make(chan acknowledgement, 8), ended: make(chan identity.MachineID, 64),
 	}
 	f.Tunnels = tunnels.New(tunnels.Config{
@@ -429,4 +465,47 @@ func TestReportsFollowChanges(t *testing.T) {
 	if err := <-ran; err != nil {
 		t.Error(err)
 	}
+}
+
+// A locked node takes no streams, loses its tunnel, and is told why when it comes back. Once the lock is
+// removed it attaches again. The tunnels of other nodes stay, however many locks change.
+func TestALockedNodeLosesItsTunnel(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	stolen := f.newNode("web-1")
+	up := f.attach(stolen, "v1")
+	var honest []nodeTunnel
+	for _, name := range []string{"db-1", "db-2", "db-3", "db-4"} {
+		honest = append(honest, f.attach(f.newNode(name), "v1"))
+		waitUntil(t, name+" is attached", f.has(name))
+	}
+	waitUntil(t, "web-1 is attached", f.has("web-1"))
+	for range 500 {
+		f.rules.lock(f.Machine(identity.Node, "x", nil).ID, identity.MachineID(rand.Text()))
+	}
+	f.rules.lock(stolen.id.ID)
+	waitUntil(t, "the locked node is not found", f.hasNot("web-1"))
+	select {
+	case <-up.served:
+	case <-time.After(waitLimit):
+		t.Fatal("got the tunnel of a locked node kept")
+	}
+	near, far := net.Pipe()
+	served := make(chan struct{})
+	go func() { serve(t.Context(), f.Tunnels, near, stolen.peer()); close(served) }()
+	_, err := tunnel.Connect(t.Context(), far, proxytest.Greeting(stolen.id.ID, stolen.cert, "v1"))
+	if !fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), "stolen") {
+		t.Errorf("got %v, want denied with the message of the lock", err)
+	}
+	<-served
+	for _, other := range honest {
+		select {
+		case <-other.Done():
+			t.Error("got the tunnel of another node ended")
+		default:
+		}
+	}
+	f.rules.lock()
+	f.attach(stolen, "v1")
+	waitUntil(t, "the node is attached again", f.has("web-1"))
 }

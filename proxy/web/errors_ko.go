@@ -59,6 +59,14 @@ var errorsKorean = map[string]errorText{
 		"터미널에서 다시 시도하세요: tsh login",
 	},
 	// the attempt and its pages
+	"login-locked": {
+		"이 로그인은 잠금 때문에 허용되지 않습니다: {reason}",
+		"다음을 참고하세요: {hint}",
+	},
+	"login-overtaken": {
+		"로그인하는 동안 관리자가 권한을 변경했습니다",
+		"다시 로그인하세요: tsh login",
+	},
 	"attempt-expired": {
 		"이 화면이 만료되었습니다. 로그인은 10분 안에 마쳐야 합니다",
 		"터미널에서 다시 시작하세요: tsh login",
