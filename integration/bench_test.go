@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/integration/harness"
+	"github.com/threshold-access/threshold/node/asaccount"
+	"github.com/threshold-access/threshold/node/process"
 )
 
 var page = flag.String("figures", "", "write what the benchmarks measured into the table of this `FILE`")
@@ -24,6 +26,11 @@ var page = flag.String("figures", "", "write what the benchmarks measured into t
 // TestMain runs the tests in namespaces of their own, and afterwards writes the measurements if -figures is
 // given.
 func TestMain(m *testing.M) {
+	for _, helper := range []func() (int, bool){process.RunHelper, asaccount.RunHelper} {
+		if code, is := helper(); is { // of a node in this process
+			os.Exit(code)
+		}
+	}
 	if err := harness.Isolate(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
