@@ -164,13 +164,19 @@ func newLock(by caller, doc authrpc.Resource, spec lockSpec, match access.Facts)
 		lock.End = by.now.UTC().Add(time.Duration(spec.For)).Truncate(time.Second)
 	}
 	var faults []string
+	if before := match.IssuedBefore; lock.End.IsZero() && !before.IsZero() {
+		lock.End = state.EndOfIssuedBefore(before) // and it is removed some time later
+		if !by.now.Before(lock.End) {
+			faults = append(faults, "match.issued_before: every certificate that was issued before has ended")
+		}
+	}
 	lock.Check(func(path, format string, args ...any) {
 		if strings.HasPrefix(path, "effect") {
 			path = "without_role"
 		}
 		faults = append(faults, strings.TrimPrefix(path+": "+fmt.Sprintf(format, args...), ": "))
 	})
-	if !lock.End.IsZero() && !by.now.Before(lock.End) && spec.For == 0 {
+	if !spec.End.IsZero() && !by.now.Before(lock.End) {
 		faults = append(faults, "end: is not in the future")
 	}
 	if len(faults) > 0 {

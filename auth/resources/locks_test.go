@@ -229,8 +229,8 @@ func TestALockOutIsRefusedUnlessForced(t *testing.T) {
 	second := statetest.User("second", "admin")
 	second.Connector = "other"
 	self, boss := `"user":"corp/`+locker.Subject+`"`, `"user":"`+admin.Name+`"`
-	longAgo := `"issued_before":"2026-01-01T00:00:00Z"`
-	future := replaced(longAgo, "2026", "2126")
+	longAgo := issuedBefore(-time.Hour)
+	future := issuedBefore(100 * 365 * 24 * time.Hour)
 	const noAdmin = `,"without_role":"admin"`
 	for name, tt := range map[string]struct {
 		who  identity.Identity
@@ -299,7 +299,7 @@ func TestAnAdministratorWithoutAConnectorIsNotTheLast(t *testing.T) {
 func TestNobodyEndsALockOnThemselves(t *testing.T) {
 	t.Parallel()
 	self := `"user":"corp/` + locker.Subject + `"`
-	longAgo := `"issued_before":"2026-01-01T00:00:00Z"`
+	longAgo := issuedBefore(-time.Hour)
 	const noAdmin = `,"without_role":"admin"`
 	for name, tt := range map[string]struct {
 		spec string
@@ -350,5 +350,26 @@ func TestNobodyEndsALockOnThemselves(t *testing.T) {
 				t.Errorf("rm by the administrator: got %v", err)
 			}
 		})
+	}
+}
+
+// issuedBefore is the fact of a lock that a certificate was issued before the time that is this far from now.
+func issuedBefore(fromNow time.Duration) string {
+	return `"issued_before":"` + time.Now().UTC().Add(fromNow).Format(time.RFC3339) + `"`
+}
+
+// A lock on what was issued before a time ends with the last certificate that it can hit.
+func TestALockOnWhatWasIssuedBeforeEnds(t *testing.T) {
+	t.Parallel()
+	f, _, _ := newLockFixture(t)
+	specOf := func(fact string) string { return `{"match":{"connector":"corp",` + fact + `},"force":true}` }
+	_, err := f.apply(admin, doc("lock", "", specOf(issuedBefore(-48*time.Hour))))
+	f.wantFault("a time before which every certificate has ended", err, fault.Invalid)
+	out, err := f.apply(admin, doc("lock", "", specOf(issuedBefore(-time.Hour))))
+	f.must(err)
+	var spec struct{ End time.Time }
+	f.must(json.Unmarshal(out.Resource.Spec, &spec))
+	if left := time.Until(spec.End); left < 23*time.Hour || left > 24*time.Hour {
+		t.Errorf("got a lock that ends in %s, want it to end a day after the time", left)
 	}
 }

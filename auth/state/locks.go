@@ -43,8 +43,14 @@ func lockOfRemoved(id identity.MachineID, now time.Time) access.Lock {
 // now.
 func endWithCertificates(lock access.Lock, now time.Time) access.Lock {
 	lock.Created = now.UTC().Truncate(time.Second)
-	lock.End = lock.Created.Add(time.Second + identity.MaxLifetime + lockMargin)
+	lock.End = EndOfIssuedBefore(now)
 	return lock
+}
+
+// EndOfIssuedBefore returns when every certificate has ended that was issued before the time: a lock on them
+// need not last longer.
+func EndOfIssuedBefore(t time.Time) time.Time {
+	return t.UTC().Truncate(time.Second).Add(time.Second + identity.MaxLifetime + lockMargin)
 }
 
 // By is who takes access away, and when.
