@@ -113,6 +113,11 @@ func (p *testProxy) attach(name string) *tunnel.Uplink {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	select {
+	case <-u.Rules(): // which the proxy sends when the node can be reached
+	case <-u.Done():
+		p.t.Fatal("the tunnel has ended")
+	}
 	go func() {
 		for {
 			c, _, err := u.Accept()

@@ -28,10 +28,6 @@ func newLockFixture(t *testing.T) (f *fixture, web, edge state.Machine) {
 	return f, f.addNode("web", "dev"), f.addMachine(identity.Proxy, "edge", "dev")
 }
 
-func lockDoc(spec string) (d struct{ name, spec string }) {
-	return struct{ name, spec string }{"", spec}
-}
-
 // recordOf is the record of a user.
 func recordOf(who identity.Identity) state.User {
 	return state.User{Connector: who.Connector, Subject: who.Subject, Name: who.Name, Mapped: who.Roles}

@@ -70,17 +70,16 @@ func TestWhatIsTakenIsLockedInTheSameEntry(t *testing.T) {
 	by := By{Name: "root", Time: time.Now()}
 	bob := User{Connector: "corp", Subject: "bob"}
 	bob.Roles, bob.Mapped = []string{"ops", "dev"}, []string{"dev", "qa"}
-	user := putUser(t, s, bob)
+	stale := putUser(t, s, bob)
 	bob.Roles = []string{"ops", "extra"}
-	stale := user
-	user = putUser(t, s, bob)
+	putUser(t, s, bob)
 	wantLocks(t, s, "a role more, and one that the connector gives too")
 	bob.Roles = nil
 	if err := s.Users.PutUser(t.Context(), stale, bob, by); !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v for a record that was changed, want conflict", err)
 	}
 	wantLocks(t, s, "a change that failed")
-	user = putUser(t, s, bob)
+	putUser(t, s, bob)
 	want := []string{"corp/bob without-roleops before", "corp/bob without-roleextra before"}
 	wantLocks(t, s, "two roles less", want...)
 
