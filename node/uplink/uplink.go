@@ -69,9 +69,9 @@ type Config struct {
 	// Acknowledgement returns what the node has signed of the rules by which it decides, and a channel that
 	// is closed when there is something newer.
 	Acknowledgement func() (acknowledgement []byte, changed <-chan struct{}, err error)
-	// Refuse returns why the node uses no tunnel to the proxy, a fault, or nil.
+	// Refuse returns why the node uses no tunnel to the proxy, a fault, or nil. Nil: it refuses none.
 	Refuse func(proxy identity.Identity) error
-	// Changed returns a channel that is closed when the answers of Refuse may have changed.
+	// Changed returns a channel that is closed when the answers of Refuse may have changed. Nil: never.
 	Changed func() <-chan struct{}
 	// Attached is called each time a tunnel has been connected.
 	Attached func()
@@ -92,6 +92,12 @@ func New(cfg Config) *Tunnels {
 	}
 	if cfg.Dialer == nil {
 		cfg.Dialer = &egress.Dialer{}
+	}
+	if cfg.Refuse == nil {
+		cfg.Refuse = func(identity.Identity) error { return nil }
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() <-chan struct{} { return nil }
 	}
 	return &Tunnels{cfg: cfg, claimed: map[string]bool{}}
 }

@@ -32,8 +32,6 @@ func newTunnels(t *testing.T, c *clustertest.Cluster, addr string, now func() ti
 		Key:             cert.PrivateKey.(crypto.Signer),
 		Instance:        identity.NewInstanceID(),
 		Attached:        func() {},
-		Refuse:          func(identity.Identity) error { return nil },
-		Changed:         func() <-chan struct{} { return nil },
 		Rules:           func(tunnel.PushedRules) []string { return nil },
 		Acknowledgement: func() ([]byte, <-chan struct{}, error) { return []byte("{}"), nil, nil },
 		Pin:             c.Pin(),
