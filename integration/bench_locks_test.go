@@ -44,25 +44,6 @@ type endedSession struct {
 	err  error
 }
 
-// loadProfile returns the login of a client.
-func loadProfile(b *testing.B, c *harness.Client) *profile.Profile {
-	b.Helper()
-	home, err := profile.Open(func(name string) string {
-		if name == "TSH_HOME" {
-			return filepath.Join(c.Home, ".tsh")
-		}
-		return ""
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	p, err := home.Load(harness.ClusterName)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return p
-}
-
 // start runs node number n until ctx ends, and returns when it can be reached.
 func (f *lockedFleet) start(ctx context.Context, g *sync.WaitGroup, n int, dir, token string) error {
 	machine, err := node.New(node.Config{

@@ -40,8 +40,8 @@ type fleet struct {
 	links []*tunnel.Uplink
 }
 
-// newFleet uses the login of c, which must be an administrator's.
-func newFleet(b *testing.B, proxy string, c *harness.Client) *fleet {
+// loadProfile returns the login of a client.
+func loadProfile(b *testing.B, c *harness.Client) *profile.Profile {
 	b.Helper()
 	home, err := profile.Open(func(name string) string {
 		if name == "TSH_HOME" {
@@ -56,6 +56,13 @@ func newFleet(b *testing.B, proxy string, c *harness.Client) *fleet {
 	if err != nil {
 		b.Fatal(err)
 	}
+	return p
+}
+
+// newFleet uses the login of c, which must be an administrator's.
+func newFleet(b *testing.B, proxy string, c *harness.Client) *fleet {
+	b.Helper()
+	p := loadProfile(b, c)
 	own := func() (*tls.Certificate, error) { return &p.X509, nil }
 	conf := identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, own, time.Now, identity.Auth)
 	admin := authrpc.NewClient(proxy, conf)

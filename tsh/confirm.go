@@ -170,7 +170,7 @@ func (a *app) reportConfirmations(res authrpc.LockConfirmationsResponse, wait ti
 		fmt.Fprintf(a.Stderr, "%s.\n", confirmedText(res))
 	}
 	if res.OfflineCount > 0 {
-		fmt.Fprintf(a.Stderr, "Offline: %s. They get the change before anybody reaches them again.\n",
+		fmt.Fprintf(a.Stderr, "Offline: %s. They get the change when a proxy connects them again.\n",
 			machineNames(res.Offline, res.OfflineCount))
 	}
 }

@@ -110,6 +110,8 @@ func (a *app) lockCmd() *cobra.Command {
 			"Further flags narrow the lock: it takes access away only where all that they say is true.\n" +
 			"A TIME is as 2026-03-01T12:00:00Z, or a duration back from now, as 2h, or now.\n\n" +
 			"The lock holds until --for has passed, else until it is removed: tsh lock rm ID.\n" +
+			"With --issued-before it also ends by itself, a day after that time: no certificate that it\n" +
+			"matches is left then.\n" +
 			"What is removed is locked by itself: tsh rm user, node, proxy and connector, and a role that is\n" +
 			"taken from a user, need no lock of yours.\n\n" +
 			"The command waits until all machines have confirmed the lock, and names those that are silent.\n" +

@@ -251,16 +251,7 @@ func (l Locks) Change(gone, came []*Lock) Locks {
 	}
 	left := map[*Lock]bool{} // of gone, those in others
 	for _, lock := range gone {
-		switch m := lock.Match; {
-		case m.Serial != 0:
-			removeLock(next.bySerial, m.Serial, lock)
-		case m.LoginID != "":
-			removeLock(next.byLoginID, m.LoginID, lock)
-		case m.User != UserFact{}:
-			removeLock(next.byUser, m.User, lock)
-		case m.Machine != "":
-			removeLock(next.byMachine, m.Machine, lock)
-		default:
+		if !next.index(lock, without(lock)) {
 			left[lock] = true
 		}
 	}
@@ -268,20 +259,46 @@ func (l Locks) Change(gone, came []*Lock) Locks {
 		next.others = slices.DeleteFunc(next.others, func(lock *Lock) bool { return left[lock] })
 	}
 	for _, lock := range came {
-		switch m := lock.Match; {
-		case m.Serial != 0:
-			addLock(next.bySerial, m.Serial, lock)
-		case m.LoginID != "":
-			addLock(next.byLoginID, m.LoginID, lock)
-		case m.User != UserFact{}:
-			addLock(next.byUser, m.User, lock)
-		case m.Machine != "":
-			addLock(next.byMachine, m.Machine, lock)
-		default:
+		if !next.index(lock, with(lock)) {
 			next.others = append(next.others, lock)
 		}
 	}
 	return next
+}
+
+// index changes the list in which a lock is found. It reports false if that is others, which it leaves.
+func (l Locks) index(lock *Lock, change func([]*Lock) []*Lock) bool {
+	switch m := lock.Match; {
+	case m.Serial != 0:
+		changeList(l.bySerial, m.Serial, change)
+	case m.LoginID != "":
+		changeList(l.byLoginID, m.LoginID, change)
+	case m.User != UserFact{}:
+		changeList(l.byUser, m.User, change)
+	case m.Machine != "":
+		changeList(l.byMachine, m.Machine, change)
+	default:
+		return false
+	}
+	return true
+}
+
+// changeList changes the list under a key. It copies the list, because other Locks have it too.
+func changeList[K comparable](m map[K][]*Lock, key K, change func([]*Lock) []*Lock) {
+	if m[key] = change(slices.Clone(m[key])); len(m[key]) == 0 {
+		delete(m, key)
+	}
+}
+
+// with and without change a list by one lock.
+func with(lock *Lock) func([]*Lock) []*Lock {
+	return func(list []*Lock) []*Lock { return append(list, lock) }
+}
+
+func without(lock *Lock) func([]*Lock) []*Lock {
+	return func(list []*Lock) []*Lock {
+		return slices.DeleteFunc(list, func(other *Lock) bool { return other == lock })
+	}
 }
 
 func cloneOrNew[K comparable](m map[K][]*Lock) map[K][]*Lock {
@@ -289,18 +306,6 @@ func cloneOrNew[K comparable](m map[K][]*Lock) map[K][]*Lock {
 		return map[K][]*Lock{}
 	}
 	return maps.Clone(m)
-}
-
-// addLock and removeLock change a list under its key. They copy it, because other Locks have it too.
-func addLock[K comparable](m map[K][]*Lock, key K, lock *Lock) {
-	m[key] = append(slices.Clone(m[key]), lock)
-}
-
-func removeLock[K comparable](m map[K][]*Lock, key K, lock *Lock) {
-	rest := slices.DeleteFunc(slices.Clone(m[key]), func(other *Lock) bool { return other == lock })
-	if m[key] = rest; len(rest) == 0 {
-		delete(m, key)
-	}
 }
 
 // candidates lists the locks that may hit the request.

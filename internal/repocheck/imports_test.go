@@ -56,7 +56,7 @@ var internalImports = map[string][]string{
 	"repocheck":   {},
 	"access":      {"fault", "wire", "identity", "config"},
 	"tunnel":      {"ascii", "wire", "fault", "coalesce", "identity"},
-	"rules":       {"ascii", "wire", "fault", "identity", "config", "access"},
+	"rules":       {"wire", "fault", "identity", "config", "access"},
 	"open":        {"wire", "fault", "identity", "config", "access", "rules"},
 	"audit":       {"wire", "fault", "identity", "config", "access", "rules"},
 	"dial":        {"wire", "fault", "identity", "config", "access", "rules"},

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/access"
-	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/wire"
 )
@@ -60,12 +59,10 @@ var newestVersion = map[Kind]int{
 	UserLocksKind:    1,
 }
 
-var kindForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
-
 // check returns an error for a name that no kind of document can have. A kind is a part of what is signed, so
 // it must not contain the byte that ends it there.
 func (k Kind) check() error {
-	if k == headKind || k == acknowledgementKind || !kindForm.Matches(string(k)) {
+	if k == headKind || k == acknowledgementKind || !wire.IsName(string(k)) {
 		return fmt.Errorf("rules: %.40q is not a kind of document", k)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/ascii"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/wire"
 )
 
 // frameKind is the kind of a frame. Append only; readers skip kinds that they do not know.
@@ -72,7 +73,6 @@ func readHeader(r io.Reader) (Header, error) {
 }
 
 var (
-	serviceForm  = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
 	protocolForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z"), Max: 16}
 	// zoneForm is the form of the name of a network interface. A zone could be any text otherwise, and
 	// addresses get into environment variables, login records and terminals.
@@ -83,7 +83,7 @@ var (
 // check returns an error for a header with a malformed field. All are the proxy's statements, and the node
 // writes them into logs and environment variables.
 func (h Header) check() error {
-	if !serviceForm.Matches(string(h.Service)) {
+	if !wire.IsName(string(h.Service)) {
 		return fmt.Errorf("tunnel: %.64q is not the name of a service", string(h.Service))
 	}
 	if !h.From.IsValid() {

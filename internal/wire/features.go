@@ -12,8 +12,12 @@ import (
 // are append-only. Who does not know a name ignores it.
 type Feature string
 
-// featureForm also bounds what a peer can make others log and pass on.
-var featureForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
+var nameForm = ascii.Form{First: ascii.Of("a-z"), Inner: ascii.Of("a-z0-9-"), Max: 32}
+
+// IsName reports whether the text can be the name of a feature, a service or a kind of document: a lower-case
+// letter, and up to 31 of those, digits and "-". This also bounds what a peer can make others log and pass
+// on.
+func IsName(text string) bool { return nameForm.Matches(text) }
 
 // maxFeatures bounds a list. It is far above the number of features that there will be.
 const maxFeatures = 64
@@ -36,7 +40,7 @@ func (f *Features) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf("a list of %d features has more than %d", len(names), maxFeatures)
 	}
 	for _, name := range names {
-		if !featureForm.Matches(string(name)) {
+		if !IsName(string(name)) {
 			return fmt.Errorf("%.64q is not the name of a feature", string(name))
 		}
 	}

@@ -123,6 +123,35 @@ func TestADialThatHangsEnds(t *testing.T) {
 	}
 }
 
+// serveTunnels is a proxy with the certificate: it accepts each tunnel by what it says of itself, and hands
+// it to use.
+func serveTunnels(
+	t *testing.T, c *clustertest.Cluster, cert *tls.Certificate, says tunnel.Proxy,
+	use func(context.Context, *tunnel.Attached),
+) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Serve(t, ln, clustertest.Protocol{
+		Name:        identity.ALPNTunnel,
+		Certificate: func() *tls.Certificate { return cert },
+		ClientAuth:  tls.RequireAnyClientCert,
+		Serve: func(ctx context.Context, conn *tls.Conn) {
+			node, err := c.VerifyPeer(conn.ConnectionState().PeerCertificates, identity.Node)
+			if err != nil {
+				return
+			}
+			if a, err := tunnel.Accept(ctx, conn, node, says); err == nil {
+				use(ctx, a)
+				a.Close()
+			}
+		},
+	})
+	return ln.Addr().String()
+}
+
 // A node leaves a proxy that says it is another one than its certificate says: the attachment, and whatever
 // else the node says of it, would name the wrong proxy.
 func TestAProxyMustSayWhoItIs(t *testing.T) {
@@ -139,25 +168,8 @@ func TestAProxyMustSayWhoItIs(t *testing.T) {
 		{"another name", tunnel.Proxy{ID: proxy.ID, Name: other.Name, Now: time.Now}, false},
 		{"another id", tunnel.Proxy{ID: other.ID, Name: proxy.Name, Now: time.Now}, false},
 	} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		clustertest.Serve(t, ln, clustertest.Protocol{
-			Name:        identity.ALPNTunnel,
-			Certificate: func() *tls.Certificate { return cert },
-			ClientAuth:  tls.RequireAnyClientCert,
-			Serve: func(ctx context.Context, conn *tls.Conn) {
-				node, err := c.VerifyPeer(conn.ConnectionState().PeerCertificates, identity.Node)
-				if err != nil {
-					return
-				}
-				if a, err := tunnel.Accept(ctx, conn, node, tt.says); err == nil {
-					a.Close() // also ends connectOnce
-				}
-			},
-		})
-		addr := ln.Addr().String()
+		hangUp := func(context.Context, *tunnel.Attached) {} // also ends connectOnce
+		addr := serveTunnels(t, c, cert, tt.says, hangUp)
 		tunnels := newTunnels(t, c, addr, time.Now)
 		if connected, err := tunnels.connectOnce(t.Context(), addr); connected != tt.connected {
 			t.Errorf("%s: got connected %v (%v), want %v", tt.what, connected, err, tt.connected)
@@ -173,35 +185,16 @@ func TestALockedProxyIsLeft(t *testing.T) {
 	attached, ended := make(chan string, 10), make(chan string, 10)
 	serve := func(name string) (addr string) {
 		proxy := c.Machine(identity.Proxy, name, nil)
+		says := tunnel.Proxy{ID: proxy.ID, Name: proxy.Name, Now: time.Now}
 		cert := c.MachineCertificate(proxy, nil)
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		clustertest.Serve(t, ln, clustertest.Protocol{
-			Name:        identity.ALPNTunnel,
-			Certificate: func() *tls.Certificate { return cert },
-			ClientAuth:  tls.RequireAnyClientCert,
-			Serve: func(ctx context.Context, conn *tls.Conn) {
-				node, err := c.VerifyPeer(conn.ConnectionState().PeerCertificates, identity.Node)
-				if err != nil {
-					return
-				}
-				says := tunnel.Proxy{ID: proxy.ID, Name: proxy.Name, Now: time.Now}
-				a, err := tunnel.Accept(ctx, conn, node, says)
-				if err != nil {
-					return
-				}
-				attached <- name
-				select {
-				case <-a.Done():
-					ended <- name
-				case <-ctx.Done():
-				}
-				a.Close()
-			},
+		return serveTunnels(t, c, cert, says, func(ctx context.Context, a *tunnel.Attached) {
+			attached <- name
+			select {
+			case <-a.Done():
+				ended <- name
+			case <-ctx.Done():
+			}
 		})
-		return ln.Addr().String()
 	}
 	first, second := serve("proxy-1"), serve("proxy-2")
 	tunnels := newTunnels(t, c, first, time.Now)
